@@ -1,0 +1,1 @@
+"""Transforms, networks, engines and reports that the configs of the bundle name."""

@@ -1,0 +1,102 @@
+"""From boxes on slices to candidates in the volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+CANDIDATE_COLUMNS = ("i", "j", "k", "diameter_mm", "detector_score", "n_slices")
+"""Columns of a candidate: continuous voxel index on the grid of the slices, mean in-plane extent of its boxes
+in mm, best score of its boxes, number of slices with a box."""
+
+
+def merge_slices(
+    detections: Sequence[tuple[Tensor, Tensor]],
+    spacing_mm: Sequence[float],
+    merge_mm: float = 3.0,
+    max_gap: int = 1,
+) -> Tensor:
+    """Merge the boxes of all slices of a volume to candidates.
+
+    It is a suppression in 3D that keeps what it suppresses: the best box not yet taken becomes the seed of a
+    candidate and takes every free box whose centre lies in a cylinder around its own, of radius ``merge_mm``
+    and half height ``merge_mm`` (``max_gap`` slices at least), provided the slices in between are not empty
+    of them. Linking neighbours and taking the connected components instead would chain all boxes along a
+    vein, and any microbleed beside it, to one candidate with its centre nowhere; here nothing farther than
+    ``merge_mm`` from the seed can be drawn in, so a vein gives a row of candidates and a microbleed keeps its
+    own.
+
+    Args:
+        detections: for each slice k in turn its boxes (N, 4), (axis 0 min, axis 1 min, axis 0 max, axis 1
+            max) in pixel edges, and scores (N,), both tensors or arrays. N may be 0.
+        spacing_mm: size of a voxel along i, j and k.
+        merge_mm: radius in the plane and half height; the default is a little over the median apparent
+            diameter of a microbleed (2.7 mm).
+        max_gap: largest step between slices of a candidate; 1 allows no slice without a box in between.
+
+    Returns:
+        (M, 6) float32 on the CPU, columns :data:`CANDIDATE_COLUMNS`, best first. Position and diameter are
+        means weighted by score over the boxes taken; the centre of a box is at voxel index (min + max) / 2 -
+        0.5.
+
+    Raises:
+        ValueError: if ``merge_mm`` is not positive, ``max_gap`` is below 1, or a slice has
+            other numbers of boxes and of scores.
+    """
+    if merge_mm <= 0 or max_gap < 1:
+        raise ValueError(f"merge_mm must be positive and max_gap 1 or more, got {merge_mm} and {max_gap}.")
+    boxes, scores, slices = _gather(detections)
+    if len(scores) == 0:
+        return torch.zeros((0, len(CANDIDATE_COLUMNS)))
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    order = np.argsort(-scores, kind="stable")
+    boxes, scores, slices = boxes[order], scores[order], slices[order]
+    centres = np.column_stack([(boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5, slices])
+    diameters = ((boxes[:, 2:] - boxes[:, :2]) * spacing[:2]).mean(1)
+    weights = np.maximum(scores, np.finfo(np.float64).tiny)
+
+    half_height = max(float(max_gap), np.floor(merge_mm / spacing[2] + 1e-6))
+    scaled = centres * [*(spacing[:2] / merge_mm), 1 / half_height]
+    tolerance = 1 + 1e-9
+    neighbours = cKDTree(scaled).query_ball_point(scaled, np.sqrt(2) * tolerance)
+    free = np.ones(len(scores), dtype=bool)
+    rows = []
+    for seed in range(len(scores)):
+        if not free[seed]:
+            continue
+        near = np.asarray(neighbours[seed])
+        near = near[free[near]]
+        distance = np.abs(scaled[near] - scaled[seed])
+        near = near[(np.hypot(distance[:, 0], distance[:, 1]) <= tolerance) & (distance[:, 2] <= tolerance)]
+        members = near[np.isin(slices[near], _run(slices[near], slices[seed], max_gap))]
+        free[members] = False
+        position = np.average(centres[members], axis=0, weights=weights[members])
+        diameter = np.average(diameters[members], weights=weights[members])
+        rows.append([*position, diameter, scores[seed], len(np.unique(slices[members]))])
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def _gather(detections: Sequence[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Put the boxes (N, 4), scores (N,) and slice numbers (N,) of all slices together as float64 arrays."""
+    boxes = [_array(b).reshape(-1, 4) for b, _ in detections]
+    scores = [_array(s).reshape(-1) for _, s in detections]
+    for number, (slice_boxes, slice_scores) in enumerate(zip(boxes, scores, strict=True)):
+        if len(slice_boxes) != len(slice_scores):
+            raise ValueError(f"Slice {number} has {len(slice_boxes)} boxes but {len(slice_scores)} scores.")
+    slices = np.repeat(np.arange(len(boxes)), [len(b) for b in boxes]).astype(np.float64)
+    return np.concatenate([np.zeros((0, 4)), *boxes]), np.concatenate([np.zeros(0), *scores]), slices
+
+
+def _array(values: Tensor | np.ndarray) -> np.ndarray:
+    return torch.as_tensor(values).detach().double().cpu().numpy()
+
+
+def _run(slices: np.ndarray, start: float, max_gap: int) -> np.ndarray:
+    """Return the slice numbers that can be reached from one of them in steps of ``max_gap`` or less."""
+    present = np.unique(slices)
+    group = np.concatenate([[0], np.cumsum(np.diff(present) > max_gap)])
+    return present[group == group[np.searchsorted(present, start)]]

@@ -1,0 +1,150 @@
+"""From the table of candidates to microbleeds on the input's own grid: places, sizes, label map, reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from scipy import ndimage
+
+from .inferers import TABLE_COLUMNS
+
+
+class KeepInputGridd(MapTransform):
+    """
+    Keep the SWI at its own resolution and where the input's grid lies, before anything is resampled.
+
+    Args:
+        keys: key of the SWI, in RAS order.
+
+    Returns:
+        the dictionary with ``swi`` (1, i, j, k), the SWI as it was read but in RAS order; its meta data hold
+        ``original_affine`` and ``spatial_shape`` of the file.
+    """
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d["swi"] = d[key].clone()
+        return d
+
+
+class Findingsd(Transform):
+    """
+    Turn the candidates of one subject into its findings.
+
+    A candidate with a probability of at least ``probability_threshold`` is a microbleed. Its voxels are grown on the
+    SWI from the darkest voxel near it: the connected voxels darker than half-way between that and the surroundings
+    (the half-maximum rule for the edge of a blurred object), within ``reach_mm``.
+
+    Args:
+        probability_threshold: smallest probability of a microbleed, in [0, 1].
+        duplicate_mm: of two accepted candidates closer than this, the less probable one is dropped.
+        reach_mm: a microbleed's voxels are no farther than this from its darkest voxel; CMBs are at most 10 mm wide.
+
+    Returns:
+        the dictionary with ``pred``, the label map (1, i, j, k) int16 on the input's own grid and orientation
+        (0 background, 1..n microbleeds, most probable first), and ``result``: ``microbleeds`` and ``candidates`` as
+        lists of dictionaries with ``voxel`` (0-based, continuous, input grid), ``ras_mm``, ``diameter_mm``,
+        ``detector_score``, ``probability``; candidates also ``accepted`` and ``reason``.
+    """
+
+    def __init__(self, probability_threshold: float = 0.5, duplicate_mm: float = 3.0, reach_mm: float = 5.0) -> None:
+        if not 0 <= probability_threshold <= 1:
+            raise ValueError(f"probability_threshold is {probability_threshold}; expected a number from 0 to 1.")
+        self.probability_threshold, self.duplicate_mm, self.reach_mm = (
+            probability_threshold,
+            duplicate_mm,
+            reach_mm,
+        )
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        d = dict(data)
+        swi: MetaTensor = d["swi"]
+        file_affine = np.asarray(swi.meta["original_affine"], dtype=float)
+        file_shape = tuple(int(n) for n in swi.meta["spatial_shape"])
+        rows = torch.as_tensor(d["pred"]).numpy().astype(float)
+        rows = rows[~np.isnan(rows[:, 0])]
+        table = {name: rows[:, c] for c, name in enumerate(TABLE_COLUMNS)}
+        ras = nib.affines.apply_affine(d["image"].affine.numpy(), rows[:, :3])
+        voxel = nib.affines.apply_affine(np.linalg.inv(file_affine), ras)
+        rank = np.lexsort((-table["detector_score"], -np.nan_to_num(table["probability"], nan=0.0)))
+        labels = np.zeros(swi.shape[1:], dtype=np.int16)
+        microbleeds, candidates, taken = [], [], np.empty((0, 3))
+        for row in rank:
+            entry = {
+                "voxel": [round(float(v), 3) for v in voxel[row]],
+                "ras_mm": [round(float(v), 3) for v in ras[row]],
+                "diameter_mm": round(float(table["diameter_mm"][row]), 2),
+                "detector_score": round(float(table["detector_score"][row]), 4),
+                "probability": None if np.isnan(table["probability"][row]) else round(table["probability"][row], 4),
+            }
+            reason = self._reason_to_drop(table["probability"][row], ras[row], taken)
+            if reason is None:
+                centre = nib.affines.apply_affine(np.linalg.inv(swi.affine.numpy()), ras[row])
+                entry["diameter_mm"] = round(self._grow(swi, centre, labels, len(microbleeds) + 1), 2)
+                microbleeds.append(entry)
+                taken = np.vstack([taken, ras[row]])
+            candidates.append({**entry, "accepted": reason is None, "reason": reason or "accepted"})
+        d["result"] = {"microbleeds": microbleeds, "candidates": candidates}
+        d["pred"] = to_file_grid(labels, swi.affine.numpy(), file_affine, file_shape)
+        return d
+
+    def _reason_to_drop(self, probability: float, ras: np.ndarray, taken: np.ndarray) -> str | None:
+        if np.isnan(probability):
+            return "not classified"
+        if probability < self.probability_threshold:
+            return f"probability below {self.probability_threshold:g}"
+        apart = np.linalg.norm(taken - ras, axis=1)
+        if len(apart) and apart.min() < self.duplicate_mm:
+            return f"within {self.duplicate_mm:g} mm of microbleed {int(apart.argmin()) + 1}"
+        return None
+
+    def _grow(self, swi: MetaTensor, centre: np.ndarray, labels: np.ndarray, number: int) -> float:
+        """Write ``number`` into ``labels`` at the microbleed's voxels; return the diameter of their volume in mm."""
+        spacing = swi.pixdim.numpy()
+        margin = np.ceil(2 * self.reach_mm / spacing).astype(int)
+        middle = np.clip(np.round(centre).astype(int), 0, np.array(labels.shape) - 1)
+        low, high = np.maximum(middle - margin, 0), np.minimum(middle + margin + 1, labels.shape)
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        values, free = swi[0][box].numpy(), labels[box] == 0
+        grid = np.stack(np.meshgrid(*[np.arange(a, b) for a, b in zip(low, high, strict=True)], indexing="ij"), -1)
+        from_centre = np.linalg.norm((grid - centre) * spacing, axis=-1)
+        near = free & (from_centre <= max(2.0, spacing.max() / 2 * np.sqrt(3)))
+        if not near.any():
+            near = free & (from_centre == from_centre[free].min())
+        core = np.unravel_index(np.argmin(np.where(near, values, np.inf)), values.shape)
+        from_core = np.linalg.norm((grid - grid[core]) * spacing, axis=-1)
+        around = (from_core > self.reach_mm) & (values > 0)
+        edge = (values[core] + np.median(values[around])) / 2 if around.any() else values[core]
+        parts, _ = ndimage.label((values <= max(edge, values[core])) & free & (from_core <= self.reach_mm))
+        grown = parts == parts[core]
+        labels[box][grown] = number
+        return float((6 / np.pi * grown.sum() * spacing.prod()) ** (1 / 3))
+
+
+def to_file_grid(labels: np.ndarray, ras_affine: np.ndarray, file_affine: np.ndarray, file_shape: tuple) -> MetaTensor:
+    """
+    Bring a label map in RAS order back to the order of axes of its file, exactly (axes swapped and flipped).
+
+    Args:
+        labels: (i, j, k) in RAS order.
+        ras_affine: its voxel to RAS mm.
+        file_affine: that of the file.
+        file_shape: the file's shape.
+
+    Returns:
+        (1, i, j, k) with the file's affine.
+
+    Raises:
+        RuntimeError: the two grids do not hold the same voxels.
+    """
+    back = nib.orientations.ornt_transform(nib.io_orientation(ras_affine), nib.io_orientation(file_affine))
+    turned = nib.orientations.apply_orientation(labels, back)
+    if turned.shape != tuple(file_shape):
+        raise RuntimeError(f"the label map has shape {turned.shape} on the input's grid; expected {tuple(file_shape)}.")
+    return MetaTensor(torch.as_tensor(np.ascontiguousarray(turned))[None], affine=torch.as_tensor(file_affine))

@@ -1,0 +1,280 @@
+"""Ignite handlers of training: exact resume, seeds, the table of losses."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ignite.distributed as idist
+import numpy as np
+import pandas as pd
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from monai.data import DataLoader
+from monai.data.utils import set_rnd
+
+from .files import write_csv, write_whole
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A file of weights does not fit the network."""
+
+
+def load_weights(network: torch.nn.Module, path: str | Path, map_location="cpu") -> torch.nn.Module:
+    """
+    Load a plain state_dict into a network.
+
+    Args:
+        network: the module.
+        path: a file that :func:`torch.save` wrote of its ``state_dict()``.
+        map_location: as of :func:`torch.load`.
+
+    Returns:
+        the network.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, or of another architecture.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(
+            f"The weights {path} do not exist. Train first (run training), or give their path by --checkpoint."
+        )
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"The weights {path} cannot be read ({type(error).__name__}). Expected a PyTorch state_dict; copy the "
+            "file again or train anew."
+        ) from error
+    fit_weights(network, state, path)
+    return network
+
+
+def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> None:
+    """Load a state_dict, with an error that says how ``path`` differs from the network where it does."""
+    expected = network.state_dict()
+    missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    shapes = [k for k in expected if k in state and expected[k].shape != state[k].shape]
+    if missing or unknown or shapes:
+        example = (shapes or missing or unknown)[0]
+        found = tuple(state[example].shape) if example in state else "nothing"
+        wanted = tuple(expected[example].shape) if example in expected else "nothing"
+        raise CheckpointError(
+            f"{path} is of another architecture: {len(missing)} tensors are missing, {len(unknown)} unknown, "
+            f"{len(shapes)} of another shape; for example {example}: found {found}, expected {wanted}. "
+            "Use the configuration it was trained with, or another output_dir or checkpoint."
+        )
+    network.load_state_dict(state)
+
+
+class TrainingCheckpoint:
+    """
+    Save the state of a training after each epoch, keep the best weights, and resume.
+
+    ``<name>_last.pt`` holds everything that the next epoch depends on; ``<name>_best.pt`` is the plain state_dict
+    of the epoch with the best score. Both are written aside and renamed, so a kill at any moment leaves a whole
+    file; training again continues after the last whole epoch. Attach it to the trainer after validation and
+    schedules, since it saves their state.
+
+    Args:
+        output_dir: folder of the two files.
+        name: their first word.
+        network: the module that is trained.
+        states: what else has ``state_dict`` and ``load_state_dict``: optimizer, schedule.
+        evaluator: the validation engine whose ``metric`` tells which epoch is the best; without it, the last is.
+        metric: name of the metric; an epoch without a validation cannot become the best.
+        lower_is_better: for a loss.
+        patience: epochs without a better score after which training ends; 0 for never.
+        resume: False starts anew and overwrites.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        name: str,
+        network: torch.nn.Module,
+        states: Mapping[str, object],
+        evaluator: Engine | None = None,
+        metric: str = "",
+        lower_is_better: bool = False,
+        patience: int = 0,
+        resume: bool = True,
+    ) -> None:
+        self.last, self.best = Path(output_dir) / f"{name}_last.pt", Path(output_dir) / f"{name}_best.pt"
+        self.name, self.network, self.states = name, network, dict(states)
+        self.evaluator, self.metric, self.lower_is_better = evaluator, metric, lower_is_better
+        self.patience, self.resume = patience, resume
+        self.best_score, self.best_epoch = -math.inf, 0
+        self._score: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self.note_score)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def start(self, engine: Engine) -> None:
+        """Continue from ``<name>_last.pt`` where it is there."""
+        if not self.resume or not self.last.is_file():
+            return
+        device = next(self._module().parameters()).device
+        state = torch.load(self.last, map_location=device, weights_only=True)
+        fit_weights(self._module(), state["network"], self.last)
+        for key, value in self.states.items():
+            value.load_state_dict(state[key])
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
+        logger.info(f"{self.name}: resumed from {self.last} after epoch {state['epoch']}")
+        if self._waited_enough(engine):
+            engine.terminate()
+
+    def note_score(self, evaluator: Engine) -> None:
+        """Keep the score of a validation until the epoch is saved."""
+        value = float(evaluator.state.metrics[self.metric])
+        self._score = -value if self.lower_is_better else value
+
+    def save(self, engine: Engine) -> None:
+        """Save both files as the epoch ends, and stop where patience is over."""
+        score, self._score = (float(engine.state.epoch) if self.evaluator is None else self._score), None
+        better = score is not None and score > self.best_score
+        if better:
+            self.best_score, self.best_epoch = score, engine.state.epoch
+        if idist.get_rank() == 0:
+            weights = self._module().state_dict()
+            if better:
+                write_whole(self.best, lambda aside: torch.save(weights, aside))
+            state = {
+                "network": weights,
+                "epoch": engine.state.epoch,
+                "iteration": engine.state.iteration,
+                "best_score": self.best_score,
+                "best_epoch": self.best_epoch,
+                **{key: value.state_dict() for key, value in self.states.items()},
+            }
+            write_whole(self.last, lambda aside: torch.save(state, aside))
+        if self._waited_enough(engine):
+            logger.info(f"{self.name}: no better score for {self.patience} epochs; best was epoch {self.best_epoch}")
+            engine.terminate()
+
+    def _waited_enough(self, engine: Engine) -> bool:
+        return 0 < self.patience <= engine.state.epoch - self.best_epoch
+
+    def _module(self) -> torch.nn.Module:
+        return getattr(self.network, "module", self.network)
+
+
+class EpochSeed:
+    """
+    Seed everything random from the seed and the number of the epoch, so that an epoch is the same after a resume.
+
+    Args:
+        data_loader: the training loader; its dataset's random transforms are seeded too.
+        seed: of the training.
+    """
+
+    def __init__(self, data_loader: DataLoader, seed: int = 0) -> None:
+        self.data_loader, self.seed = data_loader, seed
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        seed = (self.seed * 100_003 + engine.state.epoch * 101 + idist.get_rank()) % 2**31
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the transforms of MONAI draw their seeds from it
+        torch.manual_seed(seed)
+        set_rnd(self.data_loader.dataset, seed)
+
+
+class EpochTable:
+    """
+    Write a line an epoch into a CSV: epoch, the mean training loss, and the metrics of validation (``val_<name>``,
+    empty in an epoch without a validation).
+
+    Lines of epochs that a resumed training does anew are replaced.
+
+    Args:
+        path: the CSV.
+        evaluator: the validation engine.
+        metrics: names of its metrics.
+        accuracy: whether to add the training accuracy, for a classifier's logits.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        evaluator: Engine | None = None,
+        metrics: Sequence[str] = (),
+        accuracy: bool = False,
+    ) -> None:
+        self.path, self.evaluator, self.metrics, self.accuracy = (
+            Path(path),
+            evaluator,
+            tuple(metrics),
+            accuracy,
+        )
+        self._clear()
+
+    def _clear(self, engine: Engine | None = None) -> None:
+        self._losses: list[float] = []
+        self._right: list[bool] = []
+        self._validation: dict[str, float] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self._clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self.note_metrics)
+
+    def note_metrics(self, evaluator: Engine) -> None:
+        """Keep the metrics of a validation until the line is written."""
+        self._validation = {f"val_{name}": float(evaluator.state.metrics[name]) for name in self.metrics}
+
+    def collect(self, engine: Engine) -> None:
+        """Keep the loss of an iteration, and which of its patches were classified right."""
+        output = engine.state.output
+        self._losses.append(output["loss"].item())
+        if self.accuracy:
+            self._right += (output["pred"].argmax(dim=1) == output["label"]).tolist()
+
+    def write(self, engine: Engine) -> None:
+        """Write the line of the epoch."""
+        if idist.get_rank() != 0:
+            return
+        row = {"epoch": engine.state.epoch, "loss": float(np.mean(self._losses))}
+        if self.accuracy:
+            row["accuracy"] = float(np.mean(self._right))
+        row.update({f"val_{name}": self._validation.get(f"val_{name}", np.nan) for name in self.metrics})
+        table = pd.DataFrame([row])
+        if self.path.is_file() and engine.state.epoch > 1:
+            former = pd.read_csv(self.path)
+            table = pd.concat([former[former["epoch"] < engine.state.epoch], table], ignore_index=True)
+        write_csv(self.path, table)
+
+
+class Progress:
+    """
+    Show a progress bar over the iterations of an epoch, with the loss in training.
+
+    Args:
+        desc: what is worked on.
+    """
+
+    def __init__(self, desc: str) -> None:
+        self.bar = ProgressBar(desc=desc)
+
+    def attach(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            self.bar.attach(engine, output_transform=self.loss)
+
+    @staticmethod
+    def loss(output: object) -> dict[str, float]:
+        """The loss of an iteration, where there is one."""
+        return {"loss": output["loss"].item()} if isinstance(output, Mapping) and "loss" in output else {}

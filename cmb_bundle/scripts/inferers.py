@@ -1,0 +1,94 @@
+"""The two stages on a volume: slices to candidates to probabilities."""
+
+from __future__ import annotations
+
+import torch
+from monai.inferers import Inferer
+
+from .candidates import CANDIDATE_COLUMNS, merge_slices
+from .sampling import average_slices, cut_patch, to_classifier_input
+
+TABLE_COLUMNS = (*CANDIDATE_COLUMNS, "probability")
+
+
+class TwoStageInferer(Inferer):
+    """
+    Find candidates with the detector on all slices, merge them over slices, and score each with the classifier.
+
+    Args:
+        spacing: voxel spacing of the model's grid in mm.
+        average: slices averaged for the detector, as in training.
+        batch_size: slices and patches at a time.
+        score_threshold: boxes with a lower detector score are no candidates.
+        merge_mm: in-plane distance in mm within which boxes of neighbouring slices are one candidate.
+        patch_size: edge in voxels of the classifier's patches.
+        max_candidates: candidates kept, the best by detector score.
+        classify: False stops after the first stage; the probability is then NaN.
+    """
+
+    def __init__(
+        self,
+        spacing: tuple[float, float, float],
+        average: int = 3,
+        batch_size: int = 8,
+        score_threshold: float = 0.1,
+        merge_mm: float = 4.0,
+        patch_size: int = 16,
+        max_candidates: int = 500,
+        classify: bool = True,
+    ) -> None:
+        super().__init__()
+        self.spacing = tuple(float(s) for s in spacing)
+        self.average, self.batch_size, self.score_threshold = average, batch_size, score_threshold
+        self.merge_mm, self.patch_size, self.max_candidates = merge_mm, patch_size, max_candidates
+        self.classify = classify
+
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args, **kwargs) -> torch.Tensor:
+        """
+        Args:
+            inputs: (B, 2, i, j, k), SWI and complement phase on the model's grid.
+            network: a module with children ``detector`` and ``classifier``.
+
+        Returns:
+            (B, N, 7), a row a candidate with the columns ``TABLE_COLUMNS``: i, j, k (continuous voxel of the model's
+            grid), diameter_mm, detector_score, n_slices, probability; best detector score first. Where subjects of
+            a batch have fewer than N candidates, rows of NaN follow.
+        """
+        volumes = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        tables = [self._subject(volume, network) for volume in volumes]
+        longest = max(len(t) for t in tables)
+        padded = torch.full((len(tables), longest, len(TABLE_COLUMNS)), torch.nan, dtype=torch.float32)
+        for row, table in zip(padded, tables, strict=True):
+            row[: len(table)] = table
+        return padded
+
+    def _subject(self, volume: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
+        candidates = self.find_candidates(volume, network.detector)
+        probability = torch.full((len(candidates), 1), torch.nan)
+        if self.classify and len(candidates):
+            probability = self.probabilities(volume, candidates[:, :3], network.classifier)[:, None]
+        return torch.cat([candidates, probability], dim=1)
+
+    @torch.no_grad()
+    def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module) -> torch.Tensor:
+        """Stage 1: (2, i, j, k) to (N, 6) with the columns ``CANDIDATE_COLUMNS``, best score first."""
+        slices = average_slices(volume.float(), self.average).permute(3, 0, 1, 2)
+        detections = []
+        for batch in slices.split(self.batch_size):
+            for found in detector(batch):
+                keep = found["scores"] >= self.score_threshold
+                detections.append((found["boxes"][keep].cpu(), found["scores"][keep].cpu()))
+        candidates = torch.as_tensor(
+            merge_slices(detections, self.spacing, merge_mm=self.merge_mm), dtype=torch.float32
+        ).reshape(-1, len(CANDIDATE_COLUMNS))
+        best = candidates[:, CANDIDATE_COLUMNS.index("detector_score")].argsort(descending=True, stable=True)
+        return candidates[best[: self.max_candidates]]
+
+    @torch.no_grad()
+    def probabilities(self, volume: torch.Tensor, voxels: torch.Tensor, classifier: torch.nn.Module) -> torch.Tensor:
+        """Stage 2: the probability of a microbleed at each of ``voxels`` (N, 3), as (N,) on the CPU."""
+        found = []
+        for batch in voxels.split(self.batch_size):
+            patches = torch.stack([to_classifier_input(cut_patch(volume.float(), v, self.patch_size)) for v in batch])
+            found.append(classifier(patches).float().softmax(dim=1)[:, 1].cpu())
+        return torch.cat(found)

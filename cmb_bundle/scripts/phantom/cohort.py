@@ -1,0 +1,230 @@
+"""Cohorts of phantoms on disk, in the layout of the real data set, with a truth file for each subject."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from openpyxl import Workbook
+from tqdm import tqdm
+
+from .simulate import Phantom, simulate
+from .spec import PHASE_SCALES, PRESETS, PhantomSpec
+
+VERSION = 1  # raise it when the simulated images change, so that cached cohorts are made anew
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can hold
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_bytes(content)
+    os.replace(aside, path)
+
+
+def _nifti_bytes(array: np.ndarray, affine: np.ndarray) -> bytes:
+    """A gzipped NIfTI file without a time stamp or a file name, so that equal images are equal bytes."""
+    image = nib.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 1)
+    buffer = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=buffer, mtime=0) as stream:
+        stream.write(image.to_bytes())
+    return buffer.getvalue()
+
+
+def excel_rows(truth: dict) -> list[tuple[int, int, int]]:
+    """Rows (slice, x, y) of the label file: 1-based, x along i, y along j, rounded to the nearest voxel."""
+    rows = [tuple(int(np.floor(v + 0.5)) + 1 for v in lesion["voxel"]) for lesion in truth["microbleeds"]]
+    return sorted((k, i, j) for i, j, k in rows)
+
+
+def _excel_bytes(rows: list[tuple[int, int, int]]) -> bytes:
+    """An Excel file without a header row; its times are fixed, so that equal rows are equal bytes."""
+    book = Workbook()
+    for row in rows:
+        book.active.append(row)
+    buffer = io.BytesIO()
+    book.save(buffer)
+    fixed = io.BytesIO()
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(fixed, "w") as target:
+        for item in source.infolist():
+            content = source.read(item)
+            if item.filename == "docProps/core.xml":
+                content = re.sub(rb"\d{4}-\d\d-\d\dT[\d:.]+Z", b"1980-01-01T00:00:00Z", content)
+            entry = zipfile.ZipInfo(item.filename, _EPOCH)
+            target.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return fixed.getvalue()
+
+
+def write_subject(phantom: Phantom, dataset_dir: str | Path, subject: str) -> None:
+    """Write one subject: Data/SWI, Data/Phase, Data/Magnitude, Label and Truth.
+
+    Args:
+        phantom: what to write.
+        dataset_dir: folder of the data set.
+        subject: name of the subject and of its files.
+    """
+    folder = Path(dataset_dir)
+    images = {"SWI": phantom.swi, "Magnitude": phantom.magnitude}
+    if phantom.spec.with_phase:
+        images["Phase"] = phantom.phase
+    for name, array in images.items():
+        _write(folder / "Data" / name / f"{subject}.nii.gz", _nifti_bytes(array, phantom.affine))
+    _write(folder / "Label" / f"{subject}.xlsx", _excel_bytes(excel_rows(phantom.truth)))
+    truth = {"subject": subject, **phantom.truth}
+    _write(folder / "Truth" / f"{subject}.json", (json.dumps(truth, indent=1) + "\n").encode())
+
+
+def subject_spec(spec: PhantomSpec, index: int, seed: int, vary: bool) -> PhantomSpec:
+    """The spec of one subject of a cohort.
+
+    The default keeps the protocol and varies the noise a little and, in one subject of ten, the motion. With `vary`
+    the field, echo time, noise, filter, phase scale, polarity and tilt are drawn from the ranges of protocols in use.
+
+    Args:
+        spec: what all subjects share.
+        index: number of the subject.
+        seed: seed of the cohort.
+        vary: whether the protocol varies.
+    """
+    rng = np.random.default_rng([seed, index, 20])
+    changes = {"seed": int(rng.integers(2**31)), "snr": float(round(spec.snr * np.exp(rng.normal(0, 0.15)), 2))}
+    moving = rng.random() < (0.2 if vary else 0.1)
+    changes["ghosting"] = float(round(rng.uniform(0.15, 0.5), 3)) if moving else 0.0
+    if vary:
+        field = float(rng.choice([1.5, 3.0, 7.0], p=[0.3, 0.55, 0.15]))
+        # The echo that suits a field is about as long as the field is low: 7 T 15-25 ms, 3 T 15-35, 1.5 T 25-45.
+        shortest, longest = {1.5: (25, 45), 3.0: (15, 35), 7.0: (15, 25)}[field]
+        te = float(round(rng.uniform(shortest, longest), 1))
+        changes |= {
+            "field_tesla": field,
+            "te_ms": te,
+            "tr_ms": round(te + float(rng.uniform(6, 15)), 1),
+            "snr": float(round(np.exp(rng.uniform(np.log(8), np.log(60))), 2)),
+            "homodyne_cutoff": float(round(rng.uniform(0.08, 0.25), 3)),
+            "phase_scale": str(rng.choice(PHASE_SCALES)),
+            "phase_polarity": int(rng.choice([-1, 1])),
+            "bias": float(round(rng.uniform(0.0, 0.6), 3)),
+            "oblique_deg": float(round(rng.uniform(0, 15), 2)),
+        }
+    return spec.changed(**changes)
+
+
+def _make_subject(index: int, folder: str, spec: PhantomSpec, seed: int, vary: bool, digits: int) -> None:
+    write_subject(simulate(subject_spec(spec, index, seed, vary)), folder, f"phantom-{index + 1:0{digits}d}")
+
+
+def make_cohort(
+    dataset_dir: str | Path,
+    subjects: int = 20,
+    preset: str | PhantomSpec = "SMALL",
+    seed: int = 0,
+    processes: int | None = None,
+    vary: bool = False,
+    progress: bool = True,
+) -> str:
+    """Simulate a cohort, or reuse the one that was made with the same parameters.
+
+    The folder appears whole: it is written aside, in a hidden folder next to it, and renamed at the end.
+
+    Args:
+        dataset_dir: folder to make.
+        subjects: number of subjects.
+        preset: name of a preset ("HR", "LR", "SMALL", "TINY") or a spec.
+        seed: seed of the cohort; the number of processes does not matter to the result.
+        processes: subjects simulated at a time; None takes one for each available core.
+        vary: whether field, echo time, noise, filter, phase scale, polarity and tilt vary between subjects.
+        progress: whether a progress bar is shown.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: an unknown preset or no subjects.
+        FileExistsError: the folder holds something else.
+    """
+    if isinstance(preset, str) and preset.upper() not in PRESETS:
+        raise ValueError(f"preset is {preset!r}; expected one of {sorted(PRESETS)} or a PhantomSpec")
+    if subjects < 1:
+        raise ValueError(f"subjects is {subjects}; expected at least 1")
+    spec = PRESETS[preset.upper()] if isinstance(preset, str) else preset
+    folder = Path(dataset_dir).expanduser().absolute()
+    wanted = {"version": VERSION, "subjects": subjects, "seed": seed, "vary": vary, "spec": spec.as_dict()}
+    if _is_whole(folder, wanted):
+        return str(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-partial-", dir=folder.parent))
+    try:
+        aside.chmod(0o755)
+        digits = max(3, len(str(subjects)))
+        work = partial(_make_subject, folder=str(aside), spec=spec, seed=seed, vary=vary, digits=digits)
+        if processes is None:
+            processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processes = min(processes, subjects)
+        bar = {"total": subjects, "desc": f"phantoms {spec.name}", "unit": "subject", "disable": not progress}
+        if processes == 1:
+            for index in tqdm(range(subjects), **bar):
+                work(index)
+        else:
+            with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+                try:
+                    for _ in tqdm(pool.map(work, range(subjects)), **bar):
+                        pass
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        _write(aside / "cohort.json", (json.dumps(wanted, indent=1) + "\n").encode())
+        try:
+            os.rename(aside, folder)
+        except OSError:
+            # Another process may have finished the same cohort meanwhile.
+            if not _is_whole(folder, wanted):
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return str(folder)
+
+
+def _is_whole(folder: Path, wanted: dict) -> bool:
+    """Whether a folder is the wanted cohort; an absent or empty one is not, and any other content is an error."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    record = folder / "cohort.json"
+    found = json.loads(record.read_text()) if record.is_file() else None
+    if found == wanted:
+        return True
+    what = "another cohort" if found else "something that is not a phantom cohort"
+    raise FileExistsError(f"{folder} holds {what}; name a folder that does not exist, or remove this one")
+
+
+def default_cohort(name: str = "small", subjects: int = 20) -> str:
+    """The cohort that is used when no data set is named: made on first use, in the user's cache folder.
+
+    Args:
+        name: name of a preset.
+        subjects: number of subjects.
+
+    Returns:
+        The folder, `$XDG_CACHE_HOME` or `~/.cache`, then `cmb_bundle/phantoms-<name>-<version>`.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "cmb_bundle" / f"phantoms-{name.lower()}-{VERSION}"
+    if not (folder / "cohort.json").is_file():
+        print(
+            f"No data set named: simulating {subjects} phantoms in {folder} (once; later runs reuse them).", flush=True
+        )
+    return make_cohort(folder, subjects=subjects, preset=name)

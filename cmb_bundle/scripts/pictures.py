@@ -1,0 +1,63 @@
+"""Pictures of findings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from nibabel.affines import apply_affine
+
+MAXIMUM_SLICES = 12
+
+
+def draw_findings(path: str | Path, subject: str, swi, result: dict) -> None:
+    """
+    Draw the slices with microbleeds, each circled with its number and probability, in radiological view.
+
+    A subject without any gets its evenly spaced slices, so that one can see what was looked at. Patient's right is
+    on the left of the picture, anterior is up.
+
+    Args:
+        path: PNG to write.
+        subject: for the title.
+        swi: MetaTensor (1, i, j, k) in RAS order, at the input's resolution.
+        result: see :class:`~.findings.Findingsd`.
+    """
+    microbleeds = result["microbleeds"]
+    volume, spacing = swi[0].numpy(), swi.pixdim.numpy()
+    centres = np.array([m["ras_mm"] for m in microbleeds]).reshape(-1, 3)
+    voxels = apply_affine(np.linalg.inv(swi.affine.numpy()), centres)
+    on_slice = np.clip(np.round(voxels[:, 2]).astype(int), 0, volume.shape[2] - 1)
+    slices = np.unique(on_slice)[:MAXIMUM_SLICES]
+    if len(slices) == 0:
+        slices = np.unique(np.linspace(0, volume.shape[2] - 1, 6).round().astype(int))
+    columns = min(4, len(slices))
+    rows = -(-len(slices) // columns)
+    extent = [
+        -0.5 * spacing[0],
+        (volume.shape[0] - 0.5) * spacing[0],
+        -0.5 * spacing[1],
+        (volume.shape[1] - 0.5) * spacing[1],
+    ]
+    figure = Figure(figsize=(3.2 * columns, 3.6 * rows + 0.5), facecolor="black")
+    FigureCanvasAgg(figure)
+    limits = np.percentile(volume[volume > 0], [1, 99.5]) if (volume > 0).any() else (0, 1)
+    for position, k in enumerate(slices, 1):
+        axes = figure.add_subplot(rows, columns, position)
+        axes.imshow(volume[:, :, k].T, cmap="gray", origin="lower", extent=extent, vmin=limits[0], vmax=limits[1])
+        axes.invert_xaxis()
+        axes.set_title(f"slice k = {k} (RAS order)", color="white", fontsize=8)
+        axes.set_axis_off()
+        for number in np.flatnonzero(on_slice == k):
+            x, y = voxels[number, :2] * spacing[:2]
+            axes.plot(x, y, "o", markersize=13, markerfacecolor="none", markeredgecolor="#ffb000")
+            text = f"{number + 1}: {microbleeds[number]['probability']:.2f}"
+            axes.annotate(text, (x, y), (9, 6), textcoords="offset points", color="#ffb000", fontsize=7)
+    hidden = len(np.unique(on_slice)) - len(slices) if len(microbleeds) else 0
+    more = f", {hidden} more slices in the table" if hidden > 0 else ""
+    title = f"{subject}: {len(microbleeds)} microbleeds by the program{more}. R is left. Not for diagnosis."
+    figure.suptitle(title, color="white", fontsize=10)
+    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    figure.savefig(path, dpi=110, facecolor="black")

@@ -1,0 +1,236 @@
+"""What the networks see of a two-channel volume: averaged slices with boxes, and patches; and their augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+from torch.nn.functional import avg_pool1d, pad
+
+
+def average_slices(volume: torch.Tensor, number: int = 3) -> torch.Tensor:
+    """
+    Average each slice with its neighbours, as the published method does; at the ends over those that exist.
+
+    Args:
+        volume: (C, i, j, k).
+        number: how many slices, odd; 1 leaves the volume as it is.
+
+    Returns:
+        the same shape.
+
+    Raises:
+        ValueError: ``number`` is even or below 1.
+    """
+    if number < 1 or number % 2 == 0:
+        raise ValueError(f"{number} slices cannot be averaged around one; expected an odd number, such as 1 or 3.")
+    if number == 1:
+        return volume
+    flat = volume.reshape(-1, 1, volume.shape[-1])
+    return avg_pool1d(flat, number, 1, number // 2, count_include_pad=False).reshape(volume.shape)
+
+
+def cut_patch(volume: torch.Tensor, voxel, size: int) -> torch.Tensor:
+    """
+    Cut a cube around a point, with zeros beyond the volume.
+
+    Args:
+        volume: (C, i, j, k).
+        voxel: the point (i, j, k) on the volume's grid, rounded to the nearest voxel, which becomes index size // 2.
+        size: edge in voxels.
+
+    Returns:
+        (C, size, size, size).
+    """
+    start = [int(np.floor(float(v) + 0.5)) - size // 2 for v in voxel]
+    inner = tuple(slice(max(s, 0), max(min(s + size, n), 0)) for s, n in zip(start, volume.shape[1:], strict=True))
+    before = [max(-s, 0) for s in start]
+    piece = volume[(slice(None), *inner)]
+    after = [size - b - n for b, n in zip(before, piece.shape[1:], strict=True)]
+    return pad(piece, [before[2], after[2], before[1], after[1], before[0], after[0]])
+
+
+def to_classifier_input(patch: torch.Tensor) -> torch.Tensor:
+    """Put the channels of a patch (..., 2, s, s, s) side by side, SWI first: (..., 1, s, 2 s, s)."""
+    return torch.cat(patch.unbind(-4), dim=-2).unsqueeze(-4)
+
+
+class ClassifierInputd(MapTransform):
+    """Put the two channels of a patch side by side, as the classifier reads them: (1, s, 2 s, s)."""
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = to_classifier_input(torch.as_tensor(d[key]))
+        return d
+
+
+class RandSlicesd(RandomizableTransform, MapTransform):
+    """
+    Draw averaged slices of a volume for training the detector, some through a lesion and some not.
+
+    Args:
+        keys: key of the volume, (2, i, j, k) on the model's grid.
+        number: slices drawn of a subject.
+        lesion_fraction: share of them that go through a lesion, where the subject has one.
+        size: in-plane size (i, j) in voxels of what is cut from a slice; a slice through a lesion is cut so that the
+            lesion is in it; beyond the slice are zeros.
+        average: slices averaged, see :func:`average_slices`.
+        box_mm: edge of the box around a lesion, at least; larger for lesions known to be large.
+        box_scale: edge of the box in diameters, where the diameter is known.
+        reach_mm: a lesion is marked on slices up to this far from its centre along the slice axis, or its radius if
+            that is larger.
+
+    Returns:
+        a list of ``number`` dictionaries with ``image`` (2, *size) and the detector's targets ``boxes`` (N, 4), in
+        pixel-edge units of the cut, and ``labels`` (N,), all 0.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        number: int = 8,
+        lesion_fraction: float = 0.5,
+        size: tuple[int, int] = (192, 192),
+        average: int = 3,
+        box_mm: float = 6.0,
+        box_scale: float = 1.5,
+        reach_mm: float = 2.0,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob=1.0)
+        self.number, self.lesion_fraction, self.size, self.average = (
+            number,
+            lesion_fraction,
+            tuple(size),
+            average,
+        )
+        self.box_mm, self.box_scale, self.reach_mm = box_mm, box_scale, reach_mm
+
+    def __call__(self, data: Mapping[Hashable, object]) -> list[dict]:
+        volume = data[self.keys[0]]
+        spacing = volume.pixdim.numpy()
+        voxel, boxes = self.lesion_boxes(volume, data["lesions_ras"], data["lesions_diameter"], spacing)
+        averaged = average_slices(volume.as_tensor().float(), self.average)
+        return [self._draw(averaged, voxel, boxes) for _ in range(self.number)]
+
+    def lesion_boxes(self, volume, ras, diameter, spacing) -> tuple[np.ndarray, np.ndarray]:
+        """Centres (N, 3) in voxels of the volume, and half edges (N, 3) in voxels of the boxes around them."""
+        points = np.c_[np.asarray(ras).reshape(-1, 3), np.ones(len(ras))]
+        voxel = (points @ np.linalg.inv(volume.affine.numpy()).T)[:, :3]
+        diameter = np.nan_to_num(np.asarray(diameter, dtype=float), nan=0.0)
+        edge = np.maximum(self.box_mm, self.box_scale * diameter)
+        depth = np.maximum(self.reach_mm, diameter / 2)
+        return voxel, np.stack([edge / 2 / spacing[0], edge / 2 / spacing[1], depth / spacing[2]], axis=1)
+
+    def _draw(self, averaged: torch.Tensor, voxel: np.ndarray, half: np.ndarray) -> dict:
+        shape = averaged.shape[1:]
+        through = len(voxel) > 0 and self.R.random() < self.lesion_fraction
+        if through:
+            chosen = self.R.randint(len(voxel))
+            low = max(0, int(np.ceil(voxel[chosen, 2] - half[chosen, 2])))
+            high = min(shape[2] - 1, int(np.floor(voxel[chosen, 2] + half[chosen, 2])))
+            k = self.R.randint(low, high + 1) if high >= low else int(np.clip(round(voxel[chosen, 2]), 0, shape[2] - 1))
+        else:
+            k = self.R.randint(shape[2])
+        start = []
+        for axis in (0, 1):
+            spare = shape[axis] - self.size[axis]
+            low, high = min(0, spare), max(0, spare)
+            if through:
+                centre = voxel[chosen, axis]
+                high_enough, low_enough = (
+                    centre + half[chosen, axis] - self.size[axis],
+                    centre - half[chosen, axis],
+                )
+                low = int(np.clip(np.ceil(high_enough), low, high))
+                high = int(np.clip(np.floor(low_enough), low, high))
+            start.append(self.R.randint(low, high + 1))
+        on_slice = np.abs(voxel[:, 2] - k) <= half[:, 2]
+        centre = voxel[on_slice, :2] + 0.5 - np.array(start)
+        boxes = np.concatenate([centre - half[on_slice, :2], centre + half[on_slice, :2]], axis=1)
+        inside = ((centre >= 0) & (centre < np.array(self.size))).all(axis=1)
+        boxes = boxes[inside].clip(0, np.tile(self.size, 2))
+        return {
+            "image": self._cut(averaged[..., k], start),
+            "boxes": torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            "labels": torch.zeros(len(boxes), dtype=torch.int64),
+        }
+
+    def _cut(self, plane: torch.Tensor, start: list[int]) -> torch.Tensor:
+        before = [max(-s, 0) for s in start]
+        piece = plane[:, max(start[0], 0) : start[0] + self.size[0], max(start[1], 0) : start[1] + self.size[1]]
+        after = [n - b - m for n, b, m in zip(self.size, before, piece.shape[1:], strict=True)]
+        return pad(piece, [before[1], after[1], before[0], after[0]])
+
+
+class RandContrastd(RandomizableTransform, MapTransform):
+    """
+    Vary the contrast of SWI and phase as echo time, field strength and receive gain do.
+
+    SWI s becomes (gain * s) ** gamma around its tissue value 0.5; the phase channel's distance from 0.5 (zero phase)
+    is multiplied by a factor, since phase grows with echo time and field. Zeros (background, missing phase) stay.
+
+    Args:
+        keys: key of an image with channels SWI and complement phase first, any spatial shape.
+        prob: probability of a change.
+        gamma: range of the exponent.
+        gain: range of the gain of SWI.
+        phase_factor: range of the factor of the phase.
+        noise: largest standard deviation of added Gaussian noise, in both channels.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        prob: float = 0.8,
+        gamma: tuple[float, float] = (0.7, 1.4),
+        gain: tuple[float, float] = (0.9, 1.1),
+        phase_factor: tuple[float, float] = (0.6, 1.5),
+        noise: float = 0.03,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.gamma, self.gain, self.phase_factor, self.noise = gamma, gain, phase_factor, noise
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        d = dict(data)
+        self.randomize(None)
+        if not self._do_transform:
+            return d
+        gamma, gain = self.R.uniform(*self.gamma), self.R.uniform(*self.gain)
+        factor, noise = self.R.uniform(*self.phase_factor), self.R.uniform(0, self.noise)
+        for key in self.keys:
+            image = d[key].clone()
+            there = image > 0
+            image[0] = 0.5 * (2 * gain * image[0]).pow(gamma)
+            image[1] = 0.5 + factor * (image[1] - 0.5)
+            grain = torch.as_tensor(self.R.normal(0, noise, image.shape), dtype=image.dtype)
+            d[key] = ((image + grain).clamp(0, 1)) * there
+        return d
+
+
+class RandDropPhased(RandomizableTransform, MapTransform):
+    """
+    Set the phase channel to zero now and then, so that the networks know scans without a phase.
+
+    Args:
+        keys: key of an image with the phase as channel 1.
+        prob: probability of dropping it.
+    """
+
+    def __init__(self, keys: KeysCollection, prob: float = 0.1) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        d = dict(data)
+        self.randomize(None)
+        for key in self.keys:
+            if self._do_transform:
+                d[key] = d[key].clone()
+                d[key][1] = 0
+        return d

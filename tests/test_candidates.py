@@ -1,0 +1,163 @@
+"""Tests of merging boxes of slices to candidates, on stacks made by hand."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmb_bundle.scripts.candidates import CANDIDATE_COLUMNS, merge_slices
+
+SPACING = (0.5, 0.5, 2.0)
+
+
+def box(i, j, size=6.0):
+    """A box around the continuous voxel index (i, j)."""
+    return [i + 0.5 - size / 2, j + 0.5 - size / 2, i + 0.5 + size / 2, j + 0.5 + size / 2]
+
+
+def stack(number_of_slices, *entries):
+    """Detections of all slices from entries (k, box, score)."""
+    return [
+        (
+            torch.tensor([b for k, b, _ in entries if k == number], dtype=torch.float32).reshape(-1, 4),
+            torch.tensor([s for k, _, s in entries if k == number], dtype=torch.float32),
+        )
+        for number in range(number_of_slices)
+    ]
+
+
+def test_columns():
+    assert CANDIDATE_COLUMNS == ("i", "j", "k", "diameter_mm", "detector_score", "n_slices")
+
+
+def test_one_lesion_on_three_slices_is_one_candidate():
+    entries = [(4, box(10, 20, 4), 0.2), (5, box(11, 20, 8), 0.6), (6, box(12, 22, 6), 0.2)]
+    candidates = merge_slices(stack(9, *entries), SPACING)
+    # means weighted 0.2, 0.6, 0.2; diameters 2, 4 and 3 mm
+    np.testing.assert_allclose(candidates, [[11, 20.4, 5, 3.4, 0.6, 3]], rtol=1e-5)
+    assert candidates.dtype == torch.float32
+
+
+def test_extents_are_in_mm_of_their_own_axis():
+    entries = [(0, [0.0, 0.0, 4.0, 10.0], 0.5)]
+    candidates = merge_slices(stack(1, *entries), (2.0, 0.5, 1.0))
+    np.testing.assert_allclose(candidates, [[1.5, 4.5, 0, (8 + 5) / 2, 0.5, 1]])
+
+
+def test_radius_is_in_mm_of_its_own_axis():
+    for other, number in ((box(12, 0), 1), (box(14, 0), 2), (box(0, 6), 1), (box(0, 7), 2)):
+        entries = [(0, box(0, 0), 0.9), (0, other, 0.5)]
+        assert len(merge_slices(stack(1, *entries), (0.25, 0.5, 1.0), merge_mm=3)) == number
+
+
+def test_the_plane_and_the_slices_make_a_cylinder():
+    """Both at their limit at once: 3 mm in the plane and one slice."""
+    entries = [(0, box(0, 0), 0.9), (1, box(6, 0), 0.5)]
+    assert len(merge_slices(stack(2, *entries), SPACING, merge_mm=3)) == 1
+
+
+def test_a_gap_parts_and_a_larger_max_gap_joins():
+    entries = [(2, box(5, 5), 0.9), (4, box(5, 5), 0.8)]
+    apart = merge_slices(stack(6, *entries), (0.5, 0.5, 1.0))
+    np.testing.assert_allclose(apart[:, [2, 4, 5]], [[2, 0.9, 1], [4, 0.8, 1]], rtol=1e-6)
+    together = merge_slices(stack(6, *entries), (0.5, 0.5, 1.0), max_gap=2)
+    np.testing.assert_allclose(together[:, [2, 4, 5]], [[(2 * 0.9 + 4 * 0.8) / 1.7, 0.9, 2]], rtol=1e-6)
+
+
+def test_half_height_is_merge_mm_but_one_slice_at_least():
+    def lengths(spacing, merge_mm):
+        entries = [(k, box(5, 5), 0.9 if k == 4 else 0.5 - k / 100) for k in range(9)]
+        return merge_slices(stack(9, *entries), spacing, merge_mm)[0, 5].item()
+
+    assert lengths((0.5, 0.5, 1.0), 3.0) == 7
+    assert lengths((0.5, 0.5, 1.0), 2.9) == 5
+    assert lengths((0.5, 0.5, 5.0), 3.0) == 3
+
+
+def test_a_vein_is_not_glued_to_the_microbleed_beside_it():
+    """An oblique chain of weak boxes, 2 mm a slice, passes a strong box; chained linking would make it one."""
+    vein = [(k, box(4 * k, 0), 0.3) for k in range(12)]
+    candidates = merge_slices(stack(12, *vein, (6, box(24, 8), 0.9)), SPACING)
+    assert len(candidates) > 4
+    lesion = candidates[0]
+    assert lesion[4].item() == pytest.approx(0.9)
+    assert np.hypot(lesion[0] - 24, lesion[1] - 8) * 0.5 < 1e-5
+    assert candidates[:, 5].sum() == 13
+    assert candidates[:, 5].max() <= 3
+
+
+def test_two_lesions_in_one_slice_keep_their_own_boxes():
+    entries = [(k, box(j, 10), s) for k in (1, 2) for j, s in ((10, 0.8), (20, 0.7))]
+    candidates = merge_slices(stack(4, *entries), SPACING)
+    np.testing.assert_allclose(candidates, [[10, 10, 1.5, 3, 0.8, 2], [20, 10, 1.5, 3, 0.7, 2]], rtol=1e-6)
+
+
+def test_several_boxes_of_one_slice_count_once():
+    entries = [(1, box(10, 10), 0.9), (1, box(12, 10), 0.3), (2, box(10, 10), 0.3)]
+    candidates = merge_slices(stack(3, *entries), SPACING)
+    np.testing.assert_allclose(candidates, [[10.4, 10, 1.2, 3, 0.9, 2]], rtol=1e-5)
+
+
+def test_no_boxes():
+    for detections in ([], stack(3)):
+        assert merge_slices(detections, SPACING).shape == (0, 6)
+
+
+def test_scores_of_zero():
+    entries = [(1, box(10, 10), 0.0), (2, box(12, 10), 0.0)]
+    np.testing.assert_allclose(merge_slices(stack(3, *entries), SPACING), [[11, 10, 1.5, 3, 0, 2]])
+
+
+def slow_merge(entries, spacing, merge_mm, max_gap):
+    """The rule again, one box after the other."""
+    free = sorted(entries, key=lambda e: -e[2])
+    result = []
+    while free:
+        seed = free[0]
+        reach = max(max_gap, int(merge_mm // spacing[2]))
+
+        def centre(e):
+            return np.array([(e[1][0] + e[1][2]) / 2 - 0.5, (e[1][1] + e[1][3]) / 2 - 0.5])
+
+        near = [
+            e
+            for e in free
+            if np.linalg.norm((centre(e) - centre(seed)) * spacing[:2]) <= merge_mm and abs(e[0] - seed[0]) <= reach
+        ]
+        slices = {seed[0]}
+        while True:
+            grown = slices | {e[0] for e in near if any(abs(e[0] - k) <= max_gap for k in slices)}
+            if grown == slices:
+                break
+            slices = grown
+        members = [e for e in near if e[0] in slices]
+        free = [e for e in free if all(e is not m for m in members)]
+        weights = np.array([e[2] for e in members])
+        position = np.average([[*centre(e), e[0]] for e in members], axis=0, weights=weights)
+        result.append([*position, seed[2], len(slices)])
+    return np.array(result)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 2), st.sampled_from([0.7, 1.0, 2.5]))
+def test_the_rule_box_by_box(seed, max_gap, thickness):
+    generator = np.random.default_rng(seed)
+    number = 40
+    scores = generator.permutation(np.linspace(0.1, 0.9, number))
+    places = generator.uniform(0, 25, (number, 2))
+    slices = generator.integers(0, 8, number)
+    entries = [(int(k), box(*p), float(np.float32(s))) for k, p, s in zip(slices, places, scores, strict=True)]
+    spacing = (0.5, 0.6, thickness)
+    candidates = merge_slices(stack(8, *entries), spacing, 3.0, max_gap)
+    expected = slow_merge(entries, np.array(spacing), 3.0, max_gap)
+    np.testing.assert_allclose(candidates[:, [0, 1, 2, 4, 5]], expected, atol=1e-4)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="Slice 1 has 2 boxes but 1 scores"):
+        merge_slices([*stack(1), (torch.zeros(2, 4), torch.zeros(1))], SPACING)
+    with pytest.raises(ValueError, match="max_gap 1 or more"):
+        merge_slices(stack(1), SPACING, max_gap=0)
+    with pytest.raises(ValueError, match="merge_mm must be positive"):
+        merge_slices(stack(1), SPACING, merge_mm=0)
