@@ -217,6 +217,9 @@ def test_two_lesions_side_by_side_stay_two(tmp_path):
     # Both of slice 6 are within 3 mm of both of slice 5; the nearest are joined first.
     points = points_of(tmp_path, [(5, 10, 20), (5, 13, 20), (6, 10, 20), (6, 13, 20)])
     np.testing.assert_allclose(points.voxel, [[9, 19, 4.5], [12, 19, 4.5]])
+    # The pair at 0 mm goes before the one at 1.5 mm, which comes first by position.
+    points = points_of(tmp_path, [(5, 10, 20), (5, 13, 20), (6, 13, 20)])
+    np.testing.assert_allclose(points.voxel, [[9, 19, 4], [12, 19, 4.5]])
     # A third point of slice 5 has no partner left and must not tie two lesions together.
     assert len(points_of(tmp_path, [(5, 10, 20), (5, 14, 20), (6, 12, 20)])) == 2
 
@@ -322,6 +325,11 @@ def test_point_outside_names_row_voxel_shape_and_what_would_fit(tmp_path):
     assert "shape (64, 48, 20) (1 of 2 points are)" in message
     assert "inside with index_base=1, swap_xy=True or with index_base=0, swap_xy=True;" in message
     assert "flip_x" in message
+
+
+def test_rows_are_counted_as_they_stand_in_the_file(tmp_path):
+    rows = [(3, 4, 5, 0), (None,), (3, 4, 5, 1), (3, 4, 500, 1)]
+    assert "row 4 (slice" in error_of(excel(tmp_path / "s.xlsx", rows))
 
 
 def test_number_0_suggests_index_base_0(tmp_path):

@@ -70,8 +70,10 @@ def collect_patches(
     match_mm: float = 3.0,
     ignore_mm: float = 5.0,
     margin: int = 2,
+    hard_negatives: int = 30,
     random_negatives: int = 5,
     seed: int = 0,
+    need_both: bool = True,
 ) -> list[dict]:
     """
     Cut the patches that stage 2 learns from: the candidates of stage 1 and the true lesions of each subject.
@@ -89,15 +91,17 @@ def collect_patches(
         match_mm: see above.
         ignore_mm: see above.
         margin: voxels added on all sides, so that a patch can be cut with a shift.
+        hard_negatives: candidates a subject that are no microbleed, at most; those with the best detector score.
         random_negatives: random places a subject.
         seed: of the random places.
+        need_both: whether it is an error that there are only patches of one kind, as it is in training.
 
     Returns:
         dictionaries of ``image`` (2, s, s, s) with s = patch_size + 2 margin, ``label`` (1 microbleed, 0 not),
         ``subject`` and ``source`` (``candidate``, ``lesion`` or ``random``).
 
     Raises:
-        CohortError: there is no patch of a microbleed or none of another thing, so that nothing can be learned.
+        CohortError: there is no patch of a microbleed, or none of another thing, and ``need_both``.
     """
     load_weights(network.detector, detector_weights, map_location=device)
     network.to(device).eval()
@@ -110,8 +114,8 @@ def collect_patches(
         candidates = inferer.find_candidates(volume.as_tensor().to(device), network.detector)[:, :3].numpy()
         places = apply_affine(volume.affine.numpy(), candidates)
         apart = cdist(places, lesions).min(axis=1, initial=np.inf)
-        centres = [(v, int(a <= match_mm), "candidate") for v, a in zip(candidates, apart, strict=True)
-                   if a <= match_mm or a > ignore_mm]  # fmt: skip
+        centres = [(v, 1, "candidate") for v in candidates[apart <= match_mm]]
+        centres += [(v, 0, "candidate") for v in candidates[apart > ignore_mm][:hard_negatives]]
         centres += [(v, 1, "lesion") for v in apply_affine(np.linalg.inv(volume.affine.numpy()), lesions)]
         inside = (volume[0] > 0).nonzero().numpy()
         random = inside[generator.integers(len(inside), size=random_negatives)]
@@ -122,7 +126,7 @@ def collect_patches(
             patches.append({"image": patch, "label": label, "subject": subject, "source": source})
     microbleeds = sum(p["label"] for p in patches)
     logger.info(f"{len(patches)} patches, {microbleeds} of them of microbleeds, from {len(dataset)} subjects")
-    if not 0 < microbleeds < len(patches):
+    if need_both and not 0 < microbleeds < len(patches):
         raise CohortError(
             f"Stage 2 cannot be trained: of {len(patches)} patches, {microbleeds} are of microbleeds. Expected both "
             "kinds; train stage 1 for longer, lower candidate_threshold, or give more subjects."
@@ -168,8 +172,9 @@ class CohortEvaluator(SupervisedEvaluator):
         try:
             return super()._iteration(engine, batchdata)
         except Exception as error:
-            cause = error.__cause__ or error
-            self._fail(batchdata["subject"][0], f"{type(cause).__name__}: {cause}")
+            while error.__cause__ is not None:
+                error = error.__cause__
+            self._fail(batchdata["subject"][0], f"{type(error).__name__}: {error}")
             return {}
 
     def _fail(self, subject: str, message: str) -> None:

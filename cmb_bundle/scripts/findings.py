@@ -10,6 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from .inferers import TABLE_COLUMNS
 
@@ -39,7 +40,8 @@ class Findingsd(Transform):
 
     A candidate with a probability of at least ``probability_threshold`` is a microbleed. Its voxels are grown on the
     SWI from the darkest voxel near it: the connected voxels darker than half-way between that and the surroundings
-    (the half-maximum rule for the edge of a blurred object), within ``reach_mm``.
+    (the half-maximum rule for the edge of a blurred object), within ``reach_mm``. Of two that touch, each has the
+    voxels nearer to its own place. Background (0 and joined to the outside, as of a stripped skull) belongs to none.
 
     Args:
         probability_threshold: smallest probability of a microbleed, in [0, 1].
@@ -73,8 +75,7 @@ class Findingsd(Transform):
         ras = nib.affines.apply_affine(d["image"].affine.numpy(), rows[:, :3])
         voxel = nib.affines.apply_affine(np.linalg.inv(file_affine), ras)
         rank = np.lexsort((-table["detector_score"], -np.nan_to_num(table["probability"], nan=0.0)))
-        labels = np.zeros(swi.shape[1:], dtype=np.int16)
-        microbleeds, candidates, taken = [], [], np.empty((0, 3))
+        microbleeds, judged, taken = [], [], np.empty((0, 3))
         for row in rank:
             entry = {
                 "voxel": [round(float(v), 3) for v in voxel[row]],
@@ -85,11 +86,14 @@ class Findingsd(Transform):
             }
             reason = self._reason_to_drop(table["probability"][row], ras[row], taken)
             if reason is None:
-                centre = nib.affines.apply_affine(np.linalg.inv(swi.affine.numpy()), ras[row])
-                entry["diameter_mm"] = round(self._grow(swi, centre, labels, len(microbleeds) + 1), 2)
                 microbleeds.append(entry)
                 taken = np.vstack([taken, ras[row]])
-            candidates.append({**entry, "accepted": reason is None, "reason": reason or "accepted"})
+            judged.append((entry, reason))
+        labels = np.zeros(swi.shape[1:], dtype=np.int16)
+        centres = nib.affines.apply_affine(np.linalg.inv(swi.affine.numpy()), taken)
+        for number, microbleed in enumerate(microbleeds, 1):
+            microbleed["diameter_mm"] = round(self._grow(swi, centres, labels, number), 2)
+        candidates = [{**entry, "accepted": why is None, "reason": why or "accepted"} for entry, why in judged]
         d["result"] = {"microbleeds": microbleeds, "candidates": candidates}
         d["pred"] = to_file_grid(labels, swi.affine.numpy(), file_affine, file_shape)
         return d
@@ -104,27 +108,38 @@ class Findingsd(Transform):
             return f"within {self.duplicate_mm:g} mm of microbleed {int(apart.argmin()) + 1}"
         return None
 
-    def _grow(self, swi: MetaTensor, centre: np.ndarray, labels: np.ndarray, number: int) -> float:
-        """Write ``number`` into ``labels`` at the microbleed's voxels; return the diameter of their volume in mm."""
-        spacing = swi.pixdim.numpy()
+    def _grow(self, swi: MetaTensor, centres: np.ndarray, labels: np.ndarray, number: int) -> float:
+        """Write ``number`` into ``labels`` at that microbleed's voxels; return the diameter of their volume in mm."""
+        spacing, centre = swi.pixdim.numpy(), centres[number - 1]
         margin = np.ceil(2 * self.reach_mm / spacing).astype(int)
         middle = np.clip(np.round(centre).astype(int), 0, np.array(labels.shape) - 1)
         low, high = np.maximum(middle - margin, 0), np.minimum(middle + margin + 1, labels.shape)
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        values, free = swi[0][box].numpy(), labels[box] == 0
         grid = np.stack(np.meshgrid(*[np.arange(a, b) for a, b in zip(low, high, strict=True)], indexing="ij"), -1)
+        values = swi[0][box].numpy()
+        own = (cKDTree(centres * spacing).query(grid * spacing)[1] == number - 1) & ~background(values)
         from_centre = np.linalg.norm((grid - centre) * spacing, axis=-1)
-        near = free & (from_centre <= max(2.0, spacing.max() / 2 * np.sqrt(3)))
+        near = own & (from_centre <= max(2.0, spacing.max() / 2 * np.sqrt(3)))
         if not near.any():
-            near = free & (from_centre == from_centre[free].min())
-        core = np.unravel_index(np.argmin(np.where(near, values, np.inf)), values.shape)
+            near = from_centre == from_centre.min()
+        darkest = near & (values == values[near].min())
+        core = np.unravel_index(np.argmin(np.where(darkest, from_centre, np.inf)), values.shape)
         from_core = np.linalg.norm((grid - grid[core]) * spacing, axis=-1)
         around = (from_core > self.reach_mm) & (values > 0)
         edge = (values[core] + np.median(values[around])) / 2 if around.any() else values[core]
-        parts, _ = ndimage.label((values <= max(edge, values[core])) & free & (from_core <= self.reach_mm))
+        dark = own & (values < edge) & (from_core <= self.reach_mm)
+        dark[core] = True
+        parts, _ = ndimage.label(dark)
         grown = parts == parts[core]
         labels[box][grown] = number
         return float((6 / np.pi * grown.sum() * spacing.prod()) ** (1 / 3))
+
+
+def background(values: np.ndarray) -> np.ndarray:
+    """The voxels (i, j, k) that are 0 and joined, by such voxels, to a face of the array."""
+    parts, _ = ndimage.label(values == 0)
+    parts_of_faces = [parts.take(end, axis) for axis in range(3) for end in (0, -1)]
+    return np.isin(parts, np.unique(np.concatenate([p.ravel() for p in parts_of_faces]))) & (parts > 0)
 
 
 def to_file_grid(labels: np.ndarray, ras_affine: np.ndarray, file_affine: np.ndarray, file_shape: tuple) -> MetaTensor:
@@ -143,7 +158,8 @@ def to_file_grid(labels: np.ndarray, ras_affine: np.ndarray, file_affine: np.nda
     Raises:
         RuntimeError: the two grids do not hold the same voxels.
     """
-    back = nib.orientations.ornt_transform(nib.io_orientation(ras_affine), nib.io_orientation(file_affine))
+    # not by way of the two affines' axis codes, which are ambiguous for a volume turned by 45 degrees
+    back = nib.io_orientation(np.linalg.inv(file_affine) @ ras_affine)
     turned = nib.orientations.apply_orientation(labels, back)
     if turned.shape != tuple(file_shape):
         raise RuntimeError(f"the label map has shape {turned.shape} on the input's grid; expected {tuple(file_shape)}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .files import write_json
 from .labels import LabelConvention, LabelError, count_points
 from .layouts import FILE_KEYS, SubjectError, find_subjects, read_datalist
 
@@ -117,7 +117,7 @@ def make_datalist(
     content |= {"unlabelled": unlabelled, "failures": failures}
     _check_folds(content, folds, root)
     if path:
-        _write(path, content)
+        write_json(path, content)
     return content
 
 
@@ -167,8 +167,9 @@ def load_subjects(
         raise SubjectError(
             f"{dataset_dir}: {len(training)} subjects have a label that can be read, fewer than the {folds} folds; "
             f"{len(datalist['unlabelled'])} have no label, {len(datalist['failures'])} cannot be used"
-            f"{_reasons(datalist['failures'])}\nLabels are looked for as Label/<id>.xlsx beside Data/, or as "
-            "<id>_label.xlsx beside the images; dataset_dir is the folder that holds Data/ and Label/."
+            f"{_reasons(datalist['failures'])}\nLabels are looked for as Label/<id>.xlsx (.xls, .csv or a "
+            "label map) beside Data/, or as <id>_label.xlsx beside the images; dataset_dir is the folder that holds "
+            "Data/ and Label/."
         )
     chosen = [entry for entry in training if parts[min((entry["fold"] - fold) % folds, 2)] == subset]
     wanted = _only(training, subjects, dataset_dir)
@@ -264,11 +265,3 @@ def _only(entries: list[dict], subjects: Sequence[str] | None, dataset_dir: str 
             f"there are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}."
         )
     return [entry for entry in entries if entry["subject"] in subjects]
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        aside = Path(folder) / path.name
-        aside.write_text(json.dumps(content, indent=2), encoding="utf-8")
-        aside.replace(path)

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
-    """A file of weights does not fit the network."""
+    """A file of weights, or of the state of a training, cannot be read or does not fit."""
 
 
 def load_weights(network: torch.nn.Module, path: str | Path, map_location="cpu") -> torch.nn.Module:
@@ -45,15 +45,20 @@ def load_weights(network: torch.nn.Module, path: str | Path, map_location="cpu")
         raise CheckpointError(
             f"The weights {path} do not exist. Train first (run training), or give their path by --checkpoint."
         )
+    state = read_state(path, map_location, "Expected a PyTorch state_dict; copy the file again or train anew.")
+    fit_weights(network, state, path)
+    return network
+
+
+def read_state(path: str | Path, map_location: object, advice: str) -> dict:
+    """Read a dictionary that :func:`torch.save` wrote; where that fails, the error ends with ``advice``."""
     try:
         state = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        raise CheckpointError(
-            f"The weights {path} cannot be read ({type(error).__name__}). Expected a PyTorch state_dict; copy the "
-            "file again or train anew."
-        ) from error
-    fit_weights(network, state, path)
-    return network
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}). {advice}") from error
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}. {advice}")
+    return state
 
 
 def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> None:
@@ -88,10 +93,14 @@ class TrainingCheckpoint:
         network: the module that is trained.
         states: what else has ``state_dict`` and ``load_state_dict``: optimizer, schedule.
         evaluator: the validation engine whose ``metric`` tells which epoch is the best; without it, the last is.
-        metric: name of the metric; an epoch without a validation cannot become the best.
+        metric: name of the metric; an epoch without a validation cannot become the best, unless the training ends
+            without any score: then the last is.
         lower_is_better: for a loss.
-        patience: epochs without a better score after which training ends; 0 for never.
+        patience: training ends at a validation this many epochs or more after the best one; 0 for never.
         resume: False starts anew and overwrites.
+
+    Raises:
+        CheckpointError: ``<name>_last.pt`` cannot be read, or is of another network, optimizer or schedule.
     """
 
     def __init__(
@@ -110,7 +119,7 @@ class TrainingCheckpoint:
         self.name, self.network, self.states = name, network, dict(states)
         self.evaluator, self.metric, self.lower_is_better = evaluator, metric, lower_is_better
         self.patience, self.resume = patience, resume
-        self.best_score, self.best_epoch = -math.inf, 0
+        self.best_score, self.best_epoch, self.scored_epoch = -math.inf, 0, 0
         self._score: float | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -118,20 +127,28 @@ class TrainingCheckpoint:
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self.note_score)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
         """Continue from ``<name>_last.pt`` where it is there."""
         if not self.resume or not self.last.is_file():
             return
-        device = next(self._module().parameters()).device
-        state = torch.load(self.last, map_location=device, weights_only=True)
+        advice = "Use the configuration it was trained with, another output_dir, or resume=False to start anew."
+        state = read_state(self.last, next(self._module().parameters()).device, advice)
+        if state.get("kinds") != self._kinds():
+            raise CheckpointError(f"{self.last} holds {state.get('kinds')}; expected {self._kinds()}. {advice}")
         fit_weights(self._module(), state["network"], self.last)
         for key, value in self.states.items():
             value.load_state_dict(state[key])
-        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        if state["scaler"] and engine.scaler is not None:
+            engine.scaler.load_state_dict(state["scaler"])
+        engine.state.epoch = state["epoch"]
+        # not as saved: a remainder by the length of an epoch, which another batch size changes, is skipped by Ignite
+        engine.state.iteration = state["epoch"] * engine.state.epoch_length
         self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
+        self.scored_epoch = state["scored_epoch"]
         logger.info(f"{self.name}: resumed from {self.last} after epoch {state['epoch']}")
-        if self._waited_enough(engine):
+        if self._waited_enough():
             engine.terminate()
 
     def note_score(self, evaluator: Engine) -> None:
@@ -143,6 +160,8 @@ class TrainingCheckpoint:
         """Save both files as the epoch ends, and stop where patience is over."""
         score, self._score = (float(engine.state.epoch) if self.evaluator is None else self._score), None
         better = score is not None and score > self.best_score
+        if score is not None:
+            self.scored_epoch = engine.state.epoch
         if better:
             self.best_score, self.best_epoch = score, engine.state.epoch
         if idist.get_rank() == 0:
@@ -152,18 +171,31 @@ class TrainingCheckpoint:
             state = {
                 "network": weights,
                 "epoch": engine.state.epoch,
-                "iteration": engine.state.iteration,
                 "best_score": self.best_score,
                 "best_epoch": self.best_epoch,
+                "scored_epoch": self.scored_epoch,
+                "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
+                "kinds": self._kinds(),
                 **{key: value.state_dict() for key, value in self.states.items()},
             }
             write_whole(self.last, lambda aside: torch.save(state, aside))
-        if self._waited_enough(engine):
-            logger.info(f"{self.name}: no better score for {self.patience} epochs; best was epoch {self.best_epoch}")
+        if self._waited_enough():
+            waited = self.scored_epoch - self.best_epoch
+            logger.info(f"{self.name}: no better score for {waited} epochs; best was epoch {self.best_epoch}")
             engine.terminate()
 
-    def _waited_enough(self, engine: Engine) -> bool:
-        return 0 < self.patience <= engine.state.epoch - self.best_epoch
+    def finish(self, engine: Engine) -> None:
+        """Where no epoch had a score, take the last one's weights for the best, so that there are some."""
+        if self.best_epoch == 0 and idist.get_rank() == 0:
+            logger.warning(f"{self.name}: no epoch was scored; {self.best} holds the weights of the last one")
+            weights = self._module().state_dict()
+            write_whole(self.best, lambda aside: torch.save(weights, aside))
+
+    def _waited_enough(self) -> bool:
+        return 0 < self.patience <= self.scored_epoch - self.best_epoch
+
+    def _kinds(self) -> dict[str, str]:
+        return {key: type(value).__name__ for key, value in self.states.items()}
 
     def _module(self) -> torch.nn.Module:
         return getattr(self.network, "module", self.network)

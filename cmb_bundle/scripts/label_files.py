@@ -77,7 +77,7 @@ def label_suffix(path: Path) -> str:
             f"{path}: the file has 0 bytes. For a subject without microbleeds save an empty Excel sheet, or a "
             "CSV with only the header row slice,x,y; if there were points, copy the file again."
         )
-    return max(known, key=len)
+    return known[0]
 
 
 def _read_cells(path: Path) -> list[tuple[int, list[Any]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ SUFFIXES = {"label": (*TABLE_SUFFIXES, *IMAGE_SUFFIXES), "truth": (".json",)}
 SPECIAL_FOLDERS = {"data": None, "label": "label", "labels": "label", "truth": "truth"}
 SEPARATORS = "_-. "
 WORD = re.compile(r"[^\W_]+")
+OWN_OUTPUT = re.compile(r"_cmb$", re.IGNORECASE)
 LAYOUTS = """\
   (a) Data/SWI/<id>.nii.gz, Data/Phase/<id>.nii.gz, Data/Magnitude/<id>.nii.gz, Label/<id>.xlsx
       or Data/<id>/ with files named swi, phase, mag; or Data/<id>_swi.nii.gz, Data/<id>_phase.nii.gz, ...
@@ -45,7 +47,8 @@ def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
     """Find the subjects of a data set by the names of its files.
 
     The layouts are shown in docs/data.md. Words in file names count only whole, between separators, in upper
-    or lower case: swi; phase, pha or ph; magnitude or mag; label.
+    or lower case: swi; phase, pha or ph; magnitude or mag; label. Outside of Label/, files named <...>_cmb are
+    results of this bundle and are passed over.
 
     Args:
         dataset_dir: a folder, or the path of a JSON datalist.
@@ -135,8 +138,8 @@ def _subject(name: str, files: dict[str, list[Path]]) -> dict[str, Any]:
 
 def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
     """The files of each subject below a folder, by role."""
-    folders = {entry.name.lower(): entry for entry in _entries(root) if entry.is_dir()}
-    data = folders.get("data", root)
+    data = next((entry for entry in _entries(root) if entry.is_dir() and entry.name.lower() == "data"), root)
+    folders = {entry.name.lower(): entry for entry in (*_entries(data), *_entries(root)) if entry.is_dir()}
     found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     _add_by_name(found, data)
     for folder in (entry for entry in _entries(data) if entry.is_dir()):
@@ -164,9 +167,9 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> None:
     """Add the files of a folder by the words in their names: of many subjects, or all of one."""
     unnamed = []
     for path in _entries(folder):
-        if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)):
-            continue
         stem = _stem(path)
+        if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)) or OWN_OUTPUT.search(stem):
+            continue
         _, role, rest = _split(stem[len(subject) :] if stem.startswith(subject) else stem)
         if role is None or (role != "label" and _suffix(path, TABLE_SUFFIXES)):
             unnamed.append(path)
@@ -218,9 +221,9 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _suffix(path: Path, suffixes: tuple[str, ...]) -> str:
-    """The longest of the suffixes that a file's name ends in, else an empty text."""
+    """The one of the suffixes that a file's name ends in, else an empty text."""
     fitting = [suffix for suffix in suffixes if path.name.lower().endswith(suffix) and not path.is_dir()]
-    return max(fitting, key=len, default="")
+    return fitting[0] if fitting else ""
 
 
 def _stem(path: Path) -> str:
@@ -231,7 +234,8 @@ def _nothing_found(root: Path, subjects: list[dict[str, Any]]) -> str:
     if subjects:
         reasons = "\n".join(f"  {subject['subject']}: {subject['error']}" for subject in subjects[:5])
         return f"{root}: none of the {len(subjects)} subjects can be used:\n{reasons}\nLayouts:\n{LAYOUTS}"
-    shown = [path.name for path in _entries(root)[:8]]
+    files = islice((path for path in root.rglob("*") if path.is_file()), 8)
+    shown = sorted(str(path.relative_to(root)) for path in files)
     nested = sorted(path.parent for path in root.glob("*/*") if path.is_dir() and path.name.lower() == "data")
     hint = f"Did you mean {nested[0]}?\n" if nested else ""
     return f"{root}: no subjects found. It holds {', '.join(shown) or 'nothing'}. {hint}Layouts:\n{LAYOUTS}"

@@ -41,7 +41,7 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict) -> None:
         -0.5 * spacing[1],
         (volume.shape[1] - 0.5) * spacing[1],
     ]
-    figure = Figure(figsize=(3.2 * columns, 3.6 * rows + 0.5), facecolor="black")
+    figure = Figure(figsize=(3.2 * columns, 3.6 * rows + 0.6), facecolor="black")
     FigureCanvasAgg(figure)
     limits = np.percentile(volume[volume > 0], [1, 99.5]) if (volume > 0).any() else (0, 1)
     for position, k in enumerate(slices, 1):
@@ -57,7 +57,7 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict) -> None:
             axes.annotate(text, (x, y), (9, 6), textcoords="offset points", color="#ffb000", fontsize=7)
     hidden = len(np.unique(on_slice)) - len(slices) if len(microbleeds) else 0
     more = f", {hidden} more slices in the table" if hidden > 0 else ""
-    title = f"{subject}: {len(microbleeds)} microbleeds by the program{more}. R is left. Not for diagnosis."
-    figure.suptitle(title, color="white", fontsize=10)
-    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    title = f"{subject}: {len(microbleeds)} microbleeds by the program{more}.\nR is left. Not for diagnosis."
+    figure.suptitle(title, color="white", fontsize=9, wrap=True)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.4 / figure.get_figheight()))
     figure.savefig(path, dpi=110, facecolor="black")

@@ -101,6 +101,9 @@ class RegionLoss(nn.Module):
         thresh: intersection over union above which a prediction is not called a false one.
         rescore: whether objectness learns the intersection over union.
         bias_match: whether true boxes are matched with the anchors' own shapes.
+        objectness_loss: ``squared_error`` as darknet's YOLOv2, whose gradient vanishes for an anchor that is sure
+            of the wrong answer; or ``cross_entropy``, the rule of YOLOv3 (Redmon and Farhadi, 2018), which learns
+            from scratch.
         warmup_images: number of images of the warm-up; in training on several devices each counts its own.
 
     Raises:
@@ -123,6 +126,7 @@ class RegionLoss(nn.Module):
         thresh: float = 0.6,
         rescore: bool = True,
         bias_match: bool = True,
+        objectness_loss: str = "squared_error",
         warmup_images: int = 12800,
     ) -> None:
         super().__init__()
@@ -138,6 +142,9 @@ class RegionLoss(nn.Module):
         self.thresh = thresh
         self.rescore = rescore
         self.bias_match = bias_match
+        if objectness_loss not in ("squared_error", "cross_entropy"):
+            raise ValueError(f"objectness_loss is {objectness_loss!r}; expected squared_error or cross_entropy.")
+        self.objectness_loss = objectness_loss
         self.warmup_images = warmup_images
 
     @torch.jit.unused
@@ -160,7 +167,7 @@ class RegionLoss(nn.Module):
             self.seen += raw.shape[0]
         with torch.autocast(raw.device.type, enabled=False):
             offsets, log_scales, objectness, classes = split_predictions(raw, len(self.anchors))
-            return self._losses(offsets, log_scales, objectness.sigmoid(), classes, targets, stride)
+            return self._losses(offsets, log_scales, objectness, classes, targets, stride)
 
     def _losses(
         self,
@@ -191,8 +198,9 @@ class RegionLoss(nn.Module):
         objectness_target = torch.ones_like(predicted_objectness)
         if self.rescore:
             objectness_target = centre_size_iou(boxes[image, anchor, row, column], true_boxes)
-        object_loss = self.object_scale * ((objectness_target - predicted_objectness) ** 2).sum() / 2
-        no_object = self.noobject_scale * (objectness[is_background] ** 2).sum() / 2
+        object_loss = self.object_scale * self._objectness(predicted_objectness, objectness_target)
+        background = objectness[is_background]
+        no_object = self.noobject_scale * self._objectness(background, torch.zeros_like(background))
         class_loss = self.class_scale * F.cross_entropy(
             classes[image, anchor, :, row, column], true_labels, reduction="sum"
         )
@@ -209,6 +217,11 @@ class RegionLoss(nn.Module):
             "anchor_warmup": anchor_warmup,
         }
         return {name: value / batch for name, value in losses.items()}
+
+    def _objectness(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.objectness_loss == "cross_entropy":
+            return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+        return ((target - logits.sigmoid()) ** 2).sum() / 2
 
     def _truths(
         self, targets: Sequence[dict[str, Tensor]], stride: int, like: Tensor

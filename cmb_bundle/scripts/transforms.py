@@ -242,12 +242,13 @@ class NormalizePhased(MapTransform):
             mask = d["mask"].as_tensor().bool()
             phase, notice = phase_to_radians(stored.as_tensor(), self.scale)
             add_notice(d, notice)
-            if self.filter_phase is True or (self.filter_phase == "auto" and is_raw(phase, mask)):
+            raw = is_raw(phase, image.as_tensor(), mask) if self.filter_phase == "auto" else self.filter_phase
+            if raw:
                 phase = homodyne_filter(phase, image.as_tensor(), self.lines)
                 add_notice(d, f"It was high-pass filtered ({self.lines} lines).")
             sign = self.sign
             if sign == "auto":
-                sign, correlation = paramagnetic_sign(phase, image.as_tensor(), mask)
+                sign, correlation = paramagnetic_sign(phase, image.as_tensor(), mask, image.pixdim)
                 decided = {1: "kept", -1: "turned", 0: "kept, for want of evidence"}[sign]
                 add_notice(d, f"Its sign was {decided} (dark structures correlate at {correlation:+.2f}).")
             d[key] = MetaTensor(phase if sign >= 0 else -phase, meta=stored.meta)

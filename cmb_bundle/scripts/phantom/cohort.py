@@ -31,7 +31,7 @@ def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
     aside.write_bytes(content)
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def _nifti_bytes(array: np.ndarray, affine: np.ndarray) -> bytes:
@@ -104,7 +104,7 @@ def subject_spec(spec: PhantomSpec, index: int, seed: int, vary: bool) -> Phanto
     rng = np.random.default_rng([seed, index, 20])
     changes = {"seed": int(rng.integers(2**31)), "snr": float(round(spec.snr * np.exp(rng.normal(0, 0.15)), 2))}
     moving = rng.random() < (0.2 if vary else 0.1)
-    changes["ghosting"] = float(round(rng.uniform(0.15, 0.5), 3)) if moving else 0.0
+    changes["ghosting"] = float(round(rng.uniform(0.05, 0.2), 3)) if moving else 0.0
     if vary:
         field = float(rng.choice([1.5, 3.0, 7.0], p=[0.3, 0.55, 0.15]))
         # The echo that suits a field is about as long as the field is low: 7 T 15-25 ms, 3 T 15-35, 1.5 T 25-45.
@@ -189,7 +189,7 @@ def make_cohort(
                     raise
         _write(aside / "cohort.json", (json.dumps(wanted, indent=1) + "\n").encode())
         try:
-            os.rename(aside, folder)
+            aside.rename(folder)
         except OSError:
             # Another process may have finished the same cohort meanwhile.
             if not _is_whole(folder, wanted):

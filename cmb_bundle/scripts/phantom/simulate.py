@@ -9,13 +9,17 @@ from scipy.fft import next_fast_len
 from threadpoolctl import threadpool_limits
 
 from . import physics
-from .anatomy import Grid, Head, Pose, Shape, build_head, covering, load_template, outside_brain, resample
-from .lesions import Lesion, Placer, draw_count, place_microbleeds, place_mimics, signal_factor
+from .anatomy import Head, Pose, Shape, build_head, load_template, outside_brain
+from .grid import Grid, covering, resample
+from .lesions import Lesion, companions, draw_count, signal_factor
+from .placement import Placer, place_microbleeds, place_mimics
 from .spec import PhantomSpec
 from .veins import Vessels, draw, grow
 
 FINE_MM = 0.6  # widest voxel of the fine grid
 SLAB_MARGIN_MM = 4.0
+BACKGROUND_MM = 2.5  # voxel of the grid for the fields of air and bone
+CHUNK = 16  # sub-slices worked on at a time
 MAGNITUDE_WHITE = 600.0  # stored value of white matter
 INFLOW_SIGNAL = 1.7  # fresh arterial blood against white matter; 2.8 if wholly unsaturated
 ODD_PHASE_SCALE = 0.00367
@@ -66,10 +70,10 @@ def _fine_grid(spec: PhantomSpec, image: Grid) -> tuple[Grid, np.ndarray, np.nda
 
 
 def _background_field(pose: Pose, shape: Shape) -> tuple[np.ndarray, Grid]:
-    """Relative field in ppm of air, bone and fat about the brain, on a coarse grid of the whole head."""
-    grid = covering(np.array([-112.0, -136.0, -124.0]), np.array([112.0, 136.0, 124.0]), 2.0)
+    """Shimmed relative field in ppm of air, bone and fat about the brain, on a coarse grid of the whole head."""
+    grid = covering(np.array([-112.0, -136.0, -124.0]), np.array([112.0, 136.0, 124.0]), BACKGROUND_MM)
     grid = Grid(grid.origin, grid.step, tuple(next_fast_len(n, real=True) for n in grid.shape))
-    lattice = covering(np.array(grid.origin), np.array(grid.origin) + 2.0 * np.array(grid.shape), 6.0)
+    lattice = covering(np.array(grid.origin), np.array(grid.origin) + BACKGROUND_MM * np.array(grid.shape), 6.0)
     axes = [grid.axis(d) for d in range(3)]
     points = np.stack([resample(c, lattice, axes) for c in pose.to_template(lattice.points())])
     distance = load_template().at("brain_distance", points)
@@ -77,7 +81,8 @@ def _background_field(pose: Pose, shape: Shape) -> tuple[np.ndarray, Grid]:
     outside = distance > shape.gap - 1
     shares = outside_brain(points[:, outside], distance[outside], shape)
     chi[outside] = sum(physics.SUSCEPTIBILITY_PPM[name] * shares[name] for name in ("air", "bone", "fat"))
-    return physics.dipole_field(chi, grid.step), grid
+    field = physics.dipole_field(chi, grid.step)
+    return physics.shim(field, grid.points(), distance < 0), grid
 
 
 def _signals(spec: PhantomSpec, rng: np.random.Generator) -> dict[str, float]:
@@ -107,28 +112,27 @@ def _coil(points: list[np.ndarray], rng: np.random.Generator, strength: float) -
 def _tissue(
     head: Head, fine: Grid, veins: np.ndarray, arteries: np.ndarray, signals: dict, spec: PhantomSpec
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Magnitude and local susceptibility (ppm) on the fine grid, a slab at a time."""
+    """Magnitude and local susceptibility (ppm) on the fine grid."""
+    table = physics.SUSCEPTIBILITY_PPM
+    grey = 1 - head.white - head.fluid
+    inner = head.white * signals["white"] + grey * signals["grey"] + head.fluid * signals["fluid"]
+    iron_decay = physics.IRON_R2STAR_PER_PPM_TESLA * spec.field_tesla * spec.te_ms * 1e-3
+    tissue_signal = head.brain * inner * np.exp(-iron_decay * head.iron) + head.outer
+    tissue_chi = head.brain * (head.white * table["white"] + grey * table["grey"] + head.iron)
     amplitude = np.empty(fine.shape, np.float32)
     chi = np.empty(fine.shape, np.float32)
-    table = physics.SUSCEPTIBILITY_PPM
-    iron_decay = physics.IRON_R2STAR_PER_PPM_TESLA * spec.field_tesla * spec.te_ms * 1e-3
     axes = [fine.axis(d) for d in range(3)]
-    chunk = 16
-    for k in range(0, fine.shape[2], chunk):
-        part = slice(k, min(k + chunk, fine.shape[2]))
+    for k in range(0, fine.shape[2], CHUNK):
+        part = slice(k, min(k + CHUNK, fine.shape[2]))
         here = [axes[0], axes[1], axes[2][part]]
-        white, fluid, iron, brain, outer = (
-            resample(m, head.grid, here) for m in (head.white, head.fluid, head.iron, head.brain, head.outer)
-        )
-        grey = 1 - white - fluid
-        inner = white * signals["white"] + grey * signals["grey"] + fluid * signals["fluid"]
-        inner *= np.exp(-iron_decay * iron)
-        vein = veins[..., part]
-        inner += vein * (signals["blood"] - inner)
-        inner += arteries[..., part] * (signals["inflow"] - inner)
-        amplitude[..., part] = brain * inner + outer
-        local = brain * (white * table["white"] + grey * table["grey"] + iron)
-        chi[..., part] = local + vein * (physics.VEIN_SUSCEPTIBILITY_PPM - local)
+        for volume, source, vessel in (
+            (amplitude, tissue_signal, ((veins, signals["blood"]), (arteries, signals["inflow"]))),
+            (chi, tissue_chi, ((veins, physics.VEIN_SUSCEPTIBILITY_PPM),)),
+        ):
+            value = resample(source, head.grid, here)
+            for share, content in vessel:
+                value += share[..., part] * (np.float32(content) - value)
+            volume[..., part] = value
     return amplitude, chi
 
 
@@ -221,8 +225,14 @@ def _simulate(spec: PhantomSpec) -> Phantom:
     head = build_head(pose, shape, low, high, anatomy_rng, signals)
     veins, arteries = grow(pose, vein_rng)
 
+    scale = np.float32(spec.susceptibility_scale)
+    background, background_grid = _background_field(pose, shape)
+    background *= scale
+    per_mm = np.stack(np.gradient(background, *background_grid.step))
+    slice_phase = physics.radians_per_ppm(spec.field_tesla, spec.te_ms) * spec.spacing[2]
+    steepness = slice_phase * np.sqrt((per_mm**2).sum(0)), background_grid
     first, last = np.array(image.origin), np.array(image.origin) + np.array(image.step) * (np.array(image.shape) - 1)
-    placer = Placer(head, veins, first + image.step, last - image.step, lesion_rng)
+    placer = Placer(head, veins, steepness, first + image.step, last - image.step, lesion_rng)
     count = spec.microbleeds
     positive = lesion_rng.random() < spec.positive_share
     drawn = draw_count(lesion_rng)
@@ -237,14 +247,14 @@ def _simulate(spec: PhantomSpec) -> Phantom:
     coil = _coil([fine.axis(d) for d in range(3)], contrast_rng, spec.bias)
     amplitude *= coil[0][:, None, None]
     amplitude *= coil[1][:, None] * coil[2]
-    background, background_grid = _background_field(pose, shape)
-    scale = np.float32(spec.susceptibility_scale)
-    local = physics.dipole_field(chi * scale, fine.step)
+    chi *= scale
+    local = physics.dipole_field(chi, fine.step)
     del chi
     spheres = [x for x in lesions + mimics if x.kind != "vein"]
+    spheres += [other for lesion in lesions for other in companions(lesion, lesion_rng)]
     factors = [signal_factor(x, fine, spec.field_tesla, spec.te_ms, spec.susceptibility_scale) for x in spheres]
     factors = [f for f in factors if f is not None]
-    complex_image = _acquire(amplitude, local, background * scale, background_grid, factors, fine, factor, start, spec)
+    complex_image = _acquire(amplitude, local, background, background_grid, factors, fine, factor, start, spec)
     if spec.ghosting:
         complex_image = physics.ghost(complex_image, spec.spacing, spec.ghosting, noise_rng.uniform(20, 60))
     noise = noise_rng.standard_normal((2, *spec.shape), np.float32) / np.float32(spec.snr)

@@ -22,8 +22,8 @@ class PhantomSpec:
         tr_ms: repetition time.
         flip_deg: flip angle.
         snr: white-matter signal over the standard deviation of the noise in one complex channel.
-        homodyne_cutoff: cut-off of the phase high-pass filter in cycles/mm (64 lines of a 256 mm field of view: 0.125).
-        phase_scale: "pi" (float, +-pi), "signed4096" (int16), "unsigned4095" (uint16) or "odd" (floats of an unusual range).
+        homodyne_cutoff: cut-off of the phase high-pass filter in cycles/mm; 0.125 is 64 lines in 256 mm.
+        phase_scale: "pi" (float, +-pi), "signed4096" (int16), "unsigned4095" (uint16) or "odd" (floats to 0.00367).
         phase_polarity: 1 if the phase grows with the field (paramagnetic veins along B0 positive), -1 if it falls.
         ghosting: amplitude in mm of a periodic head motion along i; 0 is none.
         bias: strength of the coil sensitivity's variation.

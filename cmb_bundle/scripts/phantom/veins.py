@@ -1,4 +1,4 @@
-"""A branching tree of cerebral veins and the large arteries, grown on the template and carried to the subject by its warp."""
+"""Cerebral veins and large arteries, grown on the template and carried to the subject by its warp."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 
-from .anatomy import Grid, Pose, load_template
+from .anatomy import Pose, load_template
+from .grid import Grid
 
 # Deep veins and sinuses: radius in mm and way points (x, y, z) in template mm; those with x > 0 are mirrored.
 # Courses after Duvernoy, "Human Brain Stem Vessels" and "The Human Brain: Surface, Blood Supply", 1999.
@@ -61,7 +62,7 @@ class Vessels:
 def _guides() -> dict[str, np.ndarray]:
     """Smooth 2 mm volumes that steer growth: gradients of distances and of T1."""
     template = load_template()
-    t1 = np.pad(template.t1, 20)[::2, ::2, ::2]
+    t1 = np.pad(template.t1, 40)[::2, ::2, ::2]
     brain = ndimage.gaussian_filter(template.brain_distance, 1.5)
     ventricle = ndimage.gaussian_filter(template.ventricle_distance, 1.0)
     dark = ndimage.gaussian_filter(np.where(template.brain_distance > 0, 0.35, t1), 0.7)
@@ -83,10 +84,10 @@ def _guide(name: str, points: np.ndarray) -> np.ndarray:
 
 
 def _smooth_path(way_points: np.ndarray, radius: np.ndarray, rng: np.random.Generator, jitter: float) -> tuple:
-    """Spline through way points with a jitter, sampled every SAMPLE_MM."""
+    """Spline through way points with a jitter, a point every mm."""
     way_points = way_points + rng.normal(0, jitter, way_points.shape) * np.array([0.5, 1, 1])
     knots = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(way_points, axis=0), axis=1))])
-    t = np.arange(0, knots[-1], SAMPLE_MM)
+    t = np.arange(0, knots[-1], 1.0)
     path = make_interp_spline(knots, way_points, k=min(3, len(knots) - 1))(t)
     return path, np.interp(t, knots, radius)
 
@@ -98,7 +99,7 @@ def _named(courses: tuple, rng: np.random.Generator) -> list[tuple]:
         way_points = np.array(way_points)
         radii = np.linspace(0.55, 1, len(way_points)) * radius * np.exp(rng.normal(0, 0.12))
         for side in (1, -1) if way_points[:, 0].max() > 0 else (1,):
-            size = np.exp(rng.normal(0, 0.25)) if radius == 3.0 else 1.0
+            size = np.exp(rng.normal(0, 0.25)) if radius >= 3 else 1.0
             paths.append(_smooth_path(way_points * [side, 1, 1], radii * size, rng, 0.8))
     return paths
 
@@ -141,7 +142,7 @@ def _medullary(rng: np.random.Generator, count: int) -> list[tuple]:
     for n in range(points.shape[1]):
         stop = int(np.argmax(wall[:, n] < 0.5)) or len(track)
         if stop > 4:
-            paths.append(_smooth_path(track[:stop, :, n], np.linspace(0.45, 1, stop) * top[n], rng, 0.05))
+            paths.append((track[:stop, :, n], np.linspace(0.45, 1, stop) * top[n]))
     return paths
 
 
@@ -180,14 +181,22 @@ def _superficial(rng: np.random.Generator, count: int) -> list[tuple]:
     paths = []
     for n in range(points.shape[1]):
         radii = np.minimum(np.linspace(0.35, 1.1, lengths[n]), 1.0) * top[n]
-        paths.append(_smooth_path(track[: lengths[n], :, n], radii, rng, 0.05))
+        paths.append((track[: lengths[n], :, n], radii))
     return paths
 
 
 def _to_scanner(paths: list[tuple], pose: Pose) -> Vessels:
-    points = np.concatenate([p for p, _ in paths])
-    radii = np.concatenate([r for _, r in paths])
-    return Vessels(pose.to_scanner(points), radii.astype(np.float32))
+    """Carry paths to the subject and sample them every SAMPLE_MM along straight pieces."""
+    ends = np.cumsum([len(path) for path, _ in paths])[:-1]
+    points, radii = [], []
+    for path, (_, radius) in zip(
+        np.split(pose.to_scanner(np.concatenate([p for p, _ in paths])), ends), paths, strict=True
+    ):
+        knots = np.concatenate([[0], np.cumsum(np.sqrt((np.diff(path, axis=0) ** 2).sum(1)))])
+        t = np.arange(0, knots[-1], SAMPLE_MM)
+        points.append(np.stack([np.interp(t, knots, c) for c in path.T], axis=1))
+        radii.append(np.interp(t, knots, radius))
+    return Vessels(np.concatenate(points), np.concatenate(radii).astype(np.float32))
 
 
 def grow(pose: Pose, rng: np.random.Generator) -> tuple[Vessels, Vessels]:
@@ -220,7 +229,8 @@ def draw(vessels: Vessels, grid: Grid) -> np.ndarray:
     inside = ((index > -margin) & (index < shape - 1 + margin)).all(1)
     index, radii = index[inside], vessels.radii[inside]
     drawn = np.maximum(radii, 0.6 * h)
-    strength = np.minimum((radii / drawn) ** 2, 1.0)
+    # The soft edge adds pi h^2 / 12 to the area of the drawn disc.
+    strength = radii**2 / (drawn**2 + h**2 / 12)
     reach = np.ceil((drawn + 0.5 * h) / step.min()).astype(int)
     strides = np.array([shape[1] * shape[2], shape[2], 1])
     for size in np.unique(reach):

@@ -1,0 +1,187 @@
+"""Where microbleeds and their mimics lie."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from .anatomy import Head, ellipsoid
+from .grid import Grid
+from .lesions import Lesion, apparent_to_true_radius, draw_diameter, draw_susceptibility
+from .veins import Vessels
+
+REGION_SHARE = {"lobar": 0.73, "deep": 0.13, "infratentorial": 0.13}
+STEEPEST = 1.5  # radians of background phase across a slice; at pi about a third of the signal is lost
+
+
+def region_of(template_mm: np.ndarray) -> np.ndarray:
+    """Region name for template mm (3, n): infratentorial under a tent-shaped surface, deep by an ellipsoid."""
+    x, y, z = np.abs(template_mm[0]), template_mm[1], template_mm[2]
+    tent = 1.0 - 0.5 * x - 0.45 * np.maximum(-55 - y, 0)
+    cerebellum = (y < -36) & (z < np.minimum(tent, 0))
+    brainstem = (x < 16) & (y < -10) & (y >= -45) & (z < -8)
+    deep = ellipsoid(template_mm, (0.0, -6.0, 6.0), (36.0, 32.0, 17.0)) < 0
+    return np.where(cerebellum | brainstem, "infratentorial", np.where(deep, "deep", "lobar"))
+
+
+def _sample(volume: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
+    """Nearest values (n,) of a map at scanner mm (n, 3)."""
+    index = np.clip(np.rint(grid.index(points)).astype(int), 0, np.array(grid.shape) - 1)
+    return volume[tuple(index.T)]
+
+
+def _near(head: Head, template_point: tuple, rng: np.random.Generator, spread: float) -> np.ndarray | None:
+    """Scanner mm of the voxel nearest to a jittered template point; None if that is outside the maps."""
+    target = np.array(template_point) + rng.normal(0, spread, 3)
+    d2 = ((head.template_mm - target[:, None, None, None].astype(np.float32)) ** 2).sum(0)
+    best = np.unravel_index(np.argmin(d2), d2.shape)
+    if d2[best] > 1.5:
+        return None
+    return np.array(head.grid.origin) + np.array(head.grid.step) * best
+
+
+class Placer:
+    """Chooses places inside a box of scanner mm, away from each other and from visible veins."""
+
+    def __init__(
+        self,
+        head: Head,
+        veins: Vessels,
+        steepness: tuple[np.ndarray, Grid],
+        low: np.ndarray,
+        high: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        """Sample candidate places.
+
+        Args:
+            head: the subject's maps.
+            veins: the subject's veins.
+            steepness: radians of background phase across a slice, and the grid of that map.
+            low: lowest corner of the box.
+            high: highest corner.
+            rng: source of randomness.
+        """
+        self.head, self.rng = head, rng
+        self.low, self.high = low, high
+        points = rng.uniform(low, high, (60_000, 3))
+        inside = _sample(head.brain_distance, head.grid, points) < -2.5
+        # No reader sees a microbleed within the loss of signal above an air cavity.
+        inside &= _sample(*steepness, points) < STEEPEST
+        self.points = points[inside]
+        self.white = _sample(head.white, head.grid, self.points)
+        self.fluid = _sample(head.fluid, head.grid, self.points)
+        iron = _sample(head.iron, head.grid, self.points)
+        template = np.stack([_sample(t, head.grid, self.points) for t in head.template_mm])
+        self.region = region_of(template)
+        self.near_midline = np.abs(template[0]) < 3
+        thick = veins.radii > 0.3
+        tree = cKDTree(veins.points[thick])
+        self.vein_distance, _ = tree.query(self.points, distance_upper_bound=12, workers=1)
+        self.iron = iron
+        self.taken: list[tuple[np.ndarray, float]] = []
+
+    def free(self, points: np.ndarray, radius: float, gap: float = 3.0) -> np.ndarray:
+        """Whether spheres of a radius at points (n, 3) keep a gap to all that is placed."""
+        result = np.ones(len(points), bool)
+        for centre, other in self.taken:
+            result &= np.linalg.norm(points - centre, axis=1) > radius + other + gap
+        return result
+
+    def take(self, centre: np.ndarray, radius: float) -> None:
+        """Mark a place as taken."""
+        self.taken.append((centre, radius))
+
+    def inside(self, centre: np.ndarray) -> bool:
+        """Whether a point lies in the box."""
+        return bool(((centre >= self.low) & (centre <= self.high)).all())
+
+    def place(self, weights: np.ndarray, radius: float, vein_gap: float | None) -> int | None:
+        """Draw a place with weights; None if there is none."""
+        weights = weights * self.free(self.points, radius)
+        if vein_gap is not None:
+            weights = weights * (self.vein_distance > radius + vein_gap)
+        if weights.sum() <= 0:
+            return None
+        chosen = int(self.rng.choice(len(weights), p=weights / weights.sum()))
+        self.take(self.points[chosen], radius)
+        return chosen
+
+
+def place_microbleeds(placer: Placer, count: int, field_tesla: float, te_ms: float) -> list[Lesion]:
+    """Microbleeds in parenchyma; a lobar one prefers the border of grey and white matter.
+
+    Args:
+        placer: where they may lie.
+        count: how many; fewer are placed if there is no room.
+        field_tesla: main field.
+        te_ms: echo time.
+    """
+    white, rng = placer.white, placer.rng
+    tissue = (placer.fluid < 0.15) & (placer.iron < 0.09) & ~placer.near_midline
+    border = 0.35 + 4 * white * (1 - white)
+    present = {r: (tissue & (placer.region == r)).mean() > 0.004 for r in REGION_SHARE}
+    names = [r for r in REGION_SHARE if present[r]]
+    share = np.array([REGION_SHARE[r] for r in names])
+    lesions = []
+    for _ in range(count):
+        if not names:
+            break
+        region = names[rng.choice(len(names), p=share / share.sum())]
+        diameter, chi = draw_diameter(rng), draw_susceptibility(rng)
+        weights = tissue * (placer.region == region) * (border if region == "lobar" else 1.0)
+        index = placer.place(weights, diameter / 2, 1.0)
+        if index is None:
+            continue
+        radius = apparent_to_true_radius(diameter, chi, field_tesla, te_ms)
+        lesions.append(Lesion("microbleed", placer.points[index], radius, diameter, chi, region))
+    return lesions
+
+
+# Physiological calcifications: template mm, jitter in mm, probability. Daghighi et al., Folia Morphol 2007;66:115:
+# pineal 71 %, choroid plexus 66 %, falx and dura 7 %, basal ganglia 0.8 %; the two last are made more often than that,
+# for they are the mimics that lie where a microbleed may.
+CALCIFICATIONS = (
+    ("pineal", (0.0, -31.0, 4.0), 1.0, 0.65),
+    ("choroid plexus", (27.0, -42.0, 10.0), 2.0, 0.5),
+    ("choroid plexus", (-27.0, -42.0, 10.0), 2.0, 0.5),
+    ("falx", (0.0, 25.0, 48.0), 8.0, 0.15),
+    ("pallidum", (18.5, -3.0, -1.0), 1.5, 0.12),
+    ("pallidum", (-18.5, -3.0, -1.0), 1.5, 0.12),
+)
+
+
+def place_mimics(placer: Placer, field_tesla: float, te_ms: float) -> tuple[list[Lesion], list[Vessels]]:
+    """Calcifications, flow voids and veins cut across; the last come as veins that run along the slice normal.
+
+    Args:
+        placer: where they may lie.
+        field_tesla: main field.
+        te_ms: echo time.
+    """
+    rng, mimics, cut_veins = placer.rng, [], []
+    for name, point, jitter, probability in CALCIFICATIONS:
+        wanted = rng.random() < probability
+        diameter, chi = float(rng.uniform(1.5, 4.5)), -float(rng.uniform(0.5, 2.0))
+        centre = _near(placer.head, point, rng, jitter * np.array([0.2 if name == "falx" else 1, 1, 1]))
+        if not wanted or centre is None or not placer.inside(centre) or not placer.free(centre[None], diameter / 2)[0]:
+            continue
+        placer.take(centre, diameter / 2)
+        radius = apparent_to_true_radius(diameter, chi, field_tesla, te_ms)
+        mimics.append(Lesion("calcification", centre, radius, diameter, chi, name))
+    for _ in range(rng.poisson(1.5)):
+        diameter = float(rng.uniform(1.2, 3.0))
+        index = placer.place((placer.fluid > 0.6) * 1.0, diameter / 2, None)
+        if index is not None:
+            mimics.append(Lesion("flow_void", placer.points[index], diameter / 2, diameter, 0.0, "fluid"))
+    for _ in range(rng.poisson(4)):
+        radius, half = float(rng.uniform(0.35, 0.9)), float(rng.uniform(2.0, 6.0))
+        index = placer.place((placer.fluid < 0.9) * (0.1 + placer.fluid), radius, 0.5)
+        if index is None:
+            continue
+        centre = placer.points[index]
+        lean = np.array([*rng.normal(0, 0.15, 2), 1.0])
+        t = np.arange(-half, half, 0.2)[:, None]
+        cut_veins.append(Vessels(centre + t * lean, np.full(len(t), radius, np.float32)))
+        mimics.append(Lesion("vein", centre, radius, 2 * radius, 0.0, "vein"))
+    return mimics, cut_veins

@@ -1,0 +1,37 @@
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cmb_bundle.scripts.phantom import TINY, make_cohort
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+CONFIGS = Path(__file__).parents[1] / "cmb_bundle" / "configs"
+TINY_CONFIG = Path(__file__).parent / "configs" / "tiny.json"
+
+
+@pytest.fixture(scope="session")
+def tiny_cohort(tmp_path_factory):
+    """Five tiny subjects in the layout of the real data set, with a few microbleeds each and none in the last."""
+    folder = tmp_path_factory.mktemp("cohort") / "tiny"
+    return Path(make_cohort(folder, subjects=5, preset=dataclasses.replace(TINY, positive_share=0.8), seed=3, processes=2))
+
+
+@pytest.fixture(scope="session")
+def bundle():
+    """Run ``python -m monai.bundle`` in a folder of its own; returns the completed process."""
+
+    def run(run_id, configs, cwd, check=True, **overrides):
+        files = [str(CONFIGS / c) if not Path(c).is_absolute() else str(c) for c in configs]
+        command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
+        for key, value in overrides.items():
+            command += [f"--{key.replace('__', '#')}", str(value)]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+        if check and done.returncode != 0:
+            raise AssertionError(f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+        return done
+
+    return run

@@ -1,0 +1,178 @@
+"""The two stages on a volume, with networks whose answers are known."""
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from cmb_bundle.scripts.inferers import TABLE_COLUMNS, TwoStageInferer
+
+SPACING = (0.8, 0.8, 2.0)
+
+
+class Spots(torch.nn.Module):
+    """A detector that puts a box of 5 pixels around each pixel of channel 0 above 0.01, with its value as score."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def forward(self, images):
+        self.batches.append(images)
+        return [self.one(image[0]) for image in images]
+
+    @staticmethod
+    def one(plane):
+        places = (plane > 0.01).nonzero()
+        scores = plane[places[:, 0], places[:, 1]]
+        return {"boxes": torch.cat([places - 2, places + 3], 1).float(), "scores": scores, "labels": scores * 0}
+
+
+class CentreValue(torch.nn.Module):
+    """A classifier whose probability is the value in the middle of the patch of one channel."""
+
+    def __init__(self, channel=0):
+        super().__init__()
+        self.channel, self.batches = channel, []
+
+    def forward(self, patches):
+        self.batches.append(patches)
+        half = patches.shape[-1] // 2
+        value = patches[:, 0, half, self.channel * 2 * half + half, half]
+        return torch.stack([torch.zeros_like(value), torch.logit(value)], dim=1)
+
+
+def network(channel=0):
+    both = torch.nn.Module()
+    both.detector, both.classifier = Spots(), CentreValue(channel)
+    return both
+
+
+def volume(*spots, shape=(40, 36, 11)):
+    """Zeros but for spots (i, j, k, SWI, phase)."""
+    image = torch.zeros(2, *shape)
+    for i, j, k, swi, phase in spots:
+        image[:, i, j, k] = torch.tensor([swi, phase])
+    return image
+
+
+def test_columns():
+    assert TABLE_COLUMNS == ("i", "j", "k", "diameter_mm", "detector_score", "n_slices", "probability")
+
+
+def test_known_candidates_best_first():
+    image = volume((10, 12, 3, 0.4, 0.7), (30, 5, 8, 0.9, 0.2), (39, 35, 10, 0.6, 0.5))
+    table = TwoStageInferer(SPACING, average=1)(image[None], network())
+    # boxes of 5 pixels of 0.8 mm are 4 mm wide
+    expected = [
+        [30, 5, 8, 4.0, 0.9, 1, 0.9],
+        [39, 35, 10, 4.0, 0.6, 1, 0.6],
+        [10, 12, 3, 4.0, 0.4, 1, 0.4],
+    ]
+    assert table.shape == (1, 3, 7)
+    assert table.dtype == torch.float32
+    np.testing.assert_allclose(table[0], expected, rtol=1e-5)
+
+
+def test_classifier_reads_the_phase_at_the_candidate_too():
+    image = volume((10, 12, 3, 0.4, 0.7), (30, 5, 8, 0.9, 0.2))
+    table = TwoStageInferer(SPACING, average=1)(image[None], network(channel=1))
+    np.testing.assert_allclose(table[0, :, -1], [0.2, 0.7], rtol=1e-5)
+
+
+@pytest.mark.parametrize("patch_size", [16, 20])
+def test_patches_are_where_the_candidates_are(patch_size):
+    image = torch.rand(2, 40, 36, 11, generator=torch.Generator().manual_seed(0)) * 0.009
+    image[:, 20, 18, 5] = 0.5
+    both = network()
+    TwoStageInferer(SPACING, average=1, patch_size=patch_size)(image[None], both)
+    (patches,) = both.classifier.batches
+    assert patches.shape == (1, 1, patch_size, 2 * patch_size, patch_size)
+    half = patch_size // 2
+    swi, phase = patches[0, 0].split(patch_size, dim=1)
+    for patch, channel in ((swi, image[0]), (phase, image[1])):
+        np.testing.assert_array_equal(
+            patch[:, :, half - 5 : half + 6], channel[20 - half : 20 + half, 18 - half : 18 + half]
+        )
+        assert not patch[:, :, : half - 5].any()
+        assert not patch[:, :, half + 6 :].any()
+
+
+def test_slices_are_averaged_for_the_detector_only():
+    image = volume((10, 12, 4, 0.9, 0.3))
+    table = TwoStageInferer(SPACING, average=3)(image[None], both := network())
+    # the spot is seen at a third of its value on three slices
+    np.testing.assert_allclose(table[0], [[10, 12, 4, 4.0, 0.3, 3, 0.9]], rtol=1e-5)
+    seen = torch.cat(both.detector.batches)[:, :, 10, 12]
+    np.testing.assert_allclose(seen[:, 0], [0, 0, 0, 0.3, 0.3, 0.3, 0, 0, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(seen[:, 1], [0, 0, 0, 0.1, 0.1, 0.1, 0, 0, 0, 0, 0], atol=1e-6)
+
+
+def test_boxes_below_the_threshold_are_no_candidates():
+    image = volume((10, 12, 3, 0.3, 0.5), (30, 5, 8, 0.25, 0.5), (20, 20, 5, 0.24, 0.5))
+    table = TwoStageInferer(SPACING, average=1, score_threshold=0.25)(image[None], network())
+    np.testing.assert_allclose(table[0, :, 4], [0.3, 0.25])
+
+
+@pytest.mark.parametrize(("merge_mm", "number"), [(4.0, 1), (2.0, 2)])
+def test_merge_mm_is_in_millimetres(merge_mm, number):
+    image = volume((10, 12, 3, 0.4, 0.5), (14, 12, 3, 0.4, 0.5))  # 3.2 mm apart
+    assert TwoStageInferer(SPACING, average=1, merge_mm=merge_mm)(image[None], network()).shape[1] == number
+
+
+def test_best_candidates_are_kept_and_only_they_are_classified():
+    image = volume((5, 5, 3, 0.2, 0.5), (30, 5, 8, 0.9, 0.5), (20, 20, 5, 0.6, 0.5))
+    both = network()
+    table = TwoStageInferer(SPACING, average=1, max_candidates=2)(image[None], both)
+    np.testing.assert_allclose(table[0, :, 4], [0.9, 0.6])
+    assert sum(len(batch) for batch in both.classifier.batches) == 2
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_batch_size_changes_nothing_but_the_batches(batch_size):
+    spots = [(4 + 7 * n, 30 - 6 * n, 1 + 2 * n, 0.3 + 0.1 * n, 0.5) for n in range(5)]
+    both = network()
+    table = TwoStageInferer(SPACING, average=1, batch_size=batch_size)(volume(*spots)[None], both)
+    expected = [[i, j, k, swi] for i, j, k, swi, _ in reversed(spots)]
+    np.testing.assert_allclose(table[0][:, [0, 1, 2, 6]], expected, rtol=1e-5)
+    assert max(len(batch) for batch in both.detector.batches) == min(batch_size, 11)
+    assert max(len(batch) for batch in both.classifier.batches) == min(batch_size, 5)
+
+
+def test_without_the_second_stage_probabilities_are_unknown():
+    both = network()
+    both.classifier = None
+    table = TwoStageInferer(SPACING, average=1, classify=False)(volume((10, 12, 3, 0.4, 0.7))[None], both)
+    np.testing.assert_allclose(table[0], [[10, 12, 3, 4.0, 0.4, 1, np.nan]], rtol=1e-5)
+
+
+def test_subjects_of_a_batch_are_padded_with_nan():
+    images = torch.stack([volume((10, 12, 3, 0.4, 0.7)), volume((10, 12, 3, 0.5, 0.7), (30, 5, 8, 0.9, 0.2)), volume()])
+    table = TwoStageInferer(SPACING, average=1)(images, network())
+    assert table.shape == (3, 2, 7)
+    np.testing.assert_allclose(table[0], [[10, 12, 3, 4, 0.4, 1, 0.4], [np.nan] * 7], rtol=1e-5)
+    np.testing.assert_allclose(table[1, :, 4], [0.9, 0.5])
+    assert table[2].isnan().all()
+
+
+def test_volume_without_candidates():
+    both = network()
+    table = TwoStageInferer(SPACING)(volume()[None], both)
+    assert table.shape == (1, 0, 7)
+    assert both.classifier.batches == []
+
+
+def test_meta_tensors_and_half_precision_are_taken():
+    image = MetaTensor(volume((10, 12, 3, 0.5, 0.25))[None]).half()
+    table = TwoStageInferer(SPACING, average=1)(image, both := network())
+    assert type(table) is torch.Tensor
+    np.testing.assert_allclose(table[0], [[10, 12, 3, 4, 0.5, 1, 0.5]])
+    assert both.detector.batches[0].dtype == both.classifier.batches[0].dtype == torch.float32
+    assert type(both.detector.batches[0]) is torch.Tensor
+
+
+def test_no_gradient_is_kept():
+    both = network()
+    both.detector.scale = torch.nn.Parameter(torch.tensor(1.0))
+    image = volume((10, 12, 3, 0.5, 0.25)).requires_grad_()
+    assert not TwoStageInferer(SPACING, average=1)(image[None], both).requires_grad

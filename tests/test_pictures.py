@@ -1,0 +1,117 @@
+"""Pictures: circles at the right places, the usual view, and what is left out is said."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from monai.data import MetaTensor
+from scipy import ndimage
+
+from cmb_bundle.scripts.pictures import MAXIMUM_SLICES, draw_findings
+
+AFFINE = np.array([[0.8, 0, 0, -30], [0, 1.0, 0, 12], [0, 0, 2.0, -7], [0, 0, 0, 1]])
+SHAPE = (60, 50, 20)
+
+
+def volume(values=0.4):
+    return torch.full((1, *SHAPE), values)
+
+
+def result(*voxels):
+    ras = (np.array(voxels).reshape(-1, 3) @ AFFINE[:3, :3].T + AFFINE[:3, 3]).tolist()
+    return {"microbleeds": [{"ras_mm": place, "probability": 0.9} for place in ras]}
+
+
+def draw(path, swi, findings):
+    draw_findings(path, "s1", MetaTensor(swi, affine=torch.as_tensor(AFFINE)), findings)
+    return matplotlib.image.imread(path)[..., :3]
+
+
+@pytest.fixture
+def texts(monkeypatch):
+    """The titles of the figure and of its axes, as they are set."""
+    found = {"figure": [], "axes": []}
+    suptitle, set_title = Figure.suptitle, Axes.set_title
+
+    def note_figure(self, text, **more):
+        found["figure"].append(text)
+        return suptitle(self, text, **more)
+
+    def note_axes(self, text, **more):
+        found["axes"].append(text)
+        return set_title(self, text, **more)
+
+    monkeypatch.setattr(Figure, "suptitle", note_figure)
+    monkeypatch.setattr(Axes, "set_title", note_axes)
+    return found
+
+
+@pytest.mark.parametrize("voxel", [(12, 38, 7), (48, 9, 0), (25, 25, 19)])
+def test_circle_is_around_the_lesion_in_radiological_view(tmp_path, voxel):
+    swi = volume()
+    swi[:] = torch.linspace(0.3, 0.7, SHAPE[2])
+    i, j, k = voxel
+    swi[0, :, :, k] = 0.5
+    swi[0, i - 1 : i + 2, j - 1 : j + 2, k] = 1.0
+    swi[0, :2, :, k] = 0.1
+    picture = draw(tmp_path / "a.png", swi, result(voxel))
+    assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+    orange = (picture[..., 0] > 0.8) & (picture[..., 2] < 0.35)
+    parts, number = ndimage.label(orange, np.ones((3, 3)))
+    ring = 1 + np.argmax(ndimage.sum_labels(orange, parts, range(1, number + 1)))
+    rows, columns = np.nonzero(parts == ring)
+    centre = np.array([rows.min() + rows.max(), columns.min() + columns.max()]) / 2
+
+    # index 0 along i is darker: it is the patient's left, hence on the right of the picture; anterior is up
+    grey = np.ptp(picture, axis=2) < 0.05
+    tissue = grey & (np.abs(picture[..., 0] - picture[len(picture) // 2, 40, 0]) < 0.02)
+    rows, columns = (np.flatnonzero(tissue.sum(axis=axis) > 100) for axis in (1, 0))
+    low, high = np.array([rows[0], columns[0]]), np.array([rows[-1], columns[-1]])
+    below_titles = np.arange(len(picture))[:, None] > low[0]
+    white = np.argwhere(grey & (picture[..., 0] > 0.95) & below_titles).mean(axis=0)
+    np.testing.assert_allclose(centre, white, atol=2)
+    size = high - low
+    assert size[0] / size[1] == pytest.approx(50 * 1.0 / (58 * 0.8), rel=0.05)
+    down, right = (white - low) / size
+    assert down == pytest.approx(1 - (j + 0.5) / 50, abs=0.03)
+    assert right == pytest.approx((60 - i - 0.5) / 58, abs=0.03)
+
+
+def test_title_fits_a_narrow_picture(tmp_path):
+    draw_findings(tmp_path / "a.png", "a-subject-with-a-name", MetaTensor(volume(), affine=torch.as_tensor(AFFINE)),
+                  result((10, 10, 3)))  # fmt: skip
+    picture = matplotlib.image.imread(tmp_path / "a.png")[..., :3]
+    assert picture[:60].max() > 0.9
+    assert picture[:, [0, 1, -2, -1]].max() == 0
+
+
+def test_only_slices_with_microbleeds_are_drawn_each_once(tmp_path, texts):
+    draw(tmp_path / "a.png", volume(), result((10, 10, 3.2), (30, 30, 2.9), (20, 20, 11)))
+    assert texts["axes"] == ["slice k = 3 (RAS order)", "slice k = 11 (RAS order)"]
+    assert texts["figure"] == ["s1: 3 microbleeds by the program.\nR is left. Not for diagnosis."]
+
+
+def test_subject_without_microbleeds_gets_six_slices_without_a_circle(tmp_path, texts):
+    picture = draw(tmp_path / "a.png", volume(), result())
+    assert not ((picture[..., 0] > 0.8) & (picture[..., 2] < 0.35)).any()
+    assert texts["axes"] == [f"slice k = {k} (RAS order)" for k in (0, 4, 8, 11, 15, 19)]
+    assert texts["figure"][0].startswith("s1: 0 microbleeds by the program.\n")
+
+
+def test_more_slices_than_fit_are_said(tmp_path, texts):
+    draw(tmp_path / "a.png", volume(), result(*[(10, 10, k) for k in range(MAXIMUM_SLICES + 3)]))
+    assert len(texts["axes"]) == MAXIMUM_SLICES
+    assert ", 3 more slices in the table." in texts["figure"][0]
+
+
+@pytest.mark.parametrize("values", [0.0, 1.0])
+def test_flat_volume_can_be_drawn(tmp_path, values):
+    assert draw(tmp_path / "a.png", volume(values), result((10, 10, 3))).size > 0
+
+
+def test_place_beyond_the_last_slice_is_drawn_on_it(tmp_path, texts):
+    draw(tmp_path / "a.png", volume(), result((10, 10, 20.4)))
+    assert texts["axes"] == ["slice k = 19 (RAS order)"]

@@ -1,0 +1,233 @@
+"""Whole workflows, as a user runs them: python -m monai.bundle, from another folder, on files."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from cmb_bundle.scripts.writers import TABLE_HEADER
+
+from .conftest import CONFIGS, TINY_CONFIG
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "real"
+TRAIN = ["train.json", TINY_CONFIG]
+INFERENCE = ["inference.json", TINY_CONFIG]
+EVALUATE = ["inference.json", "evaluate.json", TINY_CONFIG]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_cohort, bundle, elsewhere):
+    """The output of a training on the Data/Label folder."""
+    bundle("training", TRAIN, elsewhere, dataset_dir=tiny_cohort, output_dir=elsewhere / "trained")
+    return elsewhere / "trained"
+
+
+@pytest.fixture(scope="module")
+def flat(tiny_cohort, elsewhere):
+    """The same scans in a flat folder, without labels."""
+    folder = elsewhere / "flat"
+    folder.mkdir()
+    for modality, suffix in (("SWI", "swi"), ("Phase", "phase")):
+        for path in (tiny_cohort / "Data" / modality).iterdir():
+            shutil.copy(path, folder / path.name.replace(".nii.gz", f"_{suffix}.nii.gz"))
+    return folder
+
+
+def subjects_of(cohort):
+    return sorted(path.name.removesuffix(".nii.gz") for path in (cohort / "Data" / "SWI").iterdir())
+
+
+@pytest.mark.parametrize("config", ["train", "inference", "evaluate"])
+def test_configs_have_the_properties_of_a_bundle(config, trained, tiny_cohort, tmp_path):
+    files = ["inference.json", "evaluate.json"] if config == "evaluate" else [f"{config}.json"]
+    workflow = ConfigWorkflow(
+        config_file=[str(CONFIGS / name) for name in files] + [str(TINY_CONFIG)],
+        workflow_type="train" if config == "train" else "infer",
+        dataset_dir=str(tiny_cohort),
+        output_dir=str(tmp_path / "output"),
+        **({} if config == "train" else {"checkpoint": str(trained / "model.pt")}),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert workflow.bundle_root == str(CONFIGS.parent)
+
+
+def test_training_writes_weights_logs_and_the_split(trained, tiny_cohort):
+    state = torch.load(trained / "model.pt", weights_only=True)
+    best = torch.load(trained / "detector_best.pt", weights_only=True)
+    assert all(torch.equal(state[f"detector.{key}"], value) for key, value in best.items())
+    best = torch.load(trained / "classifier_best.pt", weights_only=True)
+    assert all(torch.equal(state[f"classifier.{key}"], value) for key, value in best.items())
+
+    log = pd.read_csv(trained / "classifier_log.csv")
+    assert list(log.columns) == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy"]
+    assert list(log["epoch"]) == [1, 2]
+    last = torch.load(trained / "classifier_last.pt", weights_only=True)
+    assert last["best_epoch"] == log["epoch"][log["val_loss"].idxmin()]
+    assert -last["best_score"] == pytest.approx(log["val_loss"].min())
+    assert list(pd.read_csv(trained / "detector_log.csv").columns) == ["epoch", "loss", "val_mean_sensitivity"]
+
+    split = json.loads((trained / "datalist.json").read_text())
+    assert sorted(entry["subject"] for entry in split["training"]) == subjects_of(tiny_cohort)
+    assert {entry["fold"] for entry in split["training"]} == {0, 1, 2}
+    assert list((trained / "tensorboard" / "detector").iterdir())
+    assert not (trained / "failures.csv").exists()
+
+
+def test_inference_on_a_flat_folder_without_labels(trained, flat, bundle, elsewhere, tiny_cohort):
+    output = elsewhere / "found"
+    done = bundle(
+        "run", INFERENCE, elsewhere, dataset_dir=flat, output_dir=output, checkpoint=trained / "model.pt",
+        candidate_threshold=0.0, probability_threshold=0.0,
+    )  # fmt: skip
+    assert sorted(path.name for path in output.iterdir()) == subjects_of(tiny_cohort)
+    found = 0
+    for subject in subjects_of(tiny_cohort):
+        folder = output / subject
+        scan, labels = nib.load(flat / f"{subject}_swi.nii.gz"), nib.load(folder / f"{subject}_cmb.nii.gz")
+        assert labels.shape == scan.shape
+        np.testing.assert_allclose(labels.affine, scan.affine, atol=1e-5)
+        result = json.loads((folder / f"{subject}_cmb.json").read_text())
+        table = pd.read_csv(folder / f"{subject}_cmb.csv")
+        assert list(table.columns) == TABLE_HEADER
+        assert len(table) == len(result["microbleeds"]) == len(np.unique(labels.dataobj)) - 1
+        for bleed in result["microbleeds"]:
+            assert set(bleed) == {"voxel", "ras_mm", "diameter_mm", "detector_score", "probability"}
+            np.testing.assert_allclose(
+                nib.affines.apply_affine(scan.affine, bleed["voxel"]), bleed["ras_mm"], atol=0.01
+            )
+        assert all({"accepted", "reason"} <= set(candidate) for candidate in result["candidates"])
+        assert (folder / f"{subject}_cmb.png").read_bytes().startswith(b"\x89PNG")
+        found += len(table)
+    assert f"{found} microbleeds in 5 subjects" in done.stdout
+
+
+def test_evaluation_scores_only_the_test_fold(trained, bundle, elsewhere, tiny_cohort):
+    output = elsewhere / "scores"
+    done = bundle(
+        "run", EVALUATE, elsewhere, dataset_dir=tiny_cohort, output_dir=output, checkpoint=trained / "model.pt",
+        datalist_file=trained / "datalist.json", candidate_threshold=0.0, probability_threshold=0.0,
+    )  # fmt: skip
+    split = json.loads((trained / "datalist.json").read_text())["training"]
+    test = sorted(entry["subject"] for entry in split if entry["fold"] == 0)
+    per_subject = pd.read_csv(output / "per_subject.csv")
+    assert sorted(per_subject["subject"]) == test
+    truths = {s: json.loads((tiny_cohort / "Truth" / f"{s}.json").read_text())["microbleeds"] for s in test}
+    assert list(per_subject.set_index("subject")["n_lesions"][test]) == [len(truths[s]) for s in test]
+    scores = json.loads((output / "metrics.json").read_text())
+    assert scores["end_to_end"]["n_lesions"] == sum(map(len, truths.values()))
+    results = [json.loads((output / s / f"{s}_cmb.json").read_text()) for s in per_subject["subject"]]
+    predicted = [int(line) for line in (output / "Predicted.csv").read_text().split()]
+    assert predicted == [int(c["accepted"]) for r in results for c in r["candidates"]]
+    assert len((output / "Actual.csv").read_text().split()) == len(predicted)
+    assert "end_to_end" in done.stdout
+
+
+def test_a_bad_subject_does_not_stop_the_others(trained, flat, bundle, elsewhere, tiny_cohort):
+    folder, output = elsewhere / "with_bad", elsewhere / "with_bad_found"
+    shutil.copytree(flat, folder)
+    good, truncated, mismatched, *_ = subjects_of(tiny_cohort)
+    for path in folder.iterdir():
+        if path.name.split("_")[0] not in (good, truncated, mismatched):
+            path.unlink()
+    path = folder / f"{truncated}_swi.nii.gz"
+    path.write_bytes(path.read_bytes()[:20000])
+    phase = nib.load(folder / f"{mismatched}_phase.nii.gz")
+    nib.save(phase.slicer[:, :, 1:], folder / f"{mismatched}_phase.nii.gz")
+    done = bundle(
+        "run", INFERENCE, elsewhere, check=False, dataset_dir=folder, output_dir=output, checkpoint=trained / "model.pt"
+    )
+    assert done.returncode != 0
+    assert (output / good / f"{good}_cmb.json").is_file()
+    assert not (output / truncated).exists()
+    failures = pd.read_csv(output / "failures.csv").set_index("subject")["reason"]
+    assert sorted(failures.index) == sorted([truncated, mismatched])
+    assert f"{truncated}_swi.nii.gz cannot be read" in failures[truncated]
+    assert "Expected the same grid" in failures[mismatched]
+    assert "2 of 3 subjects failed" in done.stderr
+
+
+def test_a_bad_training_subject_is_left_out_and_told(tiny_cohort, bundle, elsewhere):
+    folder, output = elsewhere / "bad_training", elsewhere / "bad_trained"
+    shutil.copytree(tiny_cohort, folder)
+    bundle("training_detector", TRAIN, elsewhere, dataset_dir=folder, output_dir=output, detector_epochs=1)
+    split = json.loads((output / "datalist.json").read_text())["training"]
+    bad = next(entry["subject"] for entry in split if entry["fold"] == 2)
+    path = folder / "Data" / "SWI" / f"{bad}.nii.gz"
+    scan = nib.load(path)
+    nib.save(nib.Nifti1Image(np.zeros(scan.shape, np.float32), scan.affine), path)
+    done = bundle(
+        "training_detector", TRAIN, elsewhere, check=False, dataset_dir=folder, output_dir=output, detector_epochs=2
+    )
+    assert done.returncode != 0
+    assert torch.load(output / "detector_last.pt", weights_only=True)["epoch"] == 2
+    assert list(pd.read_csv(output / "failures.csv")["subject"]) == [bad]
+    assert "has the value 0 everywhere" in done.stderr
+
+
+def test_weights_of_another_architecture_are_refused(trained, flat, bundle, elsewhere):
+    done = bundle(
+        "run", ["inference.json"], elsewhere, check=False, dataset_dir=flat, output_dir=elsewhere / "refused",
+        checkpoint=trained / "model.pt",
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "is of another architecture" in done.stderr
+    assert not (elsewhere / "refused").exists()
+
+
+def test_killed_training_resumes_to_the_weights_of_an_unbroken_one(trained, tiny_cohort, elsewhere, bundle):
+    output = elsewhere / "killed"
+    files = str([str(CONFIGS / "train.json"), str(TINY_CONFIG)])
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files]
+    command += ["--dataset_dir", str(tiny_cohort), "--output_dir", str(output)]
+    for stage in ("detector", "classifier"):
+        process = subprocess.Popen(command, cwd=elsewhere, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while not (output / f"{stage}_last.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    assert not (output / "model.pt").exists()
+    bundle("training", TRAIN, elsewhere, dataset_dir=tiny_cohort, output_dir=output)
+    whole = torch.load(trained / "model.pt", weights_only=True)
+    resumed = torch.load(output / "model.pt", weights_only=True)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    for name in ("detector_log.csv", "classifier_log.csv"):
+        pd.testing.assert_frame_equal(pd.read_csv(trained / name), pd.read_csv(output / name))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not beside this checkout")
+def test_real_scans_of_magnitude_and_phase(trained, bundle, elsewhere):
+    output = elsewhere / "real_found"
+    folder = elsewhere / "real"
+    for subject in ("gre_crop",):
+        shutil.copytree(REAL / subject, folder / subject)
+    bundle("run", INFERENCE, elsewhere, dataset_dir=folder, output_dir=output, checkpoint=trained / "model.pt")
+    result = json.loads((output / "gre_crop" / "gre_crop_cmb.json").read_text())
+    assert "Echo 3 of 3 was taken." in result["notices"]
+    assert "SWI was computed from magnitude and phase." in result["notices"]
+    magnitude = nib.load(REAL / "gre_crop" / "mag.nii.gz")
+    swi = nib.load(output / "gre_crop" / "gre_crop_swi.nii.gz")
+    assert swi.shape == magnitude.shape[:3]
+    np.testing.assert_allclose(swi.affine, magnitude.affine, atol=1e-5)
+    ratio = swi.get_fdata() / np.maximum(magnitude.get_fdata()[..., 2], 1e-6)
+    assert ratio.max() <= 1 + 1e-5
+    assert 0.5 < np.median(ratio) <= 1
