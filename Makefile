@@ -22,7 +22,7 @@ demo: install
 	@echo "The pictures are demo/results/*/*_cmb.png"
 
 test: install lint
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest
 
 lint: install
 	$(RUN) -m ruff check .

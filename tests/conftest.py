@@ -1,5 +1,4 @@
 import dataclasses
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,6 @@ import pytest
 
 from cmb_bundle.scripts.phantom import TINY, make_cohort
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 CONFIGS = Path(__file__).parents[1] / "cmb_bundle" / "configs"
 TINY_CONFIG = Path(__file__).parent / "configs" / "tiny.json"
 
@@ -17,7 +15,8 @@ TINY_CONFIG = Path(__file__).parent / "configs" / "tiny.json"
 def tiny_cohort(tmp_path_factory):
     """Five tiny subjects in the layout of the real data set, with a few microbleeds each and none in the last."""
     folder = tmp_path_factory.mktemp("cohort") / "tiny"
-    return Path(make_cohort(folder, subjects=5, preset=dataclasses.replace(TINY, positive_share=0.8), seed=3, processes=2))
+    spec = dataclasses.replace(TINY, positive_share=0.8)
+    return Path(make_cohort(folder, subjects=5, preset=spec, seed=3, processes=2))
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ from cmb_bundle.scripts.phantom.lesions import (
     signal_factor,
 )
 from cmb_bundle.scripts.phantom.placement import Placer, place_microbleeds, place_mimics, region_of
+from cmb_bundle.scripts.phantom.simulate import microbleed_count
 from cmb_bundle.scripts.phantom.veins import Vessels, draw, grow
 
 SLAB = PhantomSpec(name="slab", spacing=(1.6, 1.6, 2.0), shape=(92, 112, 6), microbleeds=3, seed=11)
@@ -320,13 +321,31 @@ def test_calcifications_lie_where_physiology_puts_them(whole_head):
 # Subjects
 
 
-def test_microbleeds_are_dark_at_the_truth(slab, tilted):
+def test_microbleeds_are_dark_at_the_truth(slab):
+    clean = simulate(SLAB.changed(microbleeds=0))
+    assert clean.truth["microbleeds"] == []
+    assert clean.truth["mimics"] == slab.truth["mimics"]
+    drop = clean.swi.astype(float) - slab.swi
+    assert len(slab.truth["microbleeds"]) == 3
+    for lesion in slab.truth["microbleeds"]:
+        i, j, k = (round(v) for v in lesion["voxel"])
+        around = drop[i - 5 : i + 6, j - 5 : j + 6, k]
+        assert around.max() > 0.25 * np.median(clean.swi[i - 5 : i + 6, j - 5 : j + 6, k])
+        darkest = np.array(np.unravel_index(around.argmax(), around.shape)) - 5 + (i, j)
+        reach = lesion["diameter_mm"] / 2 / SLAB.spacing[0] + 1
+        assert np.hypot(*(darkest - lesion["voxel"][:2])) < reach
+    untouched = np.ones(drop.shape, bool)
+    for lesion in slab.truth["microbleeds"]:
+        i, j, k = (round(v) for v in lesion["voxel"])
+        untouched[max(i - 12, 0) : i + 13, max(j - 12, 0) : j + 13] = False
+    assert np.abs(drop[untouched]).max() < 30
+
+
+def test_truth_in_mm_is_the_affine_of_the_voxel(slab, tilted):
+    assert not np.allclose(tilted.affine[:3, :3], np.diag(SLAB.spacing), atol=0.01)
+    assert np.allclose(np.linalg.norm(tilted.affine[:3, :3], axis=0), SLAB.spacing)
     for phantom in (slab, tilted):
-        assert len(phantom.truth["microbleeds"]) == 3
-        for lesion in phantom.truth["microbleeds"]:
-            i, j, k = (round(v) for v in lesion["voxel"])
-            around = phantom.swi[i - 5 : i + 6, j - 5 : j + 6, k]
-            assert phantom.swi[i - 1 : i + 2, j - 1 : j + 2, k].min() < 0.7 * np.median(around)
+        for lesion in phantom.truth["microbleeds"] + phantom.truth["mimics"]:
             ras = phantom.affine @ [*lesion["voxel"], 1]
             assert lesion["ras_mm"] == pytest.approx(ras[:3].tolist(), abs=0.01)
 
@@ -345,9 +364,15 @@ def test_polarity_and_scale_only_recode_the_phase(slab):
     assert (other.swi == slab.swi).all()
 
 
-def test_a_subject_without_microbleeds():
-    clean = simulate(SLAB.changed(microbleeds=0, mimics=False))
-    assert clean.truth["microbleeds"] == clean.truth["mimics"] == []
+def test_share_of_subjects_without_microbleeds_and_slabs_hold_fewer():
+    rng = np.random.default_rng(0)
+    whole = np.array([microbleed_count(PRESETS["HR"], rng) for _ in range(4000)])
+    assert np.mean(whole > 0) == pytest.approx(0.5, abs=0.03)
+    assert whole.max() > 75
+    part = np.array([microbleed_count(PRESETS["SMALL"], rng) for _ in range(4000)])
+    assert part.max() == 10 + round(73 * 48 / 140)
+    assert np.mean(part[part > 0] == 1) == pytest.approx(0.49, abs=0.03)
+    assert microbleed_count(TINY.changed(microbleeds=4), rng) == 4
 
 
 def test_truth_records_the_spec(slab):

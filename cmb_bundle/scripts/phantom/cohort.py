@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .simulate import Phantom, simulate
 from .spec import PHASE_SCALES, PRESETS, PhantomSpec
 
-VERSION = 1  # raise it when the simulated images change, so that cached cohorts are made anew
+VERSION = 2  # raise it when the simulated images change, so that cached cohorts are made anew
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can hold
 
 

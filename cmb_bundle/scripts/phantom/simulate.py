@@ -212,6 +212,22 @@ def simulate(spec: PhantomSpec) -> Phantom:
         return _simulate(spec)
 
 
+def microbleed_count(spec: PhantomSpec, rng: np.random.Generator) -> int:
+    """How many microbleeds a subject is to have: the spec's number, or a draw.
+
+    Beyond ten, a slab holds the share that its height has of a head (140 mm), for the highest class is of whole heads.
+
+    Args:
+        spec: the subject's spec.
+        rng: source of randomness; it is used in the same way whatever the spec says.
+    """
+    positive, drawn = rng.random() < spec.positive_share, draw_count(rng)
+    if spec.microbleeds is not None:
+        return spec.microbleeds
+    height = min(1.0, spec.shape[2] * spec.spacing[2] / 140)
+    return positive * (min(drawn, 10) + round(max(drawn - 10, 0) * height))
+
+
 def _simulate(spec: PhantomSpec) -> Phantom:
     # One stream a concern, so that a change of the acquisition leaves the anatomy as it is.
     streams = [np.random.default_rng([spec.seed, n]) for n in range(6)]
@@ -232,12 +248,8 @@ def _simulate(spec: PhantomSpec) -> Phantom:
     slice_phase = physics.radians_per_ppm(spec.field_tesla, spec.te_ms) * spec.spacing[2]
     steepness = slice_phase * np.sqrt((per_mm**2).sum(0)), background_grid
     first, last = np.array(image.origin), np.array(image.origin) + np.array(image.step) * (np.array(image.shape) - 1)
+    count = microbleed_count(spec, lesion_rng)
     placer = Placer(head, veins, steepness, first + image.step, last - image.step, lesion_rng)
-    count = spec.microbleeds
-    positive = lesion_rng.random() < spec.positive_share
-    drawn = draw_count(lesion_rng)
-    if count is None:
-        count = drawn if positive else 0
     mimics, cut_veins = place_mimics(placer, spec.field_tesla, spec.te_ms) if spec.mimics else ([], [])
     lesions = place_microbleeds(placer, count, spec.field_tesla, spec.te_ms)
     everything = [veins, *cut_veins]

@@ -1,0 +1,90 @@
+"""The commands of the documentation are run as they stand, on a tiny cohort and for a few steps."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "cmb_bundle" / "docs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+QUICK = {
+    "run training ": "--detector_epochs 1 --val_interval 1 --slices_per_subject 2 --classifier_epochs 1",
+}
+
+
+def commands(page, start="python -m monai.bundle"):
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith(start)]
+
+
+def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):
+    (tmp_path / "cmb_bundle").symlink_to(ROOT / "cmb_bundle")
+    (tmp_path / "D").symlink_to(tiny_cohort)
+    found = commands(ROOT / "README.md")
+    assert len(found) == 3
+    for command in found:
+        words = shlex.split(command)
+        for start, extra in QUICK.items():
+            words += shlex.split(extra) if start in command else []
+        words[0] = sys.executable
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
+    assert (tmp_path / "O" / "model.pt").is_file()
+    assert json.loads((tmp_path / "R" / "metrics.json").read_text())["end_to_end"]["n_subjects"] == 1
+
+
+def test_model_card_has_the_commands_of_the_readme():
+    readme = {command.replace("cmb_bundle/", "") for command in commands(ROOT / "README.md")}
+    assert set(commands(ROOT / "cmb_bundle" / "docs" / "README.md")) == readme
+
+
+def test_keys_of_the_readme_are_at_the_top_of_the_config():
+    config = json.loads((ROOT / "cmb_bundle" / "configs" / "train.json").read_text())
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    keys = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert {"detector_epochs", "classifier_loss", "resume"} <= keys
+    assert keys <= config.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_files_are_there(page):
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", ["README.md", "cmb_bundle/docs/README.md"])
+def test_it_is_said_that_nothing_was_validated_on_patients(page):
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").replace(">", " ").split())
+    assert "simulated scans alone" in text
+    assert "not for diagnosis" in text.lower()
+
+
+def test_makefile_demo_uses_commands_of_the_readme():
+    demo = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for command in commands(ROOT / "README.md"):
+        run_id = re.search(r"run (training )?--config_file (\S+)", command).group(0)
+        assert run_id in demo or "inference.json --dataset_dir D --output_dir O" in command
+
+
+def test_the_bundle_works_copied_elsewhere_alone(tmp_path):
+    """Its folder, without the package around it, gives the network of the config."""
+    shutil.copytree(ROOT / "cmb_bundle", tmp_path / "bundle", ignore=shutil.ignore_patterns("__pycache__"))
+    config = str(tmp_path / "bundle" / "configs" / "train.json")
+    code = (
+        "from monai.bundle import ConfigWorkflow\n"
+        f"w = ConfigWorkflow(config_file={config!r}, workflow_type='train')\n"
+        "w.initialize()\n"
+        "import sys; n = w.network_def\n"
+        "print(sys.modules['scripts'].__file__, type(n).__name__)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.split()[-2:] == [str(tmp_path / "bundle" / "scripts" / "__init__.py"), "TwoStageNetwork"]
