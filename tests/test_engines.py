@@ -139,8 +139,8 @@ def centre(patch):
 def test_candidates_are_labelled_by_their_distance(tmp_path):
     lesions = ras((20, 20, 8), (45, 40, 14))
     plan = {
-        8: [(23, 20, 0.9), (25, 20, 0.8), (27, 20, 0.7), (20, 40, 0.6)],  # 2.4, 4, 5.6 and 16 mm away
-        9: [(20, 22, 0.3)],  # 2.6 mm away
+        8: [(23, 20, 0.9), (20, 25, 0.8), (13, 20, 0.7), (20, 40, 0.6)],  # 2.4, 4, 5.6 and 16 mm away
+        9: [(18, 19, 0.3)],  # 2.7 mm away
         11: [(45, 40, 0.5)],  # 6 mm below the second lesion
     }
     data = [{"image": coded_volume(), "subject": "s0", "lesions_ras": lesions}]
@@ -148,8 +148,8 @@ def test_candidates_are_labelled_by_their_distance(tmp_path):
     found = [(p["source"], p["label"], centre(p)) for p in patches]
     assert found == [
         ("candidate", 1, [23, 20, 8]),
-        ("candidate", 1, [20, 22, 9]),
-        ("candidate", 0, [27, 20, 8]),
+        ("candidate", 1, [18, 19, 9]),
+        ("candidate", 0, [13, 20, 8]),
         ("candidate", 0, [20, 40, 8]),
         ("candidate", 0, [45, 40, 11]),
         ("lesion", 1, [20, 20, 8]),
@@ -161,7 +161,7 @@ def test_candidates_are_labelled_by_their_distance(tmp_path):
 
 
 def test_other_distances_and_sizes(tmp_path):
-    plan = {8: [(25, 20, 0.8), (27, 20, 0.7)]}  # 4 and 5.6 mm away
+    plan = {8: [(25, 20, 0.8), (13, 20, 0.7)]}  # 4 and 5.6 mm away
     data = [{"image": coded_volume(), "subject": "s0", "lesions_ras": ras((20, 20, 8))}]
     patches = collect(tmp_path, plan, data, match_mm=4.5, ignore_mm=5.7, margin=0, random_negatives=3)
     assert [p["label"] for p in patches if p["source"] == "candidate"] == [1]
@@ -417,8 +417,7 @@ def test_being_interrupted_is_no_failure_of_a_subject(tmp_path):
         def __call__(self, data):
             raise KeyboardInterrupt
 
-    engine = evaluator(tmp_path, [COHORT[1]])
-    engine.inferer = lambda *args: (_ for _ in ()).throw(KeyboardInterrupt())
+    engine = evaluator(tmp_path, [COHORT[1]], [Interrupt()])
     with pytest.raises(KeyboardInterrupt):
         engine.run()
     assert engine.failures == {}

@@ -48,7 +48,7 @@ def texts(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("voxel", [(12, 38, 7), (48, 9, 0), (25, 25, 19)])
+@pytest.mark.parametrize("voxel", [(5, 45, 7), (54, 5, 0), (25, 25, 19)])
 def test_circle_is_around_the_lesion_in_radiological_view(tmp_path, voxel):
     swi = volume()
     swi[:] = torch.linspace(0.3, 0.7, SHAPE[2])
@@ -72,7 +72,7 @@ def test_circle_is_around_the_lesion_in_radiological_view(tmp_path, voxel):
     low, high = np.array([rows[0], columns[0]]), np.array([rows[-1], columns[-1]])
     below_titles = np.arange(len(picture))[:, None] > low[0]
     white = np.argwhere(grey & (picture[..., 0] > 0.95) & below_titles).mean(axis=0)
-    np.testing.assert_allclose(centre, white, atol=2)
+    np.testing.assert_allclose(centre, white, atol=1.2)
     size = high - low
     assert size[0] / size[1] == pytest.approx(50 * 1.0 / (58 * 0.8), rel=0.05)
     down, right = (white - low) / size

@@ -47,7 +47,7 @@ def cut_patch(volume: torch.Tensor, voxel, size: int) -> torch.Tensor:
     """
     start = [int(np.floor(float(v) + 0.5)) - size // 2 for v in voxel]
     inner = tuple(slice(max(s, 0), max(min(s + size, n), 0)) for s, n in zip(start, volume.shape[1:], strict=True))
-    before = [max(-s, 0) for s in start]
+    before = [min(max(-s, 0), size) for s in start]
     piece = volume[(slice(None), *inner)]
     after = [size - b - n for b, n in zip(before, piece.shape[1:], strict=True)]
     return pad(piece, [before[2], after[2], before[1], after[1], before[0], after[0]])
@@ -81,8 +81,8 @@ class RandSlicesd(RandomizableTransform, MapTransform):
         average: slices averaged, see :func:`average_slices`.
         box_mm: edge of the box around a lesion, at least; larger for lesions known to be large.
         box_scale: edge of the box in diameters, where the diameter is known.
-        reach_mm: a lesion is marked on slices up to this far from its centre along the slice axis, or its radius if
-            that is larger.
+        reach_mm: a lesion is marked on slices up to this far from its centre along the slice axis, or its radius or
+            half a slice if that is larger.
 
     Returns:
         a list of ``number`` dictionaries with ``image`` (2, *size) and the detector's targets ``boxes`` (N, 4), in
@@ -102,12 +102,7 @@ class RandSlicesd(RandomizableTransform, MapTransform):
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
-        self.number, self.lesion_fraction, self.size, self.average = (
-            number,
-            lesion_fraction,
-            tuple(size),
-            average,
-        )
+        self.number, self.lesion_fraction, self.size, self.average = number, lesion_fraction, tuple(size), average
         self.box_mm, self.box_scale, self.reach_mm = box_mm, box_scale, reach_mm
 
     def __call__(self, data: Mapping[Hashable, object]) -> list[dict]:
@@ -123,7 +118,7 @@ class RandSlicesd(RandomizableTransform, MapTransform):
         voxel = (points @ np.linalg.inv(volume.affine.numpy()).T)[:, :3]
         diameter = np.nan_to_num(np.asarray(diameter, dtype=float), nan=0.0)
         edge = np.maximum(self.box_mm, self.box_scale * diameter)
-        depth = np.maximum(self.reach_mm, diameter / 2)
+        depth = np.maximum(max(self.reach_mm, spacing[2] / 2), diameter / 2)
         return voxel, np.stack([edge / 2 / spacing[0], edge / 2 / spacing[1], depth / spacing[2]], axis=1)
 
     def _draw(self, averaged: torch.Tensor, voxel: np.ndarray, half: np.ndarray) -> dict:
@@ -141,13 +136,9 @@ class RandSlicesd(RandomizableTransform, MapTransform):
             spare = shape[axis] - self.size[axis]
             low, high = min(0, spare), max(0, spare)
             if through:
-                centre = voxel[chosen, axis]
-                high_enough, low_enough = (
-                    centre + half[chosen, axis] - self.size[axis],
-                    centre - half[chosen, axis],
-                )
-                low = int(np.clip(np.ceil(high_enough), low, high))
-                high = int(np.clip(np.floor(low_enough), low, high))
+                box_start = voxel[chosen, axis] + 0.5 - half[chosen, axis]
+                low = int(np.clip(np.ceil(box_start + 2 * half[chosen, axis] - self.size[axis]), low, high))
+                high = max(low, min(int(np.floor(box_start)), high))
             start.append(self.R.randint(low, high + 1))
         on_slice = np.abs(voxel[:, 2] - k) <= half[:, 2]
         centre = voxel[on_slice, :2] + 0.5 - np.array(start)

@@ -54,17 +54,17 @@ class LoadSubjectd(MapTransform):
         self.load = LoadImage(image_only=True, ensure_channel_first=True, dtype=torch.float32)
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
-        d = dict(data)
+        d = {k: v for k, v in data.items() if k not in self.keys or v is not None}
         name = d.get("subject") or Path(str(d.get("image", "subject"))).name
         d.setdefault("notices", "")
-        if d.get("image") is not None:
+        if "image" in d:
             d.pop("magnitude", None)
-        elif d.get("magnitude") is None or d.get("phase") is None:
+        elif "magnitude" not in d or "phase" not in d:
             raise SubjectError(
                 f"{name}: there is neither an SWI nor a magnitude with a phase; "
                 f"found {sorted(set(d) & set(self.keys))}. Give an SWI, or a magnitude and a phase to compute it from."
             )
-        paths = {k: d[k] for k in self.key_iterator(d) if d[k] is not None}
+        paths = {k: d[k] for k in self.key_iterator(d)}
         volumes = {k: self._read(name, k, p) for k, p in paths.items()}
         if "image" not in volumes:
             volumes = self._take_echo(d, name, volumes, paths)
@@ -74,7 +74,6 @@ class LoadSubjectd(MapTransform):
         for key in others:
             self._check_same_grid(name, d[reference], paths[reference], d[key], paths[key])
         if "phase" not in volumes:
-            d.pop("phase", None)
             add_notice(d, "No phase was found: the detection works on SWI alone.")
         return d
 
@@ -172,8 +171,8 @@ class ReadPointsd(Transform):
             return d
         grid = d["image"] if d.get("image") is not None else d["magnitude"]
         points = read_points(path, tuple(grid.shape[1:]), grid.affine.numpy(), self.convention, self.join_mm)
-        d["lesions_ras"] = torch.as_tensor(points.ras_mm, dtype=torch.float64).reshape(-1, 3)
-        d["lesions_diameter"] = torch.as_tensor(points.diameter_mm, dtype=torch.float64).reshape(-1)
+        d["lesions_ras"] = torch.tensor(points.ras_mm, dtype=torch.float64).reshape(-1, 3)
+        d["lesions_diameter"] = torch.tensor(points.diameter_mm, dtype=torch.float64).reshape(-1)
         return d
 
 
