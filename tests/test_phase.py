@@ -130,12 +130,12 @@ def test_swi_by_hand():
 
 def test_is_raw_looks_at_tissue_only():
     image = torch.ones(1, 10, 10, 4)
-    image[:, 5:] = 0.01
+    image[:, 4:] = 0.01
     mask = torch.ones_like(image, dtype=torch.bool)
     phase = torch.full_like(image, 0.19)
-    phase[:, 5:] = 3.0
+    phase[:, 4:] = 3.0
     assert not is_raw(phase, image, mask)
-    phase[:, :5] = -0.21
+    phase[:, :4] = -0.21
     assert is_raw(phase, image, mask)
 
 
@@ -226,6 +226,16 @@ def test_sign_and_raw_do_not_depend_on_the_units_of_the_image(factor):
     assert sign == 1
     assert correlation == pytest.approx(paramagnetic_sign(phase, image, mask, (0.8, 0.8, 2.0))[1], rel=1e-2)
     assert is_raw(phase, image * factor, mask) == is_raw(phase, image, mask)
+
+
+def test_wild_phase_does_not_vote_on_the_sign():
+    image = torch.rand((1, 80, 80, 4), generator=torch.Generator().manual_seed(0)) + 1
+    mask = torch.ones_like(image, dtype=torch.bool)
+    phase = 0.3 * (1.5 - image)
+    phase[:, :60] = 3 * torch.sign(image[:, :60] - 1.5)  # three quarters say the opposite, at 3 rad
+    sign, correlation = paramagnetic_sign(phase, image, mask, (0.8, 0.8, 2.0))
+    assert sign == 1
+    assert correlation > 0.5
 
 
 def test_voxels_wider_than_veins_decide_nothing():

@@ -1,6 +1,7 @@
 """Scores of candidates and of findings, with numbers worked out by hand."""
 
 import json
+import math
 import logging
 
 import nibabel as nib
@@ -54,10 +55,10 @@ def test_default_rates():
     assert froc_of([one]) == pytest.approx(4 / 6)
 
 
-def test_no_lesion_is_zero_and_reset_forgets():
+def test_no_lesion_is_no_score_and_reset_forgets():
     metric = CandidateFROC()
     metric.update([volume_output([], (1, 1, 1, 0.9))])
-    assert metric.compute() == 0.0
+    assert math.isnan(metric.compute())
     metric.reset()
     metric.update([volume_output([[10, 10, 10]], (20, 20, 5, 0.9))])
     assert metric.compute() == 1.0

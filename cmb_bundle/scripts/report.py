@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -49,8 +50,9 @@ class CandidateFROC(Metric):
             self._matchings.append(match(places, scores, np.asarray(one["label"]), self.distance_mm))
 
     def compute(self) -> float:
-        """The mean sensitivity; 0 where no subject has a lesion."""
-        return mean_sensitivity(froc(self._matchings), self.rates) or 0.0
+        """The mean sensitivity; NaN where no subject has a lesion, so that no epoch is called the best by it."""
+        sensitivity = mean_sensitivity(froc(self._matchings), self.rates)
+        return math.nan if sensitivity is None else sensitivity
 
 
 class SubjectWriter:

@@ -109,8 +109,7 @@ class RandSlicesd(RandomizableTransform, MapTransform):
         volume = data[self.keys[0]]
         spacing = volume.pixdim.numpy()
         voxel, boxes = self.lesion_boxes(volume, data["lesions_ras"], data["lesions_diameter"], spacing)
-        averaged = average_slices(volume.as_tensor().float(), self.average)
-        return [self._draw(averaged, voxel, boxes) for _ in range(self.number)]
+        return [self._draw(volume.as_tensor(), voxel, boxes) for _ in range(self.number)]
 
     def lesion_boxes(self, volume, ras, diameter, spacing) -> tuple[np.ndarray, np.ndarray]:
         """Centres (N, 3) in voxels of the volume, and half edges (N, 3) in voxels of the boxes around them."""
@@ -121,8 +120,8 @@ class RandSlicesd(RandomizableTransform, MapTransform):
         depth = np.maximum(max(self.reach_mm, spacing[2] / 2), diameter / 2)
         return voxel, np.stack([edge / 2 / spacing[0], edge / 2 / spacing[1], depth / spacing[2]], axis=1)
 
-    def _draw(self, averaged: torch.Tensor, voxel: np.ndarray, half: np.ndarray) -> dict:
-        shape = averaged.shape[1:]
+    def _draw(self, volume: torch.Tensor, voxel: np.ndarray, half: np.ndarray) -> dict:
+        shape = volume.shape[1:]
         through = len(voxel) > 0 and self.R.random() < self.lesion_fraction
         if through:
             chosen = self.R.randint(len(voxel))
@@ -145,8 +144,10 @@ class RandSlicesd(RandomizableTransform, MapTransform):
         boxes = np.concatenate([centre - half[on_slice, :2], centre + half[on_slice, :2]], axis=1)
         inside = ((centre >= 0) & (centre < np.array(self.size))).all(axis=1)
         boxes = boxes[inside].clip(0, np.tile(self.size, 2))
+        first = max(0, k - self.average // 2)
+        around = volume[..., first : k + self.average // 2 + 1].float()
         return {
-            "image": self._cut(averaged[..., k], start),
+            "image": self._cut(average_slices(around, self.average)[..., k - first], start),
             "boxes": torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             "labels": torch.zeros(len(boxes), dtype=torch.int64),
         }
