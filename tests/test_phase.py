@@ -229,10 +229,12 @@ def test_sign_and_raw_do_not_depend_on_the_units_of_the_image(factor):
 
 
 def test_wild_phase_does_not_vote_on_the_sign():
-    image = torch.rand((1, 80, 80, 4), generator=torch.Generator().manual_seed(0)) + 1
+    image = torch.rand((1, 120, 80, 4), generator=torch.Generator().manual_seed(0)) + 1
     mask = torch.ones_like(image, dtype=torch.bool)
     phase = 0.3 * (1.5 - image)
-    phase[:, :60] = 3 * torch.sign(image[:, :60] - 1.5)  # three quarters say the opposite, at 3 rad
+    phase[:, :75] = 3 * torch.sign(
+        image[:, :75] - 1.5
+    )  # two thirds of what is away from the edges say the opposite, at 3 rad
     sign, correlation = paramagnetic_sign(phase, image, mask, (0.8, 0.8, 2.0))
     assert sign == 1
     assert correlation > 0.5
