@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import DataLoader
-from monai.transforms import Lambdad, LoadImaged, RandomizableTransform
+from monai.transforms import Compose, Lambdad, LoadImaged, RandomizableTransform, Transform
 
 from cmb_bundle.scripts.datasets import (
     CohortDataset,
@@ -398,10 +398,9 @@ def test_datalist_that_does_not_fit(tmp_path):
     make_datalist(root, path, folds=3)
     with pytest.raises(SubjectError, match=r"with 2 folds it must be 0 to 1\. Correct the datalist"):
         make_datalist(root, path, folds=2)
-    (root / "Label/a.xlsx").unlink()
-    with pytest.raises(SubjectError, match=r"list.json: does not fit .*Label/a.xlsx is absent"):
-        make_datalist(root, path, folds=3)
-    with pytest.raises(SubjectError, match=r"7 of its 7 subjects are absent \(a, b,.*delete it"):
+    with pytest.raises(
+        SubjectError, match=r"(?s)where none of its 7 subjects is with.*Data/SWI/a.nii.gz is absent.*delete"
+    ):
         make_datalist(cohort(tmp_path / "other", {"z": 1}), path, folds=3)
     entries = [{"subject": "b", "image": "Data/SWI/b.nii.gz", "fold": 0}]
     path.write_text(json.dumps(entries))
@@ -410,6 +409,21 @@ def test_datalist_that_does_not_fit(tmp_path):
     path.write_text(json.dumps([entries[0] | {"label": "Label/b.xlsx", "fold": None}]))
     with pytest.raises(SubjectError, match="subject b is in fold None"):
         make_datalist(root, path, folds=3)
+
+
+def test_a_subject_that_is_gone_or_was_repaired_is_told_on_reuse(tmp_path):
+    root, path = cohort(tmp_path / "set", LESIONS), tmp_path / "list.json"
+    (root / "Label/b.xlsx").write_bytes(b"")
+    assert set(make_datalist(root, path, folds=3)["failures"]) == {"b"}
+    (root / "Data/SWI/a.nii.gz").unlink()
+    train = load_subjects(root, path, "train", folds=3)
+    failed = {entry["subject"]: entry["error"] for entry in train if "error" in entry}
+    assert set(failed) == {"a", "b"}
+    assert "Data/SWI/a.nii.gz is absent" in failed["a"] and "0 bytes" in failed["b"]
+    assert {"a", "b"} <= {entry["subject"] for entry in load_subjects(root, path, "test", folds=3) if "error" in entry}
+    assert not any("error" in entry for entry in load_subjects(root, path, "validation", folds=3))
+    label(root / "Label/b.xlsx", [(1, 2, 3)])
+    assert set(make_datalist(root, path, folds=3)["failures"]) == {"a"}
 
 
 def test_what_a_reused_datalist_leaves_out_is_logged(tmp_path, caplog):
@@ -644,3 +658,20 @@ def test_subject_dataset_lets_an_interrupt_through(tmp_path):
 def test_entries_without_an_id_are_named_by_their_image(tmp_path):
     path = tmp_path / "x.nii.gz"
     assert SubjectDataset([{"image": str(path)}], deterministic())[0]["subject"] == str(path)
+
+
+def test_without_random_gives_the_cached_items_before_the_random_transforms():
+    class Double(Transform):
+        def __call__(self, data):
+            return {**data, "image": data["image"] * 2}
+
+    class Noise(RandomizableTransform):
+        def __call__(self, data):
+            return {**data, "image": data["image"] + self.R.random()}
+
+    data = [{"subject": name, "image": torch.full((2,), float(number))} for number, name in enumerate("abc")]
+    dataset = CohortDataset(data, Compose([Double(), Noise()]), cache_rate=0.67, progress=False)
+    plain = dataset.without_random()
+    assert [item["image"].tolist() for item in plain] == [[0, 0], [2, 2], [4, 4]]
+    assert plain._cache is dataset._cache
+    assert all(item["image"][0] != 2 * number for number, item in enumerate(dataset))

@@ -28,10 +28,10 @@ from cmb_bundle.scripts.engines import (
     sum_of_losses,
 )
 from cmb_bundle.scripts.findings import Findingsd
-from cmb_bundle.scripts.handlers import CheckpointError
 from cmb_bundle.scripts.inferers import TwoStageInferer
 from cmb_bundle.scripts.networks import TwoStageNetwork, YOLOv2Network
 from cmb_bundle.scripts.report import EvaluationReport, SubjectWriter
+from cmb_bundle.scripts.weights import CheckpointError
 
 # -------------------------------------------------------------------------------------------- batches of stage 1
 

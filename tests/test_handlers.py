@@ -1,6 +1,7 @@
 """Training that is killed at any moment and goes on exactly, the best weights, seeds and the table of epochs."""
 
 import logging
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,12 +17,11 @@ from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 
 from cmb_bundle.scripts import handlers
 from cmb_bundle.scripts.handlers import (
-    CheckpointError,
     EpochSeed,
     EpochTable,
     TrainingCheckpoint,
-    load_weights,
 )
+from cmb_bundle.scripts.weights import CheckpointError, load_weights
 
 LOSS = torch.nn.CrossEntropyLoss()
 
@@ -501,3 +501,68 @@ def test_progress_bar_is_attached(capsys):
     shown = capsys.readouterr().err
     assert "Stage 1" in shown
     assert "loss=0.5" in shown
+
+
+def dataset_of(*subjects, failures=()):
+    return SimpleNamespace(data=[{"subject": name} for name in subjects], failures=dict.fromkeys(failures, "bad"))
+
+
+def started(checkpoint, epoch_length=1):
+    engine = Engine(lambda engine, batch: None)
+    engine.scaler = None
+    engine.state.epoch_length = epoch_length
+    checkpoint.start(engine)
+    return engine
+
+
+def checkpoint_of(tmp_path, lr=0.1, longest=10, **kwargs):
+    """A checkpoint of a new network with AdamW and a cosine schedule."""
+    network = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=longest)
+    return TrainingCheckpoint(tmp_path, "net", network, {"optimizer": optimizer, "lr_scheduler": schedule}, **kwargs)
+
+
+def saved_after(tmp_path, epochs, **kwargs):
+    """Save the state after some epochs."""
+    checkpoint = checkpoint_of(tmp_path, **kwargs)
+    engine = started(checkpoint)
+    for epoch in range(1, epochs + 1):
+        checkpoint.states["optimizer"].step()
+        checkpoint.states["lr_scheduler"].step()
+        engine.state.epoch = epoch
+        checkpoint.save(engine)
+
+
+@pytest.mark.parametrize("lr, longest", [(0.1, 10), (0.1, 20), (0.02, 10)])
+def test_resumed_schedule_is_the_one_configured_now(tmp_path, lr, longest):
+    saved_after(tmp_path, 4)
+    checkpoint = checkpoint_of(tmp_path, lr, longest)
+    assert started(checkpoint).state.epoch == 4
+    expected = lr * (1 + math.cos(math.pi * 4 / longest)) / 2
+    assert checkpoint.states["optimizer"].param_groups[0]["lr"] == pytest.approx(expected)
+    assert checkpoint.states["lr_scheduler"].last_epoch == 4
+
+
+@pytest.mark.parametrize("train, validate, gone", [("bd", "c", "a"), ("ab", "d", "c")])
+def test_training_is_not_resumed_with_its_subjects_in_the_test_fold(tmp_path, train, validate, gone):
+    saved_after(tmp_path, 1, datasets=[dataset_of("a", "b"), dataset_of("c")])
+    checkpoint = checkpoint_of(tmp_path, datasets=[dataset_of(*train), dataset_of(*validate)])
+    with pytest.raises(CheckpointError, match=f"net_last.pt was trained or validated on {gone}, not in the training"):
+        started(checkpoint)
+
+
+def test_training_is_resumed_when_a_subject_cannot_be_read_any_more_or_is_new(tmp_path):
+    saved_after(tmp_path, 2, datasets=[dataset_of("a", "b"), dataset_of("c")])
+    datasets = [dataset_of("b", "new", failures=["a"]), dataset_of("c")]
+    assert started(checkpoint_of(tmp_path, datasets=datasets)).state.epoch == 2
+
+
+def test_stage_2_starts_anew_when_stage_1_has_changed(tmp_path, caplog):
+    stage_1 = tmp_path / "detector_best.pt"
+    stage_1.write_bytes(b"first")
+    saved_after(tmp_path, 3, depends_on=stage_1)
+    assert started(checkpoint_of(tmp_path, depends_on=stage_1)).state.epoch == 3
+    stage_1.write_bytes(b"second")
+    assert started(checkpoint_of(tmp_path, depends_on=stage_1)).state.epoch == 0
+    assert "detector_best.pt has changed" in caplog.text

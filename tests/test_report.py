@@ -1,8 +1,8 @@
 """Scores of candidates and of findings, with numbers worked out by hand."""
 
 import json
-import math
 import logging
+import math
 
 import nibabel as nib
 import numpy as np
@@ -278,7 +278,7 @@ def test_nothing_found_is_said(tmp_path, capsys):
 def test_computed_swi_is_written_on_the_grid_of_the_file(tmp_path):
     batch, output = written("SWI was computed from magnitude and phase.")
     run(SubjectWriter(tmp_path, picture=False), [output], [batch])
-    image = nib.load(tmp_path / "s0" / "s0_swi.nii.gz")
+    image = nib.load(tmp_path / "s0" / "s0_cmb_swi.nii.gz")
     np.testing.assert_allclose(image.affine, batch["swi"].meta["original_affine"])
     array = image.get_fdata()
     assert array.shape == (6, 10, 4)

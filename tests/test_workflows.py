@@ -150,17 +150,21 @@ def test_a_bad_subject_does_not_stop_the_others(trained, flat, bundle, elsewhere
     path.write_bytes(path.read_bytes()[:20000])
     phase = nib.load(folder / f"{mismatched}_phase.nii.gz")
     nib.save(phase.slicer[:, :, 1:], folder / f"{mismatched}_phase.nii.gz")
+    stale = output / truncated / f"{truncated}_cmb.json"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("of an earlier run")
     done = bundle(
         "run", INFERENCE, elsewhere, check=False, dataset_dir=folder, output_dir=output, checkpoint=trained / "model.pt"
     )
     assert done.returncode != 0
     assert (output / good / f"{good}_cmb.json").is_file()
-    assert not (output / truncated).exists()
+    assert not stale.exists()
     failures = pd.read_csv(output / "failures.csv").set_index("subject")["reason"]
     assert sorted(failures.index) == sorted([truncated, mismatched])
     assert f"{truncated}_swi.nii.gz cannot be read" in failures[truncated]
     assert "Expected the same grid" in failures[mismatched]
-    assert "2 of 3 subjects failed" in done.stderr
+    last = done.stderr[done.stderr.index("\n\n2 of 3 subjects failed") :]
+    assert len(last.split("\n")) == 6, "the summary is the last thing that is said"
 
 
 def test_a_bad_training_subject_is_left_out_and_told(tiny_cohort, bundle, elsewhere):
@@ -181,13 +185,32 @@ def test_a_bad_training_subject_is_left_out_and_told(tiny_cohort, bundle, elsewh
     assert "has the value 0 everywhere" in done.stderr
 
 
+def test_anchors_can_be_fitted_to_the_training_boxes(tiny_cohort, bundle, elsewhere):
+    done = bundle(
+        "fit_anchors", TRAIN, elsewhere, dataset_dir=tiny_cohort, output_dir=elsewhere / "anchors", box_mm=8.0
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("network_def#detector#anchors of"))
+    anchors = json.loads(line.partition(": ")[2])
+    assert len(anchors) == 2
+    # 8 mm at 0.8 mm a pixel and 8 pixels a cell; the few boxes at the edge of a slice are smaller
+    assert max(max(anchor) for anchor in anchors) == pytest.approx(8 / 0.8 / 8, rel=0.05)
+
+
+def test_another_fold_is_not_trained_into_the_same_output(trained, tiny_cohort, bundle, elsewhere):
+    output = elsewhere / "fold_1"
+    shutil.copytree(trained, output)
+    done = bundle("training", TRAIN, elsewhere, check=False, dataset_dir=tiny_cohort, output_dir=output, fold=1)
+    assert done.returncode != 0
+    assert "Use another output_dir for each fold" in done.stderr.strip().splitlines()[-1]
+
+
 def test_weights_of_another_architecture_are_refused(trained, flat, bundle, elsewhere):
     done = bundle(
         "run", ["inference.json"], elsewhere, check=False, dataset_dir=flat, output_dir=elsewhere / "refused",
         checkpoint=trained / "model.pt",
     )  # fmt: skip
     assert done.returncode != 0
-    assert "is of another architecture" in done.stderr
+    assert "is of another architecture" in done.stderr.strip().splitlines()[-1]
     assert not (elsewhere / "refused").exists()
 
 
@@ -225,7 +248,7 @@ def test_real_scans_of_magnitude_and_phase(trained, bundle, elsewhere):
     assert "Echo 3 of 3 was taken." in result["notices"]
     assert "SWI was computed from magnitude and phase." in result["notices"]
     magnitude = nib.load(REAL / "gre_crop" / "mag.nii.gz")
-    swi = nib.load(output / "gre_crop" / "gre_crop_swi.nii.gz")
+    swi = nib.load(output / "gre_crop" / "gre_crop_cmb_swi.nii.gz")
     assert swi.shape == magnitude.shape[:3]
     np.testing.assert_allclose(swi.affine, magnitude.affine, atol=1e-5)
     ratio = swi.get_fdata() / np.maximum(magnitude.get_fdata()[..., 2], 1e-6)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import torch
 from monai.data import CacheDataset, Dataset
-from monai.transforms import RandomizableTrait, Transform
+from monai.transforms import Compose, RandomizableTrait, Transform
 
 from .folds import assign_folds, load_subjects, make_datalist
 from .labels import LabelError
@@ -115,13 +115,22 @@ class CohortDataset(CacheDataset):
             return None
         return item | {key: _halve(item[key]) for key in self.half_keys if key in item}
 
+    def without_random(self) -> CohortDataset:
+        """The same subjects from the same cache, without the first random transform and those after it."""
+        view = copy(self)
+        view.transform = Compose(self.transform.transforms[: self._first_random()])
+        return view
+
+    def _first_random(self) -> int | None:
+        return self.transform.get_index_of_first(
+            lambda step: isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
+        )
+
     def _transform(self, index: int) -> Any:
         index = range(len(self))[index]
         if index >= self.cache_num:
             return Dataset._transform(self, index)
-        first_random = self.transform.get_index_of_first(
-            lambda step: isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
-        )
+        first_random = self._first_random()
         item = {key: self._restore(key, value, first_random) for key, value in self._cache[index].items()}
         return item if first_random is None else self.transform(item, start=first_random)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import pandas as pd
@@ -15,17 +17,57 @@ from nibabel.affines import apply_affine
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
-from .datasets import CohortDataset
+from .datasets import CohortDataset, LabelError, SubjectError
+from .detector import fit_anchors
 from .files import write_csv, write_whole
-from .handlers import load_weights
 from .inferers import TwoStageInferer
 from .sampling import cut_patch
+from .weights import CheckpointError, load_weights
 
 logger = logging.getLogger(__name__)
 
 
 class CohortError(RuntimeError):
     """Some subjects of a cohort failed; the others are done."""
+
+
+def show_cause_last() -> None:
+    """
+    Let an error of the user's input end with its own sentence.
+
+    MONAI reports an error as that of the config entry it came through, which hides what a user can mend. This sets
+    ``sys.excepthook``; the whole traceback is still printed, before the sentence.
+    """
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        sys.__excepthook__(kind, error, traceback)
+        while error.__cause__ is not None:
+            error = error.__cause__
+        if isinstance(error, (SubjectError, LabelError, CheckpointError, CohortError)):
+            print(f"\n{error}", file=sys.stderr)
+
+    sys.excepthook = hook
+
+
+def fit_training_anchors(detector: torch.nn.Module, data_loader: Iterable[Mapping]) -> list[list[float]]:
+    """
+    Fit the detector's anchors to the boxes of one epoch of training slices, and print them for the config.
+
+    Args:
+        detector: tells the number of anchors and the stride.
+        data_loader: batches of :func:`collate_slices`.
+
+    Returns:
+        pairs (width, height) in cells, see :func:`~.detector.fit_anchors`.
+
+    Raises:
+        ValueError: there is no box in the slices.
+    """
+    boxes = torch.cat([target["boxes"] for batch in data_loader for target in batch["targets"]])
+    sizes = (boxes[:, 2:] - boxes[:, :2]).numpy()
+    anchors = fit_anchors(sizes, detector.network.num_anchors, detector.network.stride)
+    print(f"network_def#detector#anchors of {len(sizes)} boxes: {[[round(side, 3) for side in a] for a in anchors]}")
+    return anchors
 
 
 def collate_slices(batch: Sequence[Sequence[Mapping]]) -> dict:

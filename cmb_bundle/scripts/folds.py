@@ -169,7 +169,7 @@ def load_subjects(
             f"{len(datalist['unlabelled'])} have no label, {len(datalist['failures'])} cannot be used"
             f"{_reasons(datalist['failures'])}\nLabels are looked for as Label/<id>.xlsx (.xls, .csv or a "
             "label map) beside Data/, or as <id>_label.xlsx beside the images; dataset_dir is the folder that holds "
-            "Data/ and Label/."
+            "Data/ and Label/. To score a few labelled subjects without a split, set subset to all."
         )
     chosen = [entry for entry in training if parts[min((entry["fold"] - fold) % folds, 2)] == subset]
     wanted = _only(training, subjects, dataset_dir)
@@ -183,10 +183,12 @@ def load_subjects(
         )
     base = Path(datalist["dataset_dir"])
     keys = ("subject", *FILE_KEYS, "fold")
-    return [
+    chosen = [
         {key: str(base / entry[key]) if key in FILE_KEYS else entry[key] for key in keys if entry.get(key) is not None}
         for entry in chosen
     ]
+    failed = datalist["failures"].items() if subset != "validation" and subjects is None else ()
+    return chosen + [{"subject": name, "error": message} for name, message in sorted(failed)]
 
 
 def _reuse(path: Path, subjects: list[dict], base: Path, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -196,18 +198,25 @@ def _reuse(path: Path, subjects: list[dict], base: Path, wanted: dict[str, Any])
     content = {"training": content} if isinstance(content, list) else content
     defaults = {"name": base.name, **wanted, "training": [], "unlabelled": [], "failures": {}}
     content = defaults | content | {"dataset_dir": str(base)}
-    absent = sorted({entry["subject"] for entry in entries} - {subject["subject"] for subject in subjects})
-    if absent:
-        raise SubjectError(
-            f"Datalist {path}: does not fit {base}, where {len(absent)} of its {len(entries)} subjects are absent "
-            f"({', '.join(absent[:10])}). {ADVICE}"
-        )
+    present = {subject["subject"]: subject for subject in subjects}
+    former = [present[name] for name in content["failures"] if name in present]
+    content["failures"] = {subject["subject"]: subject["error"] for subject in former if "error" in subject}
+    _count([subject for subject in former if "label" in subject], base, content["failures"])
+    usable = []
     for entry in content["training"]:
         paths = [base / entry[key] for key in FILE_KEYS if entry.get(key)]
         missing = [str(path) for path in paths if not path.exists()]
         if missing or not entry.get("label"):
             what = f"{missing[0]} is absent" if missing else "there is no label"
-            raise SubjectError(f"Datalist {path}: does not fit {base}; of {entry['subject']}, {what}. {ADVICE}")
+            content["failures"][entry["subject"]] = f"The datalist {path} does not fit: {what}. {ADVICE}"
+        else:
+            usable.append(entry)
+    if not usable:
+        raise SubjectError(
+            f"Datalist {path}: does not fit {base}, where none of its {len(entries)} subjects is with its files and "
+            f"label{_reasons(content['failures'])}\n{ADVICE}"
+        )
+    content["training"] = usable
     _check_folds(content, wanted["folds"], path)
     content["training"] = _count(content["training"], base, content["failures"])
 

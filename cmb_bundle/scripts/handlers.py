@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,66 +18,13 @@ from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.data import DataLoader
 from monai.data.utils import set_rnd
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from .datasets import CohortDataset
 from .files import write_csv, write_whole
+from .weights import CheckpointError, fit_weights, read_state
 
 logger = logging.getLogger(__name__)
-
-
-class CheckpointError(RuntimeError):
-    """A file of weights, or of the state of a training, cannot be read or does not fit."""
-
-
-def load_weights(network: torch.nn.Module, path: str | Path, map_location="cpu") -> torch.nn.Module:
-    """
-    Load a plain state_dict into a network.
-
-    Args:
-        network: the module.
-        path: a file that :func:`torch.save` wrote of its ``state_dict()``.
-        map_location: as of :func:`torch.load`.
-
-    Returns:
-        the network.
-
-    Raises:
-        CheckpointError: the file is missing, unreadable, or of another architecture.
-    """
-    if not Path(path).is_file():
-        raise CheckpointError(
-            f"The weights {path} do not exist. Train first (run training), or give their path by --checkpoint."
-        )
-    state = read_state(path, map_location, "Expected a PyTorch state_dict; copy the file again or train anew.")
-    fit_weights(network, state, path)
-    return network
-
-
-def read_state(path: str | Path, map_location: object, advice: str) -> dict:
-    """Read a dictionary that :func:`torch.save` wrote; where that fails, the error ends with ``advice``."""
-    try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}). {advice}") from error
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}. {advice}")
-    return state
-
-
-def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> None:
-    """Load a state_dict, with an error that says how ``path`` differs from the network where it does."""
-    expected = network.state_dict()
-    missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
-    shapes = [k for k in expected if k in state and expected[k].shape != state[k].shape]
-    if missing or unknown or shapes:
-        example = (shapes or missing or unknown)[0]
-        found = tuple(state[example].shape) if example in state else "nothing"
-        wanted = tuple(expected[example].shape) if example in expected else "nothing"
-        raise CheckpointError(
-            f"{path} is of another architecture: {len(missing)} tensors are missing, {len(unknown)} unknown, "
-            f"{len(shapes)} of another shape; for example {example}: found {found}, expected {wanted}. "
-            "Use the configuration it was trained with, or another output_dir or checkpoint."
-        )
-    network.load_state_dict(state)
 
 
 class TrainingCheckpoint:
@@ -91,16 +40,22 @@ class TrainingCheckpoint:
         output_dir: folder of the two files.
         name: their first word.
         network: the module that is trained.
-        states: what else has ``state_dict`` and ``load_state_dict``: optimizer, schedule.
+        states: what else has ``state_dict`` and ``load_state_dict``: optimizer, schedule. An optimizer keeps the
+            hyperparameters that it is configured with now, and a schedule of epochs is replayed, so that a longer
+            training or another learning rate can be asked for.
         evaluator: the validation engine whose ``metric`` tells which epoch is the best; without it, the last is.
         metric: name of the metric; an epoch without a validation cannot become the best, unless the training ends
             without any score: then the last is.
         lower_is_better: for a loss.
         patience: training ends at a validation this many epochs or more after the best one; 0 for never.
         resume: False starts anew and overwrites.
+        datasets: the training and the validation data set (with ``data`` and ``failures``), to make sure that a
+            training is not resumed with another split, in which its subjects are now test subjects.
+        depends_on: a file that this training learns from, the weights of stage 1 for stage 2; where it has changed,
+            training starts anew.
 
     Raises:
-        CheckpointError: ``<name>_last.pt`` cannot be read, or is of another network, optimizer or schedule.
+        CheckpointError: ``<name>_last.pt`` cannot be read, or is of another network, optimizer, schedule or split.
     """
 
     def __init__(
@@ -114,11 +69,15 @@ class TrainingCheckpoint:
         lower_is_better: bool = False,
         patience: int = 0,
         resume: bool = True,
+        datasets: Sequence[CohortDataset] = (),
+        depends_on: str | Path | None = None,
     ) -> None:
         self.last, self.best = Path(output_dir) / f"{name}_last.pt", Path(output_dir) / f"{name}_best.pt"
         self.name, self.network, self.states = name, network, dict(states)
         self.evaluator, self.metric, self.lower_is_better = evaluator, metric, lower_is_better
-        self.patience, self.resume = patience, resume
+        self.patience, self.resume, self.depends_on = patience, resume, depends_on
+        self.subjects = {str(d["subject"]) for dataset in datasets for d in dataset.data}
+        self.left_out = {name for dataset in datasets for name in dataset.failures}
         self.best_score, self.best_epoch, self.scored_epoch = -math.inf, 0, 0
         self._score: float | None = None
 
@@ -137,9 +96,19 @@ class TrainingCheckpoint:
         state = read_state(self.last, next(self._module().parameters()).device, advice)
         if state.get("kinds") != self._kinds():
             raise CheckpointError(f"{self.last} holds {state.get('kinds')}; expected {self._kinds()}. {advice}")
+        if state["depends_on"] != self._digest():
+            logger.warning(f"{self.name}: {self.depends_on} has changed since {self.last}; it is trained anew")
+            return
+        foreign = sorted(set(state["subjects"]) - self.subjects - self.left_out)
+        if foreign:
+            raise CheckpointError(
+                f"{self.last} was trained or validated on {', '.join(foreign[:10])}, not in the training or validation "
+                "part of the present split; expected the same fold and datalist. Use another output_dir for each fold, "
+                "or resume=False to start anew."
+            )
+        self.subjects |= set(state["subjects"])
         fit_weights(self._module(), state["network"], self.last)
-        for key, value in self.states.items():
-            value.load_state_dict(state[key])
+        self._restore(state)
         if state["scaler"] and engine.scaler is not None:
             engine.scaler.load_state_dict(state["scaler"])
         engine.state.epoch = state["epoch"]
@@ -150,6 +119,25 @@ class TrainingCheckpoint:
         logger.info(f"{self.name}: resumed from {self.last} after epoch {state['epoch']}")
         if self._waited_enough():
             engine.terminate()
+
+    def _restore(self, state: Mapping) -> None:
+        for key, value in self.states.items():
+            if isinstance(value, torch.optim.Optimizer):
+                configured = [{k: v for k, v in group.items() if k != "params"} for group in value.param_groups]
+                value.load_state_dict(state[key])
+                for group, now in zip(value.param_groups, configured, strict=True):
+                    group.update(now)
+        for key, value in self.states.items():
+            if isinstance(value, LRScheduler) and not isinstance(value, ReduceLROnPlateau):
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+                    for _ in range(state["epoch"]):
+                        value.step()
+            elif not isinstance(value, torch.optim.Optimizer):
+                value.load_state_dict(state[key])
+
+    def _digest(self) -> str | None:
+        return hashlib.sha256(Path(self.depends_on).read_bytes()).hexdigest() if self.depends_on else None
 
     def note_score(self, evaluator: Engine) -> None:
         """Keep the score of a validation until the epoch is saved."""
@@ -176,6 +164,8 @@ class TrainingCheckpoint:
                 "scored_epoch": self.scored_epoch,
                 "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
                 "kinds": self._kinds(),
+                "subjects": sorted(self.subjects),
+                "depends_on": self._digest(),
                 **{key: value.state_dict() for key, value in self.states.items()},
             }
             write_whole(self.last, lambda aside: torch.save(state, aside))

@@ -28,7 +28,7 @@ SUFFIXES = {"label": (*TABLE_SUFFIXES, *IMAGE_SUFFIXES), "truth": (".json",)}
 SPECIAL_FOLDERS = {"data": None, "label": "label", "labels": "label", "truth": "truth"}
 SEPARATORS = "_-. "
 WORD = re.compile(r"[^\W_]+")
-OWN_OUTPUT = re.compile(r"_cmb$", re.IGNORECASE)
+OWN_OUTPUT = re.compile(r"_cmb(_swi)?$", re.IGNORECASE)
 LAYOUTS = """\
   (a) Data/SWI/<id>.nii.gz, Data/Phase/<id>.nii.gz, Data/Magnitude/<id>.nii.gz, Label/<id>.xlsx
       or Data/<id>/ with files named swi, phase, mag; or Data/<id>_swi.nii.gz, Data/<id>_phase.nii.gz, ...

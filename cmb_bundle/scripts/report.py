@@ -76,6 +76,7 @@ class SubjectWriter:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, lambda _: self.found.clear())
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.write)
+        engine.add_event_handler(Events.COMPLETED, self.remove_stale)
         engine.add_event_handler(Events.COMPLETED, self.print_found)
 
     def write(self, engine: Engine) -> None:
@@ -85,7 +86,7 @@ class SubjectWriter:
                 self.output_dir, subject, result, output["pred"], self.convention, notices=batch["notices"]
             )
             if "SWI was computed" in batch["notices"]:
-                self._write_swi(folder / f"{subject}_swi.nii.gz", swi)
+                self._write_swi(folder / f"{subject}_cmb_swi.nii.gz", swi)
             if self.picture:
                 write_whole(
                     folder / f"{subject}_cmb.png",
@@ -96,6 +97,12 @@ class SubjectWriter:
                 f"{subject}: {len(result['microbleeds'])} microbleeds of {len(result['candidates'])} candidates. "
                 f"{batch['notices']}"
             )
+
+    def remove_stale(self, engine: Engine) -> None:
+        """Remove what an earlier run wrote of subjects that failed in this one."""
+        for subject in getattr(engine, "failures", ()):
+            for path in (self.output_dir / subject).glob(f"{subject}_cmb*"):
+                path.unlink()
 
     @staticmethod
     def _write_swi(path: Path, swi) -> None:
@@ -143,6 +150,9 @@ class EvaluationReport:
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def reset(self, engine: Engine) -> None:
+        """Forget the scores of an earlier run, and its files, which would outlive a run in which all fail."""
+        for name in ("metrics.json", "per_subject.csv", "Actual.csv", "Predicted.csv"):
+            (self.output_dir / name).unlink(missing_ok=True)
         self.subjects, self.stage_1, self.end_to_end, self.classes = [], [], [], []
 
     def collect(self, engine: Engine) -> None:

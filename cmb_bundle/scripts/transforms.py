@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -81,7 +82,12 @@ class LoadSubjectd(MapTransform):
         if not Path(path).exists():
             raise SubjectError(f"{name}: the {MODALITIES[key]} {path} does not exist. Check the path.")
         try:
-            return self.load(path)
+            volume = self.load(path)
+            if str(path).endswith((".nii", ".nii.gz")):
+                # MONAI compares all four zooms of a 4D file with its affine and then drops the translation
+                volume.affine = torch.as_tensor(nib.load(path).affine, dtype=torch.float64)
+                volume.meta["original_affine"] = volume.affine.clone()
+            return volume
         except Exception as error:
             cause = error.__cause__ or error
             reason = str(cause).strip().splitlines()[0] if str(cause).strip() else "no reason given"

@@ -1,0 +1,64 @@
+"""Files of weights, read with errors that say what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+
+class CheckpointError(RuntimeError):
+    """A file of weights, or of the state of a training, cannot be read or does not fit."""
+
+
+def load_weights(network: torch.nn.Module, path: str | Path, map_location="cpu") -> torch.nn.Module:
+    """
+    Load a plain state_dict into a network.
+
+    Args:
+        network: the module.
+        path: a file that :func:`torch.save` wrote of its ``state_dict()``.
+        map_location: as of :func:`torch.load`.
+
+    Returns:
+        the network.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, or of another architecture.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(
+            f"The weights {path} do not exist. Train first (run training), or give their path by --checkpoint."
+        )
+    state = read_state(path, map_location, "Expected a PyTorch state_dict; copy the file again or train anew.")
+    fit_weights(network, state, path)
+    return network
+
+
+def read_state(path: str | Path, map_location: object, advice: str) -> dict:
+    """Read a dictionary that :func:`torch.save` wrote; where that fails, the error ends with ``advice``."""
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}). {advice}") from error
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}. {advice}")
+    return state
+
+
+def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> None:
+    """Load a state_dict, with an error that says how ``path`` differs from the network where it does."""
+    expected = network.state_dict()
+    missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    shapes = [k for k in expected if k in state and expected[k].shape != state[k].shape]
+    if missing or unknown or shapes:
+        example = (shapes or missing or unknown)[0]
+        found = tuple(state[example].shape) if example in state else "nothing"
+        wanted = tuple(expected[example].shape) if example in expected else "nothing"
+        raise CheckpointError(
+            f"{path} is of another architecture: {len(missing)} tensors are missing, {len(unknown)} unknown, "
+            f"{len(shapes)} of another shape; for example {example}: found {found}, expected {wanted}. "
+            "Use the configuration it was trained with, or another output_dir or checkpoint."
+        )
+    network.load_state_dict(state)
