@@ -39,6 +39,13 @@ def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):
     assert json.loads((tmp_path / "R" / "metrics.json").read_text())["end_to_end"]["n_subjects"] == 1
 
 
+def test_command_of_the_phantom_page_makes_a_cohort(tmp_path):
+    command = commands(ROOT / "docs" / "phantom.md", "python -m cmb_bundle.scripts.phantom make_cohort")[0]
+    words = shlex.split(command.replace("--subjects 20", "--subjects 1").replace("LR", "TINY"))
+    subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    assert [path.name for path in (tmp_path / "phantoms" / "Label").iterdir()] == ["phantom-001.xlsx"]
+
+
 def test_model_card_has_the_commands_of_the_readme():
     readme = {command.replace("cmb_bundle/", "") for command in commands(ROOT / "README.md")}
     assert set(commands(ROOT / "cmb_bundle" / "docs" / "README.md")) == readme

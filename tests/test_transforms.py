@@ -556,3 +556,11 @@ def test_swi_alone_and_magnitude_with_phase_pass_the_inference_chain(tmp_path):
     apart = (made["image"].as_tensor() - both["image"].as_tensor()).abs()
     assert float(apart[0].quantile(0.9)) < 0.02
     assert float(apart[1].quantile(0.9)) < 1e-6
+
+
+def test_no_blank_slice_is_added_where_the_head_fills_the_slab(tmp_path):
+    phantom = oblique_phantom()
+    nifti(tmp_path / "swi.nii.gz", phantom.swi, phantom.affine)
+    volume = chain("inference")({"subject": "a", "image": tmp_path / "swi.nii.gz"})["image"]
+    assert volume.shape[-1] == phantom.swi.shape[-1] == 10
+    assert float(volume[0].amax(dim=(0, 1)).min()) > 0.3

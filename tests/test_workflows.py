@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
+import cmb_bundle
 from cmb_bundle.scripts.writers import TABLE_HEADER
 
 from .conftest import CONFIGS, TINY_CONFIG
@@ -183,6 +184,22 @@ def test_a_bad_training_subject_is_left_out_and_told(tiny_cohort, bundle, elsewh
     assert torch.load(output / "detector_last.pt", weights_only=True)["epoch"] == 2
     assert list(pd.read_csv(output / "failures.csv")["subject"]) == [bad]
     assert "has the value 0 everywhere" in done.stderr
+
+
+def test_metadata_describes_the_networks():
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    parser = ConfigParser(
+        json.loads((CONFIGS / "inference.json").read_text().replace('"scripts.', '"cmb_bundle.scripts.'))
+    )
+    network = parser.get_parsed_content("network_def").eval()
+    image = metadata["network_data_format"]["inputs"]["image"]
+    assert image["spatial_shape"] == [f"{network.detector.network.stride}*n"] * 2
+    raw = network(torch.zeros(1, image["num_channels"], 64, 48))
+    assert raw.shape == (1, metadata["network_data_format"]["outputs"]["pred"]["num_channels"], 8, 6)
+    patch = metadata["classifier_data_format"]["inputs"]["image"]
+    logits = network.classifier(torch.zeros(1, patch["num_channels"], *patch["spatial_shape"]))
+    assert logits.shape == (1, metadata["classifier_data_format"]["outputs"]["pred"]["num_channels"])
+    assert metadata["version"] == cmb_bundle.__version__ and metadata["version"] in metadata["changelog"]
 
 
 def test_anchors_can_be_fitted_to_the_training_boxes(tiny_cohort, bundle, elsewhere):

@@ -29,15 +29,6 @@ STRIDE_8_STAGES: Stages = (
 )
 """YOLOv2 cut to a stride of 8, for lesions of 4 to 20 pixels; its last stage is built like YOLOv2's."""
 
-YOLOV2_ANCHORS: Sequence[Sequence[float]] = (
-    (1.3221, 1.73145),
-    (3.19275, 4.00944),
-    (5.05587, 8.09892),
-    (9.47112, 4.84053),
-    (11.2364, 10.0071),
-)
-"""YOLOv2's stock anchors (width, height) in units of its 32-pixel cell, fitted to PASCAL VOC."""
-
 
 def scaled_channels(channels: int, width: float) -> int:
     """Multiply a number of channels and round it to a multiple of 8, but never below 8.
