@@ -1,11 +1,18 @@
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from cmb_bundle.scripts.phantom import TINY, make_cohort
+
+# the same examples at each run of continuous integration; others, at each run by hand
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 CONFIGS = Path(__file__).parents[1] / "cmb_bundle" / "configs"
 TINY_CONFIG = Path(__file__).parent / "configs" / "tiny.json"

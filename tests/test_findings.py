@@ -407,9 +407,10 @@ def check_round_trip(folder, chain, code, rotation, spacing, size_mm, offset_mm)
         listed[0]["voxel"],
         apply_affine(np.linalg.inv(affine), listed[0]["ras_mm"]),
         ndimage.center_of_mass(labels == 1),
-        apply_affine(np.linalg.inv(affine), points.ras_mm[0]),
     ):
         np.testing.assert_allclose(found, voxel, atol=1.0)
+    # slice, x and y of the table are whole pixels, half a voxel from the place that they stand for
+    np.testing.assert_allclose(points.voxel[0], listed[0]["voxel"], atol=0.5 + 1e-3)
     assert labels[tuple(np.round(voxel).astype(int))] == 1
     assert set(np.unique(labels)) == {0, 1}
 
@@ -419,7 +420,7 @@ def test_planted_lesion_is_found_for_every_order_of_axes(tmp_path, chain, code):
     check_round_trip(tmp_path, chain, code, np.eye(3), (0.9, 1.1, 2.0), (48, 56, 40), (6.3, -8.2, 3.6))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.sampled_from(AXIS_CODES),
     st.tuples(*[st.floats(-np.pi, np.pi)] * 3).map(lambda v: Rotation.from_rotvec(v).as_matrix()),
