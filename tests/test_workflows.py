@@ -1,5 +1,6 @@
 """Whole workflows, as a user runs them: python -m monai.bundle, from another folder, on files."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 import cmb_bundle
+from cmb_bundle.scripts.phantom import SMALL, make_cohort
 from cmb_bundle.scripts.writers import TABLE_HEADER
 
 from .conftest import CONFIGS, TINY_CONFIG
@@ -138,6 +140,18 @@ def test_evaluation_scores_only_the_test_fold(trained, bundle, elsewhere, tiny_c
     assert predicted == [int(c["accepted"]) for r in results for c in r["candidates"]]
     assert len((output / "Actual.csv").read_text().split()) == len(predicted)
     assert "end_to_end" in done.stdout
+
+
+def test_shipped_weights_find_microbleeds_of_an_unseen_phantom(bundle, elsewhere):
+    weights = CONFIGS.parent / "models" / "model.pt"
+    assert weights.stat().st_size < 25e6
+    folder, output = elsewhere / "unseen", elsewhere / "unseen_found"
+    make_cohort(folder, subjects=1, preset=dataclasses.replace(SMALL, microbleeds=6), seed=4321, progress=False)
+    bundle("run", EVALUATE[:2], elsewhere, dataset_dir=folder, output_dir=output, subset="all")
+    scores = json.loads((output / "metrics.json").read_text())["end_to_end"]
+    assert scores["n_lesions"] == 6
+    assert scores["true_positives"] >= 4
+    assert scores["false_positives"] <= 4
 
 
 def test_a_bad_subject_does_not_stop_the_others(trained, flat, bundle, elsewhere, tiny_cohort):
