@@ -17,7 +17,7 @@ $(VENV)/.installed: setup.cfg constraints.txt
 
 demo: install
 	$(RUN) -m cmb_bundle.scripts.phantom make_cohort demo/cohort --subjects 20 --preset SMALL
-	$(RUN) -m monai.bundle run training --config_file cmb_bundle/configs/train.json --dataset_dir demo/cohort --output_dir demo/training --detector_epochs 60 --classifier_epochs 40 --classifier_batch_size 16
+	$(RUN) -m monai.bundle run training --config_file cmb_bundle/configs/train.json --dataset_dir demo/cohort --output_dir demo/training --detector_epochs 60 --classifier_epochs 25 --classifier_batch_size 16
 	$(RUN) -m monai.bundle run --config_file "['cmb_bundle/configs/inference.json','cmb_bundle/configs/evaluate.json']" --dataset_dir demo/cohort --datalist_file demo/training/datalist.json --checkpoint demo/training/model.pt --output_dir demo/results
 	@echo "The pictures are demo/results/*/*_cmb.png"
 
