@@ -213,6 +213,12 @@ def test_metadata_describes_the_networks():
     patch = metadata["classifier_data_format"]["inputs"]["image"]
     logits = network.classifier(torch.zeros(1, patch["num_channels"], *patch["spatial_shape"]))
     assert logits.shape == (1, metadata["classifier_data_format"]["outputs"]["pred"]["num_channels"])
+    pins = (CONFIGS.parents[1] / "constraints.txt").read_text()
+    named = metadata["required_packages_version"] | {
+        "torch": metadata["pytorch_version"],
+        "monai": metadata["monai_version"],
+    }
+    assert [name for name, version in named.items() if f"{name}=={version}" not in pins] == []
     assert metadata["version"] == cmb_bundle.__version__ and metadata["version"] in metadata["changelog"]
 
 
