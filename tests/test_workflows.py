@@ -93,6 +93,17 @@ def test_training_writes_weights_logs_and_the_split(trained, tiny_cohort):
     assert not (trained / "failures.csv").exists()
 
 
+def test_training_on_a_flat_folder_gives_the_same_weights(trained, flat, tiny_cohort, bundle, elsewhere):
+    folder, output = elsewhere / "flat_labelled", elsewhere / "flat_trained"
+    shutil.copytree(flat, folder)
+    for path in (tiny_cohort / "Label").iterdir():
+        shutil.copy(path, folder / f"{path.stem}_label.xlsx")
+    bundle("training_detector", TRAIN, elsewhere, dataset_dir=folder, output_dir=output)
+    expected = torch.load(trained / "detector_best.pt", weights_only=True)
+    found = torch.load(output / "detector_best.pt", weights_only=True)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
 def test_inference_on_a_flat_folder_without_labels(trained, flat, bundle, elsewhere, tiny_cohort):
     output = elsewhere / "found"
     done = bundle(
