@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from nibabel.affines import apply_affine
 
 MAXIMUM_SLICES = 12
@@ -54,7 +55,8 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict) -> None:
             x, y = voxels[number, :2] * spacing[:2]
             axes.plot(x, y, "o", markersize=13, markerfacecolor="none", markeredgecolor="#ffb000")
             text = f"{number + 1}: {microbleeds[number]['probability']:.2f}"
-            axes.annotate(text, (x, y), (9, 6), textcoords="offset points", color="#ffb000", fontsize=7)
+            label = axes.annotate(text, (x, y), (9, 6), textcoords="offset points", color="#ffb000", fontsize=8)
+            label.set_path_effects([withStroke(linewidth=2, foreground="black")])
     hidden = len(np.unique(on_slice)) - len(slices) if len(microbleeds) else 0
     more = f", {hidden} more slices in the table" if hidden > 0 else ""
     title = f"{subject}: {len(microbleeds)} microbleeds by the program{more}.\nR is left. Not for diagnosis."
