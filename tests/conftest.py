@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 CONFIGS = Path(__file__).parents[1] / "cmb_bundle" / "configs"
+STRIDE_8_STAGES = json.loads((CONFIGS / "train.json").read_text())["network_def"]["detector"]["network"]["stages"]
 TINY_CONFIG = Path(__file__).parent / "configs" / "tiny.json"
 
 

@@ -12,7 +12,9 @@ from torch import nn
 
 from cmb_bundle.scripts.classifier import PatchClassifier
 from cmb_bundle.scripts.detector import YOLOv2Detector, fit_anchors, non_max_suppression
-from cmb_bundle.scripts.networks import STRIDE_8_STAGES, TwoStageNetwork, YOLOv2Network
+from cmb_bundle.scripts.networks import TwoStageNetwork, YOLOv2Network
+
+from .conftest import STRIDE_8_STAGES
 
 ANCHORS = [[1.0, 2.0], [3.0, 1.5]]
 

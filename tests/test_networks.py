@@ -6,11 +6,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmb_bundle.scripts.networks import (
-    STRIDE_8_STAGES,
     TwoStageNetwork,
     YOLOv2Network,
     scaled_channels,
 )
+
+from .conftest import STRIDE_8_STAGES
 
 
 def small_network(**arguments) -> YOLOv2Network:

@@ -21,14 +21,6 @@ YOLOV2_STAGES: Stages = (
 )
 """The layer list of YOLOv2 (Redmon and Farhadi, "YOLO9000", 2017), stride 32."""
 
-STRIDE_8_STAGES: Stages = (
-    ((3, 32),),
-    ((3, 64),),
-    ((3, 128), (1, 64), (3, 128)),
-    ((3, 256), (1, 128), (3, 256), (1, 128), (3, 256), (3, 256), (3, 256)),
-)
-"""YOLOv2 cut to a stride of 8, for lesions of 4 to 20 pixels; its last stage is built like YOLOv2's."""
-
 
 def scaled_channels(channels: int, width: float) -> int:
     """Multiply a number of channels and round it to a multiple of 8, but never below 8.
