@@ -6,7 +6,6 @@ DICOM SEG, also where nothing was found. `--conf bundle DIR` names the bundle; t
 """
 
 import functools
-import os
 import sys
 from pathlib import Path
 
@@ -65,7 +64,7 @@ class CMBApp(MONAILabelApp):
         """Infer, and note how uncertain the candidates of the scan are, for the choice of the next one."""
         result = super().infer(request, datastore)
         store, image = datastore or self.datastore(), request.get("image")
-        if isinstance(image, str) and not os.path.exists(image) and "candidates" in (result["params"] or {}):
+        if isinstance(image, str) and not Path(image).exists() and "candidates" in (result["params"] or {}):
             threshold = float(request.get("probability_threshold", self._infers[NAME].threshold()))
             found = candidate_uncertainty(result["params"]["candidates"], threshold)
             weights = weights_in_use(str(self.bundle), request.get("model_filename"))

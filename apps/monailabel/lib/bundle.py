@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import os
 import shutil
 import uuid
 from pathlib import Path
@@ -50,4 +49,4 @@ def weights_in_use(bundle: str, asked: str | list | None = None) -> str:
     """A text that changes with the weights that inference uses."""
     asked = asked[0] if isinstance(asked, list) and asked else asked
     name = asked or weights_files(bundle)[0]
-    return f"{name} {os.stat(Path(bundle) / 'models' / name).st_mtime_ns}"
+    return f"{name} {(Path(bundle) / 'models' / name).stat().st_mtime_ns}"

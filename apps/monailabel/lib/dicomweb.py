@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-from lib.segmentation import make_seg, seg_to_label
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.convert import binary_to_image
 from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
+
+from lib.segmentation import make_seg, seg_to_label
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class SWIDatastore(DICOMWebDatastore):
                 folder = Path(self._datastore.label_path(DefaultLabelTag.FINAL)) / uid
                 dicom_web_download_series(study, uid, str(folder), self._client)
                 with tempfile.TemporaryDirectory() as scratch:
-                    label = seg_to_label(str(next(folder.iterdir())), image, os.path.join(scratch, "label.nii.gz"))
+                    label = seg_to_label(str(next(folder.iterdir())), image, f"{scratch}/label.nii.gz")
                     LocalDatastore.save_label(self, image_id, label, DefaultLabelTag.FINAL, {"SeriesInstanceUID": uid})
             pairs.append({"image": image, "label": self.get_label_uri_here(image_id)})
         return pairs

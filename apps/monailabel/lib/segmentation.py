@@ -49,9 +49,9 @@ def make_seg(series_dir: str, label: str, annotated: bool):
 
 def label_to_seg(series_dir: str, label: str, label_info=None, file_ext: str = "*", use_itk: bool = True) -> str:
     """What MONAI Label's `nifti_to_dicom_seg` does, also for a scan without microbleeds: the path of a SEG file."""
-    path = tempfile.NamedTemporaryFile(suffix=".dcm", delete=False).name
-    make_seg(series_dir, label, annotated=False).save_as(path, write_like_original=False)
-    return path
+    with tempfile.NamedTemporaryFile(suffix=".dcm", delete=False) as file:
+        make_seg(series_dir, label, annotated=False).save_as(file, write_like_original=False)
+    return file.name
 
 
 def seg_to_label(seg_file: str, image: str, path: str) -> str:
