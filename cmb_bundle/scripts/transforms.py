@@ -104,6 +104,8 @@ class LoadSubjectd(MapTransform):
                 volume.affine = torch.as_tensor(nib.load(path).affine, dtype=torch.float64)
                 volume.meta["original_affine"] = volume.affine.clone()
             return volume
+        except DicomError as error:
+            raise SubjectError(f"{name}: {error}") from error
         except Exception as error:
             cause = error.__cause__ or error
             reason = str(cause).strip().splitlines()[0] if str(cause).strip() else "no reason given"
