@@ -52,7 +52,7 @@ def write_dicom_series(
         ds.StudyInstanceUID, ds.SeriesInstanceUID = study.uid, series
         ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = study.frame_of_reference, ""
         ds.Modality, ds.Manufacturer, ds.SeriesDescription = "MR", study.manufacturer, description
-        ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Phantom", study.patient, "", "O"
+        ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Phantom^", study.patient, "", "O"
         ds.StudyDate, ds.StudyTime, ds.StudyID, ds.AccessionNumber = study.date, "120000", "1", ""
         ds.ReferringPhysicianName, ds.SeriesNumber, ds.AcquisitionNumber = "", number, acquisition
         ds.ImageType = image_type.split("\\")

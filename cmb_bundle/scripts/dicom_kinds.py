@@ -71,9 +71,9 @@ def kind_of(header: Header) -> Kind:
         return Kind("other", "a projection or reformatted")
     if "LOCALIZER" in values:
         return Kind("other", "a localizer")
-    if DERIVED_MAP.search(words):
-        return Kind("other", "a computed map")
     part, told_by = _component(header, values)
+    if part is None and (DERIVED_MAP.search(words) or "QSM" in values):
+        return Kind("other", "a computed map")
     if part == "phase" or SURELY_PHASE.search(words):
         return Kind("phase", told_by if part == "phase" else "SeriesDescription")
     if part in ("real", "imaginary"):

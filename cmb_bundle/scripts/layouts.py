@@ -218,8 +218,10 @@ def _folders_of(parent: Path, role: str) -> list[Path]:
 def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...]) -> None:
     """Add the files of a folder that holds one role; they are named as their subjects."""
     for path in _entries(folder):
-        if _suffix(path, suffixes) or (role in ("image", "phase", "magnitude") and _holds_dicom(path)):
+        if _suffix(path, suffixes):
             found[_strip(_stem(path)) or _stem(path)][role].append(path)
+        elif suffixes is IMAGE_SUFFIXES and _holds_dicom(path):
+            found[path.name][role].append(path)
 
 
 def _add_by_name(found: dict, folder: Path, subject: str = "") -> None:

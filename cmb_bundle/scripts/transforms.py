@@ -109,6 +109,8 @@ class LoadSubjectd(MapTransform):
             # with it, MONAI's Spacingd takes MONAI Label's entry image_path for meta data of image
             volume.meta.pop("filename_or_obj", None)
             return volume
+        except DicomError as error:
+            raise SubjectError(f"{name}: {error}") from error
         except Exception as error:
             cause = error.__cause__ or error
             reason = str(cause).strip().splitlines()[0] if str(cause).strip() else "no reason given"
