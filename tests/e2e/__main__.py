@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--cohort", type=Path, help="phantoms made before; by default they are made")
     parser.add_argument("--keep", type=Path, help="folder to work in, which is kept; by default a temporary one")
+    parser.add_argument("--pictures", type=Path, help="folder for the picture of OHIF, as docs; by default not kept")
     arguments = parser.parse_args()
     python = arguments.python.absolute()
     folder = (arguments.keep or Path(tempfile.mkdtemp(prefix="cmb-e2e-"))).absolute()
@@ -37,7 +38,7 @@ def main() -> None:
             work = folder / name
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-            PARTS[name](python, cohort.absolute(), work)
+            PARTS[name](python, cohort.absolute(), work, (arguments.pictures or work).absolute())
             print(f"{name}: passed in {time.monotonic() - start:.0f} s", flush=True)
     finally:
         if arguments.keep is None:

@@ -26,7 +26,7 @@ PHASE = r"ORIGINAL\PRIMARY\P\ND"
 LABELS = [{"name": "microbleed", "model_name": "cmb_bundle"}]
 
 
-def run(python: Path, cohort: Path, folder: Path, pictures: Path | None = None) -> None:
+def run(python: Path, cohort: Path, folder: Path, pictures: Path) -> None:
     """Go through it all; a failed assertion says where it ended."""
     pacs_port, port = free_port(), free_port()
     pacs, url = f"http://127.0.0.1:{pacs_port}", f"http://127.0.0.1:{port}"
@@ -38,7 +38,7 @@ def run(python: Path, cohort: Path, folder: Path, pictures: Path | None = None) 
         with monai_label(python, app, f"{pacs}/dicom-web", conf, folder, port):
             check_server(Client(url), pacs, cohort, series, folder)
             ill = max(series, key=lambda subject: len(truth_of(cohort, subject)))
-            picture = (pictures or folder) / "monai_label_ohif.png"
+            picture = pictures / "monai_label_ohif.png"
             study = tag(pacs, series[ill], "StudyInstanceUID")
             script = Path(__file__).with_name("ohif.py")
             subprocess.run([str(python), str(script), url, study, series[ill], str(picture)], check=True, timeout=900)

@@ -17,7 +17,7 @@ BUNDLE = Path(__file__).parents[2] / "cmb_bundle"
 EPOCHS = int(os.environ.get("E2E_EPOCHS", "3"))
 
 
-def run(python: Path, cohort: Path, folder: Path) -> None:
+def run(python: Path, cohort: Path, folder: Path, pictures: Path) -> None:
     """Go through it all; a failed assertion says where it ended."""
     app, studies = stock_app(python, folder), make_studies(cohort, folder / "studies")
     shipped = app / "model" / MODEL / "models" / "model.pt"

@@ -68,7 +68,14 @@ def main(url: str, study: str, series: str, picture: str) -> None:
         for button in driver.find_elements(By.XPATH, "//button[contains(., 'Confirm and Hide')]"):
             driver.execute_script("arguments[0].click()", button)
         field = driver.find_element(By.ID, "monailabelServerURL")
-        driver.execute_script("arguments[0].value = arguments[1]", field, f"{url}/")
+        # as typed: the panel takes the address when the field loses the focus
+        driver.execute_script(
+            "arguments[0].value = arguments[1];"
+            "arguments[0].dispatchEvent(new FocusEvent('focusout', {bubbles: true}));",
+            field,
+            f"{url}/",
+        )
+        time.sleep(1)
         driver.execute_script("arguments[0].click()", field.find_element(By.XPATH, "./ancestor::tr//button"))
         run = wait.until(lambda d: d.find_element(By.CSS_SELECTOR, "button[title='Run Segmentation']"))
         time.sleep(5)
