@@ -18,7 +18,8 @@ class TwoStageInferer(Inferer):
     Args:
         spacing: voxel spacing of the model's grid in mm.
         average: slices averaged for the detector, as in training.
-        batch_size: slices and patches at a time.
+        batch_size: slices at a time.
+        patch_batch_size: patches at a time.
         score_threshold: boxes with a lower detector score are no candidates.
         merge_mm: in-plane distance in mm within which boxes of neighbouring slices are one candidate.
         patch_size: edge in voxels of the classifier's patches.
@@ -36,12 +37,13 @@ class TwoStageInferer(Inferer):
         patch_size: int = 16,
         max_candidates: int = 500,
         classify: bool = True,
+        patch_batch_size: int = 64,
     ) -> None:
         super().__init__()
         self.spacing = tuple(float(s) for s in spacing)
         self.average, self.batch_size, self.score_threshold = average, batch_size, score_threshold
         self.merge_mm, self.patch_size, self.max_candidates = merge_mm, patch_size, max_candidates
-        self.classify = classify
+        self.classify, self.patch_batch_size = classify, patch_batch_size
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args, **kwargs) -> torch.Tensor:
         """
@@ -88,7 +90,7 @@ class TwoStageInferer(Inferer):
     def probabilities(self, volume: torch.Tensor, voxels: torch.Tensor, classifier: torch.nn.Module) -> torch.Tensor:
         """Stage 2: the probability of a microbleed at each of ``voxels`` (N, 3), as (N,) on the CPU."""
         found = []
-        for batch in voxels.split(self.batch_size):
+        for batch in voxels.split(self.patch_batch_size):
             patches = torch.stack([to_classifier_input(cut_patch(volume.float(), v, self.patch_size)) for v in batch])
             found.append(classifier(patches).float().softmax(dim=1)[:, 1].cpu())
         return torch.cat(found)
