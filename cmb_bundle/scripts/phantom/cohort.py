@@ -99,7 +99,7 @@ def _geometry(rng: np.random.Generator) -> dict:
     spare = max(144 - slices * thickness, 0) / 2
     return {
         "spacing": (in_plane, in_plane, thickness),
-        "shape": (int(round(224 / in_plane)), int(round(240 / in_plane)), slices),
+        "shape": (round(224 / in_plane), round(240 / in_plane), slices),
         "centre_mm": (0.0, 0.0, float(round(rng.uniform(-spare, spare), 1))),
         "atrophy": float(round(rng.uniform(0, 3), 2)) if rng.random() < 0.4 else 0.0,
         "skull_stripped": bool(rng.random() < 0.2),
