@@ -17,6 +17,7 @@ from nibabel.affines import apply_affine
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
+from .calibration import calibrate
 from .datasets import CohortDataset, LabelError, SubjectError
 from .detector import fit_anchors
 from .files import write_csv, write_whole
@@ -177,11 +178,25 @@ def collect_patches(
 
 
 def join_weights(
-    network: torch.nn.Module, detector_weights: str | Path, classifier_weights: str | Path, path: str | Path
+    network: torch.nn.Module,
+    detector_weights: str | Path,
+    classifier_weights: str | Path,
+    path: str | Path,
+    data_loader: Iterable[Mapping] | None = None,
 ) -> Path:
-    """Load the best weights of both stages into the network and write its state_dict to ``path``."""
+    """Load the best weights of both stages into the network, calibrate, and write its state_dict to ``path``.
+
+    Args:
+        network: both stages.
+        detector_weights: file of stage 1.
+        classifier_weights: file of stage 2.
+        path: file to write.
+        data_loader: validation patches to calibrate stage 2 on, see :func:`~.calibration.calibrate`; None leaves it.
+    """
     load_weights(network.detector, detector_weights)
     load_weights(network.classifier, classifier_weights)
+    if data_loader is not None:
+        calibrate(network.classifier, data_loader, next(network.classifier.parameters()).device)
     state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
     return write_whole(path, lambda aside: torch.save(state, aside))
 
