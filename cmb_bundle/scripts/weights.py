@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+
+from .files import write_whole
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
@@ -15,6 +20,9 @@ class CheckpointError(RuntimeError):
 def load_weights(network: torch.nn.Module, path: str | Path, map_location="cpu") -> torch.nn.Module:
     """
     Load a plain state_dict into a network.
+
+    A child whose attribute ``weights_from`` names a file got its weights from there, another program's; it keeps
+    them, and what the state_dict has for it is not looked at.
 
     Args:
         network: the module.
@@ -32,8 +40,19 @@ def load_weights(network: torch.nn.Module, path: str | Path, map_location="cpu")
             f"The weights {path} do not exist. Train first (run training), or give their path by --checkpoint."
         )
     state = read_state(path, map_location, "Expected a PyTorch state_dict; copy the file again or train anew.")
+    for name, child in network.named_children():
+        if source := getattr(child, "weights_from", None):
+            logger.info(f"The weights of the {name} are those of {source}, the others those of {path}.")
+            own = {f"{name}.{key}": value for key, value in child.state_dict().items()}
+            state = {key: value for key, value in state.items() if not key.startswith(f"{name}.")} | own
     fit_weights(network, state, path)
     return network
+
+
+def save_weights(network: torch.nn.Module, path: str | Path) -> Path:
+    """Write the state_dict of a network, on the CPU, whole."""
+    state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+    return write_whole(path, lambda aside: torch.save(state, aside))
 
 
 def read_state(path: str | Path, map_location: object, advice: str) -> dict:
