@@ -116,7 +116,7 @@ def darknet_detector(
             f"{net.text('width')} x {net.text('height')} pixels (width x height in [net]) do not give cells of whole "
             "pixels; expected multiples of the strides, and paddings that keep the size."
         )
-    anchors = region.numbers("anchors")
+    anchors = region.reals("anchors")
     if len(anchors) != 2 * network.num_anchors or min(anchors) <= 0:
         raise region.error(
             f"anchors={region.options['anchors']}; expected {2 * network.num_anchors} positive numbers, width and "
@@ -126,7 +126,7 @@ def darknet_detector(
     pairs = [anchors[start : start + 2] for start in range(0, len(anchors), 2)]
     if network.transposed:
         pairs = [pair[::-1] for pair in pairs]
-    parameters = {key: region.number(key, default) for key, default in LOSS_OPTIONS.items()}
+    parameters = {key: region.real(key, default) for key, default in LOSS_OPTIONS.items()}
     parameters |= {key: parameters[key] != 0 for key in ("rescore", "bias_match")}
     detector = YOLOv2Detector(
         network, pairs, loss_parameters={**parameters, **(loss_parameters or {})}, **detector_arguments

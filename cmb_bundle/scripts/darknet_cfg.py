@@ -70,7 +70,7 @@ class Section:
             raise self.error(f"{key}={value}; expected {minimum} or more.", key)
         return int(value)
 
-    def number(self, key: str, default: float | None = None) -> float:
+    def real(self, key: str, default: float | None = None) -> float:
         """Return an option as a number."""
         return float(self._number(self.text(key, None if default is None else str(default)), key))
 
@@ -78,7 +78,7 @@ class Section:
         """Return an option as a list of integers, which commas separate."""
         return [int(self._number(item, key, integer=True)) for item in self._items(key)]
 
-    def numbers(self, key: str) -> list[float]:
+    def reals(self, key: str) -> list[float]:
         """Return an option as a list of numbers, which commas separate."""
         return [float(self._number(item, key)) for item in self._items(key)]
 

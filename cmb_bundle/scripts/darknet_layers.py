@@ -93,8 +93,9 @@ class Reorg(nn.Module):
     def forward(self, x: Tensor, outputs: dict[int, Tensor]) -> Tensor:
         batch, channels, rows, columns = x.shape
         s = self.stride
+        few = channels // (s * s)
         if self.reverse:
-            blocks = x.reshape(batch, s, s, channels // s**2, rows, columns)
-            return blocks.permute(0, 3, 4, 1, 5, 2).reshape(batch, channels // s**2, rows * s, columns * s)
-        blocks = x.reshape(batch, channels // s**2, rows, s, columns, s)
-        return blocks.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * s**2, rows // s, columns // s)
+            blocks = x.reshape(batch, s, s, few, rows, columns)
+            return blocks.permute(0, 3, 4, 1, 5, 2).reshape(batch, few, rows * s, columns * s)
+        blocks = x.reshape(batch, few, rows, s, columns, s)
+        return blocks.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * s * s, rows // s, columns // s)

@@ -28,6 +28,11 @@ TRAINING_ONLY = {
 }  # fmt: skip
 """Options of layers that darknet reads for training alone, or (``absolute``) reads and never uses."""
 
+READ_BY_DETECTOR = {
+    "anchors", "bias_match", "class_scale", "coord_scale", "noobject_scale", "object_scale", "rescore", "thresh",
+}  # fmt: skip
+"""Options of the region layer that :func:`~.darknet.darknet_detector` reads."""
+
 
 class DarknetNetwork(nn.Module):
     """The network of a ``.cfg`` file, up to its region layer.
@@ -113,6 +118,7 @@ class DarknetNetwork(nn.Module):
                 f"the layer before has {shape[0]} channels; {self.num_anchors} anchors (num) and {self.num_classes} "
                 f"classes need {expected}: {self.num_anchors} x (5 + {self.num_classes})."
             )
+        _check_options(region)
         stride = max(1, round(size[0] / shape[1]))
         self.stride = stride if size == (shape[1] * stride, shape[2] * stride) else None
 
@@ -166,7 +172,7 @@ def _show(shape: Shape) -> str:
 
 
 def _check_options(section: Section) -> None:
-    for key in section.options.keys() - section.used - TRAINING_ONLY:
+    for key in section.options.keys() - section.used - TRAINING_ONLY - READ_BY_DETECTOR:
         value = section.options[key]
         if value != CHANGES_OUTPUT.get(key, value):
             raise section.error(f"{key}={value} is not supported; take it out if the weights can do without it.", key)

@@ -35,16 +35,20 @@ def load_weights(network: torch.nn.Module, path: str | Path, map_location="cpu")
     Raises:
         CheckpointError: the file is missing, unreadable, or of another architecture.
     """
+    children = dict(network.named_children())
+    kept = {name: child for name, child in children.items() if getattr(child, "weights_from", None)}
+    for name, child in kept.items():
+        logger.info(f"The weights of the {name} are those of {child.weights_from}, not of {path}.")
+    if kept and len(kept) == len(children):
+        return network
     if not Path(path).is_file():
         raise CheckpointError(
             f"The weights {path} do not exist. Train first (run training), or give their path by --checkpoint."
         )
     state = read_state(path, map_location, "Expected a PyTorch state_dict; copy the file again or train anew.")
-    for name, child in network.named_children():
-        if source := getattr(child, "weights_from", None):
-            logger.info(f"The weights of the {name} are those of {source}, the others those of {path}.")
-            own = {f"{name}.{key}": value for key, value in child.state_dict().items()}
-            state = {key: value for key, value in state.items() if not key.startswith(f"{name}.")} | own
+    for name, child in kept.items():
+        own = {f"{name}.{key}": value for key, value in child.state_dict().items()}
+        state = {key: value for key, value in state.items() if not key.startswith(f"{name}.")} | own
     fit_weights(network, state, path)
     return network
 
