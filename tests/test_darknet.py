@@ -1,6 +1,10 @@
 """Darknet files: against OpenCV's reader, against darknet's rules written out, round trips, errors, commands."""
 
+import json
+import shlex
 import struct
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -23,6 +27,7 @@ from cmb_bundle.scripts.darknet_network import DarknetNetwork
 from cmb_bundle.scripts.weights import load_weights, save_weights
 
 from .conftest import CONFIGS
+from .test_documentation import ROOT, commands
 
 LITERAL = CONFIGS / "yolov2_cmb.cfg"
 NET = "[net]\nwidth={width}\nheight={height}\nchannels={channels}"
@@ -470,8 +475,9 @@ def test_missing_files_and_wrong_arguments(tmp_path):
     with pytest.raises(DarknetError, match=r"no\.cfg cannot be read \(No such file"):
         read_cfg(tmp_path / "no.cfg")
     cfg, weights, network = write_small(tmp_path, CFG)
-    with pytest.raises(DarknetError, match=r"no\.weights cannot be read \(No such file"):
+    with pytest.raises(DarknetError, match=r"no\.weights cannot be read \(No such file") as caught:
         read_weights(network, tmp_path / "no.weights")
+    assert caught.value.__cause__ is None, "the sentence at the end of a run is that of the innermost cause"
     with pytest.raises(DarknetError, match="axes is 'PA'; expected one of R and L with one of A and P"):
         darknet_detector(cfg, axes="PA")
     with pytest.raises(DarknetError, match="channels has 3 entries, but the network takes 2"):
@@ -543,3 +549,44 @@ def test_a_checkpoint_leaves_weights_of_darknet_alone(tmp_path, caplog):
     assert all(torch.equal(again.state_dict()[key], value) for key, value in both.state_dict().items())
     both.classifier.weights_from = "model.h5"
     assert load_weights(both, tmp_path / "missing.pt") is both
+
+
+def test_commands_of_the_page_run_in_their_order(tiny_cohort, tmp_path):
+    (tmp_path / "cmb_bundle").symlink_to(ROOT / "cmb_bundle")
+    (tmp_path / "D").symlink_to(tiny_cohort)
+    pool = "[maxpool]\nsize=2\nstride=2"
+    text = cfg_text(conv(8), pool, conv(8), pool, conv(8), width=64, height=64)
+    cfg, weights, network = write_small(tmp_path, text)
+    cfg, weights = cfg.rename(tmp_path / "my.cfg"), weights.rename(tmp_path / "my.weights")
+    found = commands(ROOT / "docs" / "darknet.md")
+    assert len(found) == 5
+    subject = sorted(path.stem for path in (tiny_cohort / "Label").iterdir())[0]
+    training = "--detector_epochs 1 --slices_per_subject 2 --classifier_epochs 1 --folds 3 --candidate_threshold 0.5"
+    for command in found:
+        quick = training if "run training" in command else f"--subjects \"['{subject}']\" --candidate_threshold 0.3"
+        words = shlex.split(f"{command} {quick}")
+        done = subprocess.run(
+            [sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
+
+    state = torch.load(tmp_path / "W" / "model.pt", weights_only=True)
+    shipped = torch.load(CONFIGS.parent / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(state[key], value) for key, value in shipped.items() if key.startswith("classifier."))
+    assert torch.equal(state["detector.network.layers.2.conv.weight"], network.layers[2].conv.weight)
+    first = network.layers[0].conv.weight
+    assert torch.equal(state["detector.network.layers.0.conv.weight"], first[:, :2])
+    assert [path.name for path in (tmp_path / "O").iterdir()] == [subject]
+    direct, joint = (
+        json.loads((tmp_path / folder / subject / f"{subject}_cmb.json").read_text())["candidates"]
+        for folder in ("O", "O2")
+    )
+    assert len(direct) > 0 and direct == joint
+
+    trained = torch.load(tmp_path / "T" / "model.pt", weights_only=True)
+    again = darknet_detector(tmp_path / "B" / "detector.cfg", tmp_path / "B" / "detector.weights", axes="PL")
+    assert not torch.equal(again.network.layers[0].conv.weight, first[:, :2])
+    for key, value in again.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(trained[f"detector.{key}"], value), key
+    assert int(again.loss.seen) > 321

@@ -166,7 +166,7 @@ def read_weights(
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DarknetError(f"{path} cannot be read ({error.strerror}). Expected a darknet .weights file.") from error
+        raise DarknetError(f"{path} cannot be read ({error.strerror}). Expected a darknet .weights file.") from None
     if len(data) < 16:
         raise DarknetError(f"{path} has {len(data)} bytes; a darknet .weights file has a header of 16 or 20.")
     major, minor, revision = struct.unpack_from("<3i", data)

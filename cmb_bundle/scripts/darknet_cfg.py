@@ -118,7 +118,7 @@ def read_cfg(path: str | Path) -> list[Section]:
         # comments may be in any encoding; utf-8-sig drops the mark that some editors put first
         text = path.read_bytes().decode("utf-8-sig", errors="replace")
     except OSError as error:
-        raise DarknetError(f"{path} cannot be read ({error.strerror}). Expected a darknet .cfg file.") from error
+        raise DarknetError(f"{path} cannot be read ({error.strerror}). Expected a darknet .cfg file.") from None
     sections: list[Section] = []
     for number, raw in enumerate(text.split("\n"), start=1):
         line = "".join(raw.split())
