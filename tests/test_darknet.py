@@ -425,6 +425,7 @@ CFG_ERRORS = {
     "not a cfg": (lambda t: "<html>\n" + t, "line 1: '<html>' is not understood.*Is this a darknet .cfg file"),
     "broken section": (lambda t: t.replace("[maxpool]", "[maxpool"), r"line 13: '\[maxpool' is no section"),
     "no region": (lambda t: t[: t.index("[region]")], r"layer 3 \[convolutional\]: this is the last section"),
+    "no layers": (lambda t: NET.format(width=8, height=8, channels=12) + "\n[region]\nnum=2", "expected layers and"),
     "not a number": (lambda t: t.replace("size=2", "size=two"), r"line 14, layer 1 \[maxpool\]: size=two: 'two' is"),
     "not whole": (lambda t: t.replace("size=2", "size=2.5"), "'2.5' is not a whole number"),
     "zero": (lambda t: t.replace("stride=2", "stride=0"), "line 15.*stride=0; expected 1 or more"),

@@ -78,8 +78,8 @@ class DarknetNetwork(nn.Module):
         self.rows_flipped, self.columns_flipped = axes[0] in "LP", axes[1] in "LP"
         self.sections = read_cfg(cfg)
         net, *layers = self.sections
-        if not layers or layers[-1].name != "region":
-            raise (layers or [net])[-1].error("this is the last section; expected [region] as the last.")
+        if len(layers) < 2 or layers[-1].name != "region":
+            raise self.sections[-1].error("this is the last section; expected layers and, as the last, [region].")
         self.region = layers[-1]
         self.cfg_channels = net.integer("channels", minimum=1)
         self.in_channels = in_channels or self.cfg_channels
