@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-
-from .files import write_whole
-
-logger = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
@@ -20,9 +15,6 @@ class CheckpointError(RuntimeError):
 def load_weights(network: torch.nn.Module, path: str | Path, map_location="cpu") -> torch.nn.Module:
     """
     Load a plain state_dict into a network.
-
-    A child whose attribute ``weights_from`` names a file got its weights from there, another program's; it keeps
-    them, and what the state_dict has for it is not looked at.
 
     Args:
         network: the module.
@@ -35,28 +27,13 @@ def load_weights(network: torch.nn.Module, path: str | Path, map_location="cpu")
     Raises:
         CheckpointError: the file is missing, unreadable, or of another architecture.
     """
-    children = dict(network.named_children())
-    kept = {name: child for name, child in children.items() if getattr(child, "weights_from", None)}
-    for name, child in kept.items():
-        logger.info(f"The weights of the {name} are those of {child.weights_from}, not of {path}.")
-    if kept and len(kept) == len(children):
-        return network
     if not Path(path).is_file():
         raise CheckpointError(
             f"The weights {path} do not exist. Train first (run training), or give their path by --checkpoint."
         )
     state = read_state(path, map_location, "Expected a PyTorch state_dict; copy the file again or train anew.")
-    for name, child in kept.items():
-        own = {f"{name}.{key}": value for key, value in child.state_dict().items()}
-        state = {key: value for key, value in state.items() if not key.startswith(f"{name}.")} | own
     fit_weights(network, state, path)
     return network
-
-
-def save_weights(network: torch.nn.Module, path: str | Path) -> Path:
-    """Write the state_dict of a network, on the CPU, whole."""
-    state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-    return write_whole(path, lambda aside: torch.save(state, aside))
 
 
 def read_state(path: str | Path, map_location: object, advice: str) -> dict:
