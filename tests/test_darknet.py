@@ -24,7 +24,6 @@ from cmb_bundle.scripts.darknet import (
 from cmb_bundle.scripts.darknet_cfg import DarknetError, read_cfg
 from cmb_bundle.scripts.darknet_layers import MaxPool, Reorg
 from cmb_bundle.scripts.darknet_network import DarknetNetwork
-from cmb_bundle.scripts.weights import load_weights, save_weights
 
 from .conftest import CONFIGS
 from .test_documentation import ROOT, commands
@@ -527,29 +526,6 @@ def test_errors_of_a_weights_file(name, tmp_path):
     with pytest.raises(DarknetError, match=message) as caught:
         darknet_detector(cfg, weights)
     assert str(weights) in str(caught.value)
-
-
-class Stages(nn.Module):
-    def __init__(self, detector):
-        super().__init__()
-        self.detector, self.classifier = detector, nn.Linear(2, 2)
-
-
-def test_a_checkpoint_leaves_weights_of_darknet_alone(tmp_path, caplog):
-    cfg, weights, network = write_small(tmp_path, CFG)
-    other = Stages(nn.Linear(3, 3))
-    save_weights(other, tmp_path / "model.pt")
-    both = Stages(darknet_detector(cfg, weights))
-    with caplog.at_level("INFO"):
-        load_weights(both, tmp_path / "model.pt")
-    assert f"The weights of the detector are those of {weights}" in caplog.text
-    assert torch.equal(both.classifier.weight, other.classifier.weight)
-    assert torch.equal(both.detector.network.layers[0].conv.weight, network.layers[0].conv.weight)
-    save_weights(both, tmp_path / "joint.pt")
-    again = load_weights(Stages(darknet_detector(cfg)), tmp_path / "joint.pt")
-    assert all(torch.equal(again.state_dict()[key], value) for key, value in both.state_dict().items())
-    both.classifier.weights_from = "model.h5"
-    assert load_weights(both, tmp_path / "missing.pt") is both
 
 
 def test_commands_of_the_page_run_in_their_order(tiny_cohort, tmp_path):

@@ -102,8 +102,7 @@ def darknet_detector(
         detector_arguments: further arguments of :class:`~.detector.YOLOv2Detector`, such as ``score_thresh``.
 
     Returns:
-        the detector. With ``weights``, its attribute ``weights_from`` names that file, and
-        :func:`~.weights.load_weights` leaves it alone.
+        the detector.
 
     Raises:
         DarknetError: a file cannot be read or does not fit; see :func:`read_weights`.
@@ -133,7 +132,6 @@ def darknet_detector(
     )
     if weights is not None:
         detector.loss.seen.fill_(read_weights(network, weights, third_channel, channels))
-        detector.weights_from = str(weights)
     return detector
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from .files import write_whole
+
 
 class CheckpointError(RuntimeError):
     """A file of weights, or of the state of a training, cannot be read or does not fit."""
@@ -88,3 +90,9 @@ def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> N
             "Use the configuration it was trained with, or another output_dir or checkpoint."
         )
     network.load_state_dict(state)
+
+
+def save_weights(network: torch.nn.Module, path: str | Path) -> Path:
+    """Write the state_dict of a network, on the CPU, whole."""
+    state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+    return write_whole(path, lambda aside: torch.save(state, aside))
