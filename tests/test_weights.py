@@ -63,5 +63,5 @@ def test_a_file_of_the_other_stage_is_refused(tmp_path):
 
 
 def test_a_word_is_no_truth_value(checkpoint):
-    with pytest.raises(CheckpointError, match="detector_from_checkpoint is 'false'; .* True or False"):
+    with pytest.raises(CheckpointError, match=r"detector_from_checkpoint is 'false'; .* True or False"):
         load_weights(filled(1.0), checkpoint, stages={"detector": "false", "classifier": True})
