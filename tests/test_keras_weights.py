@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
+import subprocess
 import sys
 
 os.environ["KERAS_BACKEND"] = "torch"
 
 import h5py
 import keras
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -20,7 +24,8 @@ from cmb_bundle.scripts.keras_layers import AxisBatchNorm, KerasError, SamePaddi
 from cmb_bundle.scripts.keras_weights import keras_classifier
 from cmb_bundle.scripts.weights import CheckpointError
 
-from .conftest import TINY_CONFIG
+from .conftest import CONFIGS
+from .test_documentation import commands
 
 PATCH = (16, 32, 16)
 FIRST = {"data_format": "channels_first"}
@@ -272,6 +277,23 @@ def test_other_order_of_classes_and_of_the_halves(tmp_path):
     np.testing.assert_allclose(probabilities(classifier, patches()), expected[:, ::-1], atol=1e-5)
 
 
+@pytest.mark.parametrize("axes", ["LPS", "PLS", "SAL"])
+def test_patches_of_another_orientation(axes, tmp_path):
+    """NiBabel turns the patches that Keras is given."""
+    cubes = [
+        nib.as_closest_canonical(nib.Nifti1Image(half[0], np.eye(4))) for half in np.split(patches(1)[0], 2, axis=2)
+    ]
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(axes))
+    turned = [cube.as_reoriented(turn) for cube in cubes]
+    assert nib.aff2axcodes(turned[0].affine) == tuple(axes)
+    x = np.concatenate([cube.get_fdata(dtype=np.float32) for cube in turned], axis=1)[None, None]
+    model = small_model()
+    model.save(tmp_path / "model.keras")
+    found = probabilities(keras_classifier(tmp_path / "model.keras", axes=axes), patches(1))
+    np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-5)
+    assert not np.allclose(found, model.predict(patches(1), verbose=0), atol=1e-3)
+
+
 def test_training_goes_on_as_in_keras(tmp_path):
     """In training mode the batch's own statistics are used, and the running ones move by Keras' momentum."""
     model = small_model()
@@ -394,6 +416,8 @@ def test_patches_and_classes_that_do_not_fit(files):
     refused(r"takes patches of \(1, 16, 32, 16\); expected \(1, 20, 40, 20\)", keras_file, patch_size=(20, 40, 20))
     refused("microbleed_class is 2; expected 0 or 1", keras_file, microbleed_class=2)
     refused("phase_first is 'false'; expected True or False", keras_file, phase_first="false")
+    for axes in ("RA", "RLS", "RASL", "xyz", None):
+        refused("expected one of L and R, one of A and P and one of I and S", keras_file, axes=axes)
     for units, activation in ((3, "softmax"), (2, "sigmoid"), (1, "softmax")):
         model_of([kl.Flatten(), kl.Dense(units, activation=activation)]).save(files / "units.keras")
         refused(rf"ends with \({units},\) values and {activation}; expected two classes", files / "units.keras")
@@ -404,30 +428,41 @@ def test_patches_and_classes_that_do_not_fit(files):
 # --------------------------------------------------------------------------------------------------------- workflow
 
 
-def test_overlay_trains_on_and_infers(files, tiny_cohort, bundle):
-    given = {"dataset_dir": tiny_cohort, "keras_weights": files / "model.keras"}
-    overlays = [TINY_CONFIG, "keras.json"]
-    output = files / "trained"
-    bundle(
-        "training", ["train.json", *overlays], files, output_dir=output, detector_epochs=1, classifier_epochs=1, **given
+def run_command(command, folder):
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)[1:]], cwd=folder, capture_output=True, text=True, timeout=600
     )
-    start = keras_classifier(files / "model.keras").state_dict()
-    trained = torch.load(output / "classifier_best.pt", weights_only=True)
+    assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
+
+
+def test_commands_of_the_page(files, tiny_cohort):
+    """The overlay infers, trains on and infers with what was trained; quick settings are added to the commands."""
+    model = small_model()
+    (files / "model.json").write_text(keras_2_json(model))
+    save_keras_2_weights(model, files / "model.h5")
+    (files / "cmb_bundle").symlink_to(CONFIGS.parent)
+    (files / "D").symlink_to(tiny_cohort)
+    infer, train, infer_trained = commands(CONFIGS.parents[1] / "docs" / "keras.md")
+    quick = " --detector_epochs 1 --classifier_epochs 1 --val_interval 1 --slices_per_subject 2 --folds 3"
+    one = " --subjects \"['phantom-001']\" --candidate_threshold 0.0 --picture False"
+    run_command(train + quick, files)
+    start = keras_classifier(files / "model.h5", files / "model.json").state_dict()
+    trained = torch.load(files / "T" / "classifier_best.pt", weights_only=True)
     assert start.keys() == trained.keys()
     change = {key: (trained[key].float() - start[key].float()).abs().max() for key in start if "num_batches" not in key}
     assert all(0 < value < 0.3 for value in change.values()), change
 
     found = {}
-    for name, settings in {
-        "keras": {"checkpoint": output / "detector_best.pt"},
-        "trained": {"checkpoint": output / "model.pt", "classifier_from_checkpoint": True},
-    }.items():
-        bundle(
-            "run", ["inference.json", *overlays], files, output_dir=files / name, subjects="['phantom-001']",
-            candidate_threshold=0.0, picture=False, **given, **settings,
-        )  # fmt: skip
-        result = json.loads(next((files / name).glob("*/*_cmb.json")).read_text())
-        found[name] = {(*c["voxel"], c["detector_score"]): c["probability"] for c in result["candidates"]}
-    assert found["keras"]
-    assert found["keras"].keys() == found["trained"].keys(), "the detector is the same"
-    assert found["keras"] != found["trained"]
+    for output, command in {"O": infer + " --checkpoint T/detector_best.pt", "R": infer_trained}.items():
+        run_command(command + one, files)
+        result = json.loads(next((files / output).glob("*/*_cmb.json")).read_text())
+        found[output] = {(*c["voxel"], c["detector_score"]): c["probability"] for c in result["candidates"]}
+    assert found["O"]
+    assert found["O"].keys() == found["R"].keys(), "the detector is the same"
+    assert found["O"] != found["R"]
+
+
+def test_keys_of_the_page_are_those_of_the_overlay():
+    keys = json.loads((CONFIGS / "keras.json").read_text())
+    rows = re.findall(r"^\| `(\w+)` \|", (CONFIGS.parents[1] / "docs" / "keras.md").read_text(), re.MULTILINE)
+    assert rows == [key for key in keys if "#" not in key]

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from nibabel.orientations import axcodes2ornt, ornt_transform
 from torch import Tensor, nn
 
 from .keras_files import Layer, chain_of_layers, fits, read_architecture, read_weights
 from .keras_layers import LAYERS, KerasError
+
+_OPPOSITE = {"L": "R", "P": "A", "I": "S"}
 
 
 class KerasClassifier(nn.Module):
@@ -22,6 +25,7 @@ class KerasClassifier(nn.Module):
         channels_last: whether they expect (B, 16, 32, 16, 1).
         microbleed_class: 0 or 1, which of their classes is the microbleed.
         phase_first: whether they expect the phase before the SWI.
+        axes: where the axes of their patches run to, such as ``RAS`` or ``LPS``.
     """
 
     def __init__(
@@ -30,15 +34,19 @@ class KerasClassifier(nn.Module):
         channels_last: bool = False,
         microbleed_class: int = 1,
         phase_first: bool = False,
+        axes: str = "RAS",
     ) -> None:
         super().__init__()
         self.layers = nn.Sequential(OrderedDict(layers))
         self.channels_last, self.microbleed_class, self.phase_first = channels_last, microbleed_class, phase_first
+        turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes))
+        self.flipped = [2 + axis for axis in range(3) if turn[axis, 1] < 0]
+        self.order = [0, 1, *(2 + int(axis) for axis in turn[:, 0].argsort())]
 
     def arrange(self, x: Tensor) -> Tensor:
-        """Turn patches (B, 1, s, 2 s, s), SWI first, into the layout of the layers."""
-        if self.phase_first:
-            x = x.roll(x.shape[3] // 2, dims=3)
+        """Turn patches (B, 1, s, 2 s, s), RAS and SWI first, into the layout of the layers."""
+        halves = [half.flip(self.flipped).permute(self.order) for half in x.chunk(2, dim=3)]
+        x = torch.cat(halves[::-1] if self.phase_first else halves, dim=3)
         return x.movedim(1, -1) if self.channels_last else x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,6 +71,7 @@ def keras_classifier(
     patch_size: Sequence[int] = (16, 32, 16),
     microbleed_class: int = 1,
     phase_first: bool = False,
+    axes: str = "RAS",
 ) -> KerasClassifier:
     """
     Build stage 2 from a model that Keras 2 or Keras 3 saved.
@@ -83,6 +92,8 @@ def keras_classifier(
         patch_size: voxels of a patch along its three axes, SWI and phase together.
         microbleed_class: the model's class that is the microbleed, 0 or 1.
         phase_first: whether the model learned with the phase before the SWI.
+        axes: where the axes of the patches that the model learned from ran to. ``RAS`` is to right, anterior and
+            superior, as this bundle has it; ``LPS`` is how DICOM images are stored.
 
     Raises:
         KerasError: h5py or a file is missing, a file is of another kind, a layer is not supported, or weights and
@@ -94,6 +105,8 @@ def keras_classifier(
         raise KerasError(f"microbleed_class is {microbleed_class!r}; expected 0 or 1.")
     if not isinstance(phase_first, bool):
         raise KerasError(f"phase_first is {phase_first!r}; expected True or False, with a capital letter.")
+    if not isinstance(axes, str) or sorted("RAS".find(_OPPOSITE.get(a, a)) for a in axes) != [0, 1, 2]:
+        raise KerasError(f"axes is {axes!r}; expected one of L and R, one of A and P and one of I and S, such as LPS.")
     model = read_architecture(architecture or weights)
     layers = chain_of_layers(model, architecture or weights)
     input_shape = _input_shape(model, layers)
@@ -118,7 +131,7 @@ def keras_classifier(
             f"The model takes patches of {input_shape}; expected {formats[False]} or {formats[True]}, SWI and phase "
             "side by side along the second axis. Set patch_size to the edge of the model's patches."
         )
-    classifier = KerasClassifier(built, fitting[0], microbleed_class, phase_first)
+    classifier = KerasClassifier(built, fitting[0], microbleed_class, phase_first, axes)
     _check_output(classifier, patch_size, end)
     return classifier
 
