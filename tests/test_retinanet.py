@@ -2,6 +2,9 @@
 
 import json
 import math
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
 
 from cmb_bundle.scripts.retinanet import RetinaNet2DDetector, RetinaNet2DNetwork
 
-from .conftest import TINY_CONFIG
+from .conftest import CONFIGS
+from .test_documentation import commands
 
 SIZES = [[4, 6, 8], [12, 16, 20]]
 
@@ -242,20 +246,27 @@ def test_export_with_dynamic_sizes():
     torch.testing.assert_close(exported(images), network(images))
 
 
-def test_overlay_trains_and_infers(tiny_cohort, bundle, tmp_path):
-    overlays = [TINY_CONFIG, "retinanet.json"]
-    bundle(
-        "training", ["train.json", *overlays], tmp_path, dataset_dir=tiny_cohort, output_dir=tmp_path / "trained",
-        network_def__detector__network__width=0.25,
-    )  # fmt: skip
-    log = np.genfromtxt(tmp_path / "trained" / "detector_log.csv", delimiter=",", names=True)
+def test_commands_of_the_page(tiny_cohort, tmp_path):
+    """Two epochs of each stage, and an evaluation, by the commands as they stand."""
+    (tmp_path / "cmb_bundle").symlink_to(CONFIGS.parent)
+    (tmp_path / "D").symlink_to(tiny_cohort)
+    train, evaluate = commands(CONFIGS.parents[1] / "docs" / "detectors.md")
+    width = " --network_def#detector#network#width 0.25"
+    quick = " --folds 3 --detector_epochs 2 --classifier_epochs 2 --val_interval 1 --slices_per_subject 4"
+    for command in (train + width + quick, evaluate + width + " --folds 3 --candidate_threshold 0 --picture False"):
+        words = [sys.executable, *shlex.split(command)[1:]]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
+    log = np.genfromtxt(tmp_path / "T" / "detector_log.csv", delimiter=",", names=True)
     assert list(log["epoch"]) == [1, 2]
     assert np.isfinite(log["loss"]).all() and log["loss"][1] < log["loss"][0]
-    assert (tmp_path / "trained" / "model.pt").stat().st_size < 25e6
-    bundle(
-        "run", ["inference.json", *overlays], tmp_path, dataset_dir=tiny_cohort, output_dir=tmp_path / "found",
-        checkpoint=tmp_path / "trained" / "model.pt", candidate_threshold=0.0, picture=False,
-        network_def__detector__network__width=0.25, subjects="['phantom-001']",
-    )  # fmt: skip
-    result = json.loads(next((tmp_path / "found").glob("*/*_cmb.json")).read_text())
-    assert len(result["candidates"]) > 0
+    assert json.loads((tmp_path / "R" / "metrics.json").read_text())["end_to_end"]["n_subjects"] >= 1
+    results = [json.loads(path.read_text()) for path in (tmp_path / "R").glob("*/*_cmb.json")]
+    assert sum(len(result["candidates"]) for result in results) > 0
+
+
+def test_weights_fit_the_size_that_a_model_file_may_have():
+    config = json.loads((CONFIGS / "retinanet.json").read_text())["network_def#detector"]
+    arguments = {key: value for key, value in config["network"].items() if key != "_target_"}
+    ours = detector(RetinaNet2DNetwork(**arguments), anchor_sizes=config["anchor_sizes"])
+    assert sum(4 * v.numel() for v in ours.state_dict().values()) < 10e6
