@@ -375,6 +375,14 @@ def test_files_that_are_not_there_or_of_another_kind(files):
     refused("describes a Bert; expected a Sequential", files / "model.keras", files / "other.json")
 
 
+def test_file_that_lacks_what_it_names(files):
+    model = small_model()
+    save_keras_2_weights(model, files / "model.h5")
+    with h5py.File(files / "model.h5", "a") as file:
+        del file[model.layers[1].name]
+    refused(r"model\.h5 is not whole: .*object", files / "model.h5", files / "model.json")
+
+
 def test_layers_that_are_not_supported(files):
     model = model_of([kl.Conv3D(2, 3, **FIRST), kl.GaussianNoise(0.1, name="noisy"), kl.Flatten(), kl.Dense(2)])
     model.save(files / "noise.keras")

@@ -158,7 +158,10 @@ def _open_hdf5(path: Path):
     except OSError as error:
         raise KerasError(f"{path} is neither HDF5 nor a .keras archive; expected weights that Keras saved.") from error
     with file:
-        yield file
+        try:
+            yield file
+        except KeyError as error:
+            raise KerasError(f"{path} is not whole: {error}. Save the model in Keras again.") from error
 
 
 def _existing(path: str | Path) -> Path:
