@@ -18,6 +18,7 @@ import pytest
 import torch
 from keras import layers as kl
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+from monai.bundle import ConfigParser
 from torch import nn
 
 from cmb_bundle.scripts.keras_layers import AxisBatchNorm, KerasError, SamePadding
@@ -468,6 +469,24 @@ def test_commands_of_the_page(files, tiny_cohort):
     assert found["O"]
     assert found["O"].keys() == found["R"].keys(), "the detector is the same"
     assert found["O"] != found["R"]
+
+
+def test_no_checkpoint_is_needed_where_stage_1_is_imported_too(files):
+    texts = [(CONFIGS / name).read_text() for name in ("inference.json", "keras.json")]
+    for name, text in zip(("inference.json", "keras.json"), texts, strict=True):
+        (files / name).write_text(text.replace('"scripts.', '"cmb_bundle.scripts.'))
+    parser = ConfigParser()
+    parser.read_config([files / "inference.json", files / "keras.json"])
+    parser.update(
+        {
+            "detector_from_checkpoint": False,
+            "checkpoint": str(files / "nowhere.pt"),
+            "keras_weights": str(files / "model.keras"),
+        }
+    )
+    network = parser.get_parsed_content("weights")
+    expected = keras_classifier(files / "model.keras")
+    np.testing.assert_array_equal(probabilities(network.classifier, patches()), probabilities(expected, patches()))
 
 
 def test_keys_of_the_page_are_those_of_the_overlay():
