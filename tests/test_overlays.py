@@ -1,6 +1,9 @@
 """The published set-up and the ablations: each overlay trains two epochs and infers on a tiny cohort."""
 
+import ast
+import itertools
 import json
+import shlex
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from .conftest import CONFIGS, TINY_CONFIG
+from .test_documentation import ROOT, commands
 
 SUBJECT = "phantom-001"
 PUBLISHED = ["al_masni_2020.json", TINY_CONFIG.with_name("tiny_published.json")]
@@ -104,8 +108,7 @@ def test_published_numbers(tiny_cohort, tmp_path):
     assert scales == (5, 1, 1, 1, 0.6)
     assert loss.rescore and loss.bias_match and loss.weight_small_boxes
     assert (loss.objectness_loss, loss.warmup_images) == ("squared_error", 12800)
-    (item,) = [parser.get_parsed_content("train#random_transforms")[0]]
-    assert item.average == 3
+    assert parser.get_parsed_content("train#slices").average == 3
 
 
 def test_swi_only(bundle, tiny_cohort, tmp_path):
@@ -151,3 +154,25 @@ def test_overlays_combine():
     assert network.detector.network.stages[0][0][0].weight.shape == (32, 1, 3, 3)
     assert network.classifier(torch.zeros(2, 1, 16, 16, 16)).shape == (2, 2)
     assert parser["average"] == 1
+
+
+@pytest.mark.parametrize("command", commands(ROOT / "docs" / "published_setup.md"))
+def test_commands_of_the_page_name_what_is_there(command):
+    """They train for hours as they stand, so their files and keys are tried without running them."""
+    words = shlex.split(command)
+    given = dict(itertools.pairwise(words))
+    run_id = "run" if words[4].startswith("--") else words[4]
+    files = [str(ROOT / name) for name in ast.literal_eval(given["--config_file"])]
+    config = ConfigParser.load_config_files(files)
+    parser = ConfigParser(json.loads(json.dumps(config).replace('"scripts.', '"cmb_bundle.scripts.')))
+    assert run_id in config
+    for key, value in given.items():
+        key = key.removeprefix("--")
+        if key == "config_file" or not given.get(f"--{key}"):
+            continue
+        section, _, name = key.rpartition("#")
+        assert name in parser[section]
+        parser[key] = value if not value.replace(".", "").isdigit() else float(value)
+    loss = parser.get_parsed_content("network_def").detector.loss
+    assert loss.objectness_loss == given.get("--network_def#detector#loss_parameters#objectness_loss", "squared_error")
+    assert len(loss.anchors) == 5
