@@ -116,7 +116,7 @@ def test_swi_only(bundle, tiny_cohort, tmp_path):
     state = torch.load(trained / "model.pt", weights_only=True)
     assert state["detector.network.stages.0.0.0.weight"].shape[1] == 1
     # 16 x 16 x 16 voxels leave one value a channel where 16 x 32 x 16 leave five
-    assert state["classifier.head.1.weight"].shape == (32, state["classifier.features.14.running_mean"].shape[0])
+    assert state["classifier.head.1.weight"].shape == (32, state["classifier.features.16.running_mean"].shape[0])
     assert "The phase was left out" in " ".join(result["notices"])
 
 
@@ -139,7 +139,7 @@ def test_no_phase_is_as_a_scan_without_a_phase(bundle, tiny_cohort, tmp_path):
         output = tmp_path / f"found_{len(results)}"
         bundle(
             "run", ["inference.json", *overlays], tmp_path, dataset_dir=folder, output_dir=output,
-            subjects=[SUBJECT], picture=False,
+            subjects=[SUBJECT], picture=False, candidate_threshold=0.0,
         )  # fmt: skip
         results.append(json.loads((output / SUBJECT / f"{SUBJECT}_cmb.json").read_text())["candidates"])
     left_out, without, with_phase = results
