@@ -73,7 +73,7 @@ def test_published_set_up_trains_and_infers(published):
     decaying, others = state["optimizer"]["param_groups"]
     for group in (decaying, others):
         assert group["initial_lr"] == 0.0005
-        assert group["lr"] == pytest.approx(0.0005 * (3 / 1000) ** 4)
+        assert group["lr"] == pytest.approx(0.0005 * (3 / 1000) ** 4, rel=1e-9)
         assert group["momentum"] == 0.9
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.0005, 0)
     assert len(decaying["params"]) == 23
