@@ -437,6 +437,27 @@ def test_channels_are_swi_and_complement_phase_inside_the_mask():
     assert float(out["image"][1].abs().max()) == 0
 
 
+@pytest.mark.parametrize("choice, channels", [("zero", 2), ("none", 1)])
+def test_phase_can_be_left_out(choice, channels):
+    phase = torch.tensor([0.0, math.pi, -math.pi, 1.0]).reshape(1, 4, 1, 1)
+    d = subject(phase, torch.full_like(phase, 0.25))
+    d["mask"] = MetaTensor(torch.tensor([1, 1, 1, 0]).reshape(1, 4, 1, 1), affine=d["mask"].affine)
+    out = StackComplementPhased(choice)(d)
+    assert set(out) == {"image", "notices"}
+    assert out["image"].shape == (channels, 4, 1, 1)
+    assert out["image"][0].flatten().tolist() == [0.25] * 3 + [0]
+    assert not out["image"][1:].any()
+    assert out["notices"].endswith("The phase was left out: the detection works on SWI alone.")
+    del d["phase"]
+    assert "notices" not in StackComplementPhased(choice)(d)
+    torch.testing.assert_close(StackComplementPhased(choice)(d)["image"].as_tensor(), out["image"].as_tensor())
+
+
+def test_unknown_phase_channel():
+    with pytest.raises(ValueError, match="phase_channel is 'swi'; expected 'complement', 'zero' or 'none'"):
+        StackComplementPhased("swi")
+
+
 # --- the configured chains ---
 
 

@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 class TrainingCheckpoint:
     """
-    Save the state of a training after each epoch, keep the best weights, and resume.
+    Save the state of a training as epochs end, keep the best weights, and resume.
 
     ``<name>_last.pt`` holds everything that the next epoch depends on; ``<name>_best.pt`` is the plain state_dict
     of the epoch with the best score. Both are written aside and renamed, so a kill at any moment leaves a whole
-    file; training again continues after the last whole epoch. Attach it to the trainer after validation and
+    file; training again continues after the last saved epoch. Attach it to the trainer after validation and
     schedules, since it saves their state.
 
     Args:
@@ -41,14 +41,16 @@ class TrainingCheckpoint:
         name: their first word.
         network: the module that is trained.
         states: what else has ``state_dict`` and ``load_state_dict``: optimizer, schedule. An optimizer keeps the
-            hyperparameters that it is configured with now, and a schedule of epochs is replayed, so that a longer
-            training or another learning rate can be asked for.
+            hyperparameters that it is configured with now, and a schedule, by epochs or by iterations, is replayed for
+            as many steps as it had made, so that a longer training or another learning rate can be asked for.
         evaluator: the validation engine whose ``metric`` tells which epoch is the best; without it, the last is.
         metric: name of the metric; an epoch without a validation cannot become the best, unless the training ends
             without any score: then the last is.
         lower_is_better: for a loss.
         patience: training ends at a validation this many epochs or more after the best one; 0 for never.
         resume: False starts anew and overwrites.
+        save_interval: epochs between two states of ``<name>_last.pt``; one is written besides after each best epoch and
+            after the last. Large networks with short epochs write less with more of them.
         datasets: the training and the validation data set (with ``data`` and ``failures``), to make sure that a
             training is not resumed with another split, in which its subjects are now test subjects.
         depends_on: a file that this training learns from, the weights of stage 1 for stage 2; where it has changed,
@@ -69,6 +71,7 @@ class TrainingCheckpoint:
         lower_is_better: bool = False,
         patience: int = 0,
         resume: bool = True,
+        save_interval: int = 1,
         datasets: Sequence[CohortDataset] = (),
         depends_on: str | Path | None = None,
     ) -> None:
@@ -76,6 +79,7 @@ class TrainingCheckpoint:
         self.name, self.network, self.states = name, network, dict(states)
         self.evaluator, self.metric, self.lower_is_better = evaluator, metric, lower_is_better
         self.patience, self.resume, self.depends_on = patience, resume, depends_on
+        self.save_interval = save_interval
         self.subjects = {str(d["subject"]) for dataset in datasets for d in dataset.data}
         self.left_out = {name for dataset in datasets for name in dataset.failures}
         self.best_score, self.best_epoch, self.scored_epoch = -math.inf, 0, 0
@@ -131,7 +135,7 @@ class TrainingCheckpoint:
             if isinstance(value, LRScheduler) and not isinstance(value, ReduceLROnPlateau):
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-                    for _ in range(state["epoch"]):
+                    for _ in range(state[key]["last_epoch"]):
                         value.step()
             elif not isinstance(value, torch.optim.Optimizer):
                 value.load_state_dict(state[key])
@@ -168,7 +172,8 @@ class TrainingCheckpoint:
                 "depends_on": self._digest(),
                 **{key: value.state_dict() for key, value in self.states.items()},
             }
-            write_whole(self.last, lambda aside: torch.save(state, aside))
+            if better or state["epoch"] % self.save_interval == 0 or self._is_last(engine):
+                write_whole(self.last, lambda aside: torch.save(state, aside))
         if self._waited_enough():
             waited = self.scored_epoch - self.best_epoch
             logger.info(f"{self.name}: no better score for {waited} epochs; best was epoch {self.best_epoch}")
@@ -180,6 +185,9 @@ class TrainingCheckpoint:
             logger.warning(f"{self.name}: no epoch was scored; {self.best} holds the weights of the last one")
             weights = self._module().state_dict()
             write_whole(self.best, lambda aside: torch.save(weights, aside))
+
+    def _is_last(self, engine: Engine) -> bool:
+        return self._waited_enough() or engine.state.epoch == engine.state.max_epochs
 
     def _waited_enough(self) -> bool:
         return 0 < self.patience <= self.scored_epoch - self.best_epoch
