@@ -166,6 +166,23 @@ def test_numbers_of_stages_are_told_apart_and_what_was_evaluated_comes_first(pag
         assert words.count(stage) > 4
 
 
+def test_rows_hold_the_numbers_of_the_stage_that_they_name(folder):
+    names = {"stage 2 given stage 1": "stage_2_given_stage_1", "stage 1": "stage_1", "end to end": "end_to_end"}
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    checked = 0
+    for row in re.findall(r"<tr.*?</tr>", text, re.DOTALL):
+        heads = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row)
+        named = [stage for head in heads for name, stage in names.items() if head.strip().endswith(name)][:1]
+        paths = re.findall(r'data-metric="([^"]*)"', row)
+        if named and paths:
+            stages = {next(step for step in path.split("/") if step in names.values()) for path in paths}
+            # the first published row also holds the numbers of subjects and of microbleeds
+            assert stages <= ({named[0], "end_to_end"} if "this evaluation" in row else {named[0]}), row
+            checked += 1
+    # results, strict, VALDO, curves, published: three stages of two systems; differences: two stages of one
+    assert checked == 5 * 3 * 2 + 2
+
+
 def test_published_figures_are_there_and_said_to_be_of_other_data(page):
     words = " ".join(" ".join(page.words).split())
     assert "different data sets: a higher figure in this table does not mean a better method" in words
