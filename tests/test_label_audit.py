@@ -185,11 +185,8 @@ def test_audit_of_a_folder(cohort, relabelled, bundle, tmp_path):
     content = json.loads((tmp_path / "output" / "label_audit.json").read_text())
     assert content["verdict"] == "decided"
     assert content["best"] == dataclasses.asdict(convention)
-    words = content["options"].split()
-    values = {
-        key.removeprefix("--label_convention#"): ast.literal_eval(v)
-        for key, v in zip(words[::2], words[1::2], strict=True)
-    }
+    pairs = zip(*[iter(content["options"].split())] * 2, strict=True)
+    values = {key.removeprefix("--label_convention#"): ast.literal_eval(value) for key, value in pairs}
     assert LabelConvention(**values) == convention
     assert f"Use: {content['options']}" in done.stdout
     assert content["scans"] == 2 and content["microbleeds"] == 21
