@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -19,8 +19,10 @@ def resample_weights(subjects: int, samples: int = 2000, seed: int = 0) -> np.nd
     the same resamples, so that two systems on the same subjects are compared within pairs.
 
     Returns:
-        (samples, subjects) int, how often each subject was drawn.
+        (samples, subjects) int, how often each subject was drawn; (0, subjects) for fewer than two subjects, which
+        tell nothing of the spread.
     """
+    samples = samples if subjects > 1 else 0
     return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), size=samples)
 
 
@@ -43,48 +45,23 @@ def percentile_interval(values: np.ndarray, level: float = LEVEL) -> list[float]
     return [float(low), float(high)]
 
 
-def bootstrap(statistics: Callable[[np.ndarray], Mapping], weights: np.ndarray, level: float = LEVEL) -> dict:
+def bootstrap(resampled: Mapping, value: Mapping, level: float = LEVEL) -> dict:
     """
-    Intervals of everything that a function computes from subjects.
+    Intervals of many figures.
 
     Args:
-        statistics: takes indices of subjects, (N,) with repeats, and gives numbers or None by name; a value may be a
-            mapping again. What is neither is passed over.
-        weights: (B, N) of :func:`resample_weights`.
+        resampled: (B,) values of each figure in the resamples, NaN where it is not defined, by name; nested.
+        value: the figures themselves, None where not defined, nested in the same way; others in it are passed over.
         level: of the intervals.
 
     Returns:
-        a mapping of the same nesting with [low, high] or None in place of each number; None for all if there are
-        fewer than two subjects or no resamples, which tell nothing of the spread.
+        a mapping of the nesting of ``resampled`` with [low, high], or None for a figure that is not defined or has
+        no interval, see :func:`percentile_interval`.
     """
-    number = np.arange(weights.shape[1])
-    value = flatten(statistics(number))
-    if weights.shape[1] < 2 or not len(weights):
-        return nest(dict.fromkeys(value))
-    # a few subjects can only be drawn in a few ways
-    distinct, times = np.unique(weights, axis=0, return_counts=True)
-    drawn = [flatten(statistics(np.repeat(number, row))) for row in distinct]
-    columns = {name: np.repeat(np.array([one[name] for one in drawn], dtype=float), times) for name in value}
-    return nest({name: None if value[name] is None else percentile_interval(c, level) for name, c in columns.items()})
-
-
-def flatten(content: Mapping, path: tuple = ()) -> dict[tuple, float | None]:
-    """The numbers (and None) of a nested mapping by their path; others, such as text and lists, are left out."""
-    found = {}
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            found |= flatten(value, (*path, name))
-        elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
-            found[(*path, name)] = value
-    return found
-
-
-def nest(content: Mapping[tuple, object]) -> dict:
-    """The inverse of :func:`flatten`."""
-    result: dict = {}
-    for path, value in content.items():
-        place = result
-        for name in path[:-1]:
-            place = place.setdefault(name, {})
-        place[path[-1]] = value
+    result = {}
+    for name, values in resampled.items():
+        if isinstance(values, Mapping):
+            result[name] = bootstrap(values, value[name], level)
+        else:
+            result[name] = None if value[name] is None else percentile_interval(values, level)
     return result

@@ -40,7 +40,7 @@ def rate_name(rate: float) -> str:
 
 
 def froc_scores(matchings: Sequence[Matching], weights: np.ndarray) -> tuple[dict, dict]:
-    """ "mean_sensitivity" and "sensitivity_at" the rates ``FROC_RATES``, and their intervals."""
+    """Compute "mean_sensitivity" and "sensitivity_at" the rates ``FROC_RATES``, and their intervals."""
     curve = froc(matchings)
     names = [rate_name(rate) for rate in FROC_RATES]
     found = sensitivity_at(curve)
@@ -48,7 +48,7 @@ def froc_scores(matchings: Sequence[Matching], weights: np.ndarray) -> tuple[dic
         "mean_sensitivity": mean_sensitivity(curve),
         "sensitivity_at": dict(zip(names, [None] * len(names) if found is None else found.tolist(), strict=True)),
     }
-    resampled = _resampled(matchings, FROC_RATES, weights)
+    resampled = resampled_sensitivity(matchings, FROC_RATES, weights)
     spread = {
         "mean_sensitivity": percentile_interval(resampled.mean(axis=1)),
         "sensitivity_at": {n: percentile_interval(c) for n, c in zip(names, resampled.T, strict=True)},
@@ -62,14 +62,9 @@ def froc_curve(scored: Scored, stage: str, weights: np.ndarray, steps: int = 80)
     points = froc(matchings)
     last = max(8.0, points.false_positives_per_subject.max(initial=0.0))
     rates = np.geomspace(1 / 16, last, steps)
-    resampled = _resampled(matchings, rates, weights)
+    resampled = resampled_sensitivity(matchings, rates, weights)
     ends = [percentile_interval(column) or [np.nan, np.nan] for column in resampled.T]
     low, high = np.array(ends).T
     now = summary(scored.of(stage))
     operating = (now["false_positives_per_subject"], now["sensitivity"]) if now["n_lesions"] else None
     return Curve(points, rates, low, high, operating)
-
-
-def _resampled(matchings: Sequence[Matching], rates: Sequence[float], weights: np.ndarray) -> np.ndarray:
-    """(B, R); without a column of values where the intervals would say nothing, as in :func:`bootstrap`."""
-    return resampled_sensitivity(matchings, rates, weights if len(matchings) > 1 else weights[:0])

@@ -12,6 +12,7 @@ from .curves import froc_scores
 from .matched import STAGES, Scored, places_of
 from .metrics import Counts, count, median_subject_f1, subject_level, summary
 from .records import SubjectRecord
+from .resampled import resampled_scores
 from .strata import (
     REGIONS,
     UNKNOWN,
@@ -22,14 +23,6 @@ from .strata import (
     subject_strata,
     thickness_class,
     thickness_classes,
-)
-
-RATIOS = (
-    "sensitivity",
-    "precision",
-    "f1",
-    "false_positives_per_subject",
-    "false_positives_per_lesion_free_subject",
 )
 
 
@@ -46,7 +39,7 @@ def score_stages(scored: Scored, weights: np.ndarray, with_froc: bool = True) ->
     for stage in STAGES:
         counts = count(scored.of(stage))
         result[stage] = stage_scores(counts)
-        intervals[stage] = bootstrap(lambda subjects, c=counts: _with_intervals(c.take(subjects)), weights)
+        intervals[stage] = bootstrap(resampled_scores(counts, weights), result[stage])
         if with_froc:
             numbers, spread = froc_scores(scored.curve_of(stage), weights)
             result[stage] |= numbers
@@ -61,16 +54,6 @@ def stage_scores(counts: Counts) -> dict:
         "median_subject_f1": median_subject_f1(counts),
         "subject_level": subject_level(counts),
         "count_agreement": count_agreement(counts.lesions, counts.detections),
-    }
-
-
-def _with_intervals(counts: Counts) -> dict:
-    scores = stage_scores(counts)
-    present, agreement = scores["subject_level"], scores["count_agreement"]
-    return {
-        **{name: scores[name] for name in (*RATIOS, "median_subject_f1")},
-        "subject_level": {name: present[name] for name in ("sensitivity", "specificity")},
-        "count_agreement": agreement,
     }
 
 

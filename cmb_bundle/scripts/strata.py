@@ -9,6 +9,7 @@ from scipy.spatial.distance import cdist
 
 from .bootstrap import bootstrap
 from .metrics import Counts, ratio, summary
+from .resampled import resampled_ratio
 
 UNKNOWN = "unknown"
 DIAMETERS_MM = (2.0, 3.0, 5.0)
@@ -20,7 +21,7 @@ NO_MIMIC = "none"
 
 
 def diameter_class(diameter_mm: float | None) -> str:
-    """ "<2 mm", "2-3 mm", "3-5 mm", ">5 mm" or "unknown"; 2 is in 2-3, 3 in 3-5, 5 in 3-5."""
+    """One of "<2 mm", "2-3 mm", "3-5 mm", ">5 mm" or "unknown"; 2 is in 2-3, 3 in 3-5, 5 in 3-5."""
     if diameter_mm is None:
         return UNKNOWN
     low, middle, high = DIAMETERS_MM
@@ -35,7 +36,7 @@ def diameter_classes() -> list[str]:
 
 
 def thickness_class(thickness_mm: float | None) -> str:
-    """ "<=1 mm", "1-2 mm", "2-3 mm", ">3 mm" or "unknown"; rounded to 0.01 mm, and a limit is in the class below."""
+    """One of "<=1 mm", "1-2 mm", "2-3 mm", ">3 mm", "unknown"; rounded to 0.01 mm, a limit is in the class below."""
     if thickness_mm is None:
         return UNKNOWN
     return thickness_classes()[int(np.searchsorted(THICKNESSES_MM, round(thickness_mm, 2), side="left"))]
@@ -77,18 +78,20 @@ def lesion_strata(
             dtype=int,
         )
 
-        def sensitivities(subjects: np.ndarray, table: np.ndarray = table) -> dict:
-            lesions, first, both = table[subjects].sum(axis=0)
-            return {
-                "stage_1": ratio(first, lesions),
-                "stage_2_given_stage_1": ratio(both, first),
-                "end_to_end": ratio(both, lesions),
-            }
-
         lesions, first, both = (int(n) for n in table.sum(axis=0))
+        value = {
+            "stage_1": ratio(first, lesions),
+            "stage_2_given_stage_1": ratio(both, first),
+            "end_to_end": ratio(both, lesions),
+        }
+        of, by_first, by_both = table.T
+        resampled = {
+            "stage_1": resampled_ratio(weights, by_first, of),
+            "stage_2_given_stage_1": resampled_ratio(weights, by_both, by_first),
+            "end_to_end": resampled_ratio(weights, by_both, of),
+        }
         counts = {"n_lesions": lesions, "stage_1_found": first, "end_to_end_found": both}
-        own = sensitivities(np.arange(len(table)))
-        rows.append({"name": name, **counts, **own, "intervals": bootstrap(sensitivities, weights)})
+        rows.append({"name": name, **counts, **value, "intervals": bootstrap(resampled, value)})
     return rows
 
 
@@ -107,19 +110,22 @@ def subject_strata(classes: Sequence[str], counts: dict[str, Counts], order: Seq
         "false_positives_per_subject", and "intervals" of them.
     """
     rows = []
-    for name in _ordered(set(classes), order):
-        mask = np.array([c == name for c in classes])
+    for label in _ordered(set(classes), order):
+        mask = np.array([c == label for c in classes])
 
-        def scores(subjects: np.ndarray, mask: np.ndarray = mask) -> dict:
-            kept = subjects[mask[subjects]]
-            pooled = {stage: summary(c.take(kept)) for stage, c in counts.items()}
-            names = ("sensitivity", "false_positives_per_subject")
-            return {stage: {n: one[n] for n in names} for stage, one in pooled.items()}
-
-        own = scores(np.arange(len(mask)))
+        names = ("sensitivity", "false_positives_per_subject")
+        pooled = {stage: summary(c.take(mask)) for stage, c in counts.items()}
+        value = {stage: {name: one[name] for name in names} for stage, one in pooled.items()}
+        resampled = {
+            stage: {
+                "sensitivity": resampled_ratio(weights, c.true_positives * mask, c.lesions * mask),
+                "false_positives_per_subject": resampled_ratio(weights, c.false_positives * mask, mask.astype(int)),
+            }
+            for stage, c in counts.items()
+        }
         lesions = int(next(iter(counts.values())).lesions[mask].sum())
-        row = {"name": name, "n_subjects": int(mask.sum()), "n_lesions": lesions, **own}
-        rows.append({**row, "intervals": bootstrap(scores, weights)})
+        row = {"name": label, "n_subjects": int(mask.sum()), "n_lesions": lesions, **value}
+        rows.append({**row, "intervals": bootstrap(resampled, value)})
     return rows
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from .bootstrap import LEVEL, bootstrap, resample_weights
 from .curves import Curve, froc_curve
 from .matched import STAGES, Scored, match_records
 from .matching import match_to_nearest
 from .metrics import count, summary
 from .records import SubjectRecord
-from .scoring import RATIOS, false_positives_by_mimic, score_stages, strata
+from .resampled import resampled_pooled
+from .scoring import false_positives_by_mimic, score_stages, strata
+
+COMPARED = ("sensitivity", "precision", "f1", "false_positives_per_subject")
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,14 @@ def differences(records: Sequence[SubjectRecord], rivals: Sequence[SubjectRecord
     ]
     counts = {stage: [count(one.of(stage)) for one in pairs] for stage in ("stage_1", "end_to_end")}
 
-    def difference(subjects: np.ndarray) -> dict:
-        result = {}
-        for stage, (main, rival) in counts.items():
-            a, b = summary(main.take(subjects)), summary(rival.take(subjects))
-            result[stage] = {n: None if None in (a[n], b[n]) else b[n] - a[n] for n in RATIOS[:4]}
-        return result
-
     weights = resample_weights(len(common), options.bootstrap, options.seed)
-    own_difference = difference(np.arange(len(common)))
-    return {"n_subjects": len(common), **own_difference, "intervals": bootstrap(difference, weights)}
+    value, resampled = {}, {}
+    for stage, (main, rival) in counts.items():
+        ours, theirs = summary(main), summary(rival)
+        value[stage] = {n: None if None in (ours[n], theirs[n]) else theirs[n] - ours[n] for n in COMPARED}
+        ours, theirs = resampled_pooled(main, weights), resampled_pooled(rival, weights)
+        resampled[stage] = {n: theirs[n] - ours[n] for n in COMPARED}
+    return {"n_subjects": len(common), **value, "intervals": bootstrap(resampled, value)}
 
 
 def evaluate_records(
