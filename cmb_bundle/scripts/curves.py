@@ -65,6 +65,6 @@ def froc_curve(scored: Scored, stage: str, weights: np.ndarray, steps: int = 80)
     resampled = resampled_sensitivity(matchings, rates, weights)
     ends = [percentile_interval(column) or [np.nan, np.nan] for column in resampled.T]
     low, high = np.array(ends).T
-    now = summary(scored.of(stage))
+    now = summary(scored.counts(stage))
     operating = (now["false_positives_per_subject"], now["sensitivity"]) if now["n_lesions"] else None
     return Curve(points, rates, low, high, operating)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .matching import Matching, match, suppress
+from .metrics import Counts, count
 from .records import SubjectRecord
 
 STAGES = ("stage_1", "stage_2_given_stage_1", "end_to_end")
@@ -43,6 +44,10 @@ class Scored:
     def curve_of(self, stage: str) -> list[Matching]:
         """The matchings for the FROC curve of one of ``STAGES``."""
         return {"stage_1": self.stage_1, "end_to_end": self.curve}.get(stage) or self._given(self.curve)
+
+    def counts(self, stage: str) -> Counts:
+        """The counts at the operating threshold; a lesion-free subject is one whose truth has no lesion."""
+        return count(self.of(stage), count(self.stage_1).lesion_free)
 
     def _given(self, matchings: list[Matching]) -> list[Matching]:
         return [m.among(found) for m, found in zip(matchings, self.found_by_stage_1, strict=True)]

@@ -46,6 +46,8 @@ class Counts:
         true_positives: lesions found.
         false_positives: detections near no lesion.
         duplicates: further detections of a lesion already found.
+        lesion_free: (N,) bool, subjects whose truth has no lesion; not those of whose lesions none is left to find,
+            since an earlier stage missed them.
     """
 
     lesions: np.ndarray
@@ -53,6 +55,7 @@ class Counts:
     true_positives: np.ndarray
     false_positives: np.ndarray
     duplicates: np.ndarray
+    lesion_free: np.ndarray
 
     def __len__(self) -> int:
         return len(self.lesions)
@@ -67,8 +70,14 @@ class Counts:
         return self.lesions - self.true_positives
 
 
-def count(matchings: Sequence[Matching]) -> Counts:
-    """Count what each subject's matching holds."""
+def count(matchings: Sequence[Matching], lesion_free: np.ndarray | None = None) -> Counts:
+    """
+    Count what each subject's matching holds.
+
+    Args:
+        matchings: one a subject, N of them.
+        lesion_free: (N,) bool; by default the subjects without lesions in their matching.
+    """
     rows = [
         (
             len(m.detection_of_lesion),
@@ -79,7 +88,8 @@ def count(matchings: Sequence[Matching]) -> Counts:
         )
         for m in matchings
     ]
-    return Counts(*np.array(rows, dtype=int).reshape(-1, 5).T)
+    columns = np.array(rows, dtype=int).reshape(-1, 5).T
+    return Counts(*columns, columns[0] == 0 if lesion_free is None else np.asarray(lesion_free, dtype=bool))
 
 
 def summary(subjects: Sequence[Matching] | Counts) -> dict[str, float | int | None]:
@@ -95,7 +105,7 @@ def summary(subjects: Sequence[Matching] | Counts) -> dict[str, float | int | No
         A ratio without a denominator is None.
     """
     c = subjects if isinstance(subjects, Counts) else count(subjects)
-    lesion_free = c.lesions == 0
+    lesion_free = c.lesion_free
     true_positives, false_positives = int(c.true_positives.sum()), int(c.false_positives.sum())
     false_negatives = int(c.false_negatives.sum())
     return {
@@ -146,16 +156,16 @@ def subject_level(subjects: Sequence[Matching] | Counts) -> dict[str, float | in
         "sensitivity" and "specificity", None without subjects to compute them from.
     """
     c = subjects if isinstance(subjects, Counts) else count(subjects)
-    has_lesion, has_detection = c.lesions > 0, c.detections > 0
+    has_lesion, has_none, has_detection = c.lesions > 0, c.lesion_free, c.detections > 0
     true_positives = int((has_lesion & has_detection).sum())
-    true_negatives = int((~has_lesion & ~has_detection).sum())
+    true_negatives = int((has_none & ~has_detection).sum())
     return {
         "true_positives": true_positives,
         "false_negatives": int(has_lesion.sum()) - true_positives,
         "true_negatives": true_negatives,
-        "false_positives": int((~has_lesion).sum()) - true_negatives,
+        "false_positives": int(has_none.sum()) - true_negatives,
         "sensitivity": ratio(true_positives, int(has_lesion.sum())),
-        "specificity": ratio(true_negatives, int((~has_lesion).sum())),
+        "specificity": ratio(true_negatives, int(has_none.sum())),
     }
 
 

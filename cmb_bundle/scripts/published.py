@@ -32,8 +32,8 @@ class Published:
 
 
 _TWO_STAGES = "Al-masni et al. 2020, YOLOv2 + 3D CNN"
-_HIGH = "72 patients, 188 CMBs, 0.50 x 0.50 x 2 mm"
-_LOW = "107 patients, 572 CMBs, 0.80 x 0.80 x 2 mm"
+_HIGH = "72 patients, 188 CMBs, 0.50 x 0.50 mm in plane"
+_LOW = "107 patients, 572 CMBs, 0.80 x 0.80 mm in plane"
 _COUNTS = "computed from its counts"
 
 PUBLISHED = (

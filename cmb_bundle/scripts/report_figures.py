@@ -38,7 +38,7 @@ def draw_froc(curves: Mapping[str, Curve], threshold: str) -> str | None:
 
     Args:
         curves: by system.
-        threshold: what the score is called, for the legend.
+        threshold: where the systems operate, for the legend.
 
     Returns:
         a data URI; None where no system has a curve, since there are no lesions.
@@ -102,10 +102,8 @@ def draw_strata(strata: Mapping[str, Sequence[Mapping]], stage: str = "end_to_en
                 interval = row["intervals"][stage]
                 if interval:
                     axes.plot([number, number], interval, color="#222222", lw=1.4)
-                axes.annotate(
-                    f"{row[f'{stage}_found']}/{row['n_lesions']}", (number, 0.02), ha="center", color="white", size=8
-                )
-            axes.set_xticks(range(len(rows)), [row["name"] for row in rows])
+            labels = [f"{row['name']}\n{row[f'{stage}_found']}/{row['n_lesions']}" for row in rows]
+            axes.set_xticks(range(len(rows)), labels)
             axes.tick_params(axis="x", labelsize=8.5, length=0)
             axes.set(title=title, ylim=(0, 1.05), xlim=(-0.6, len(rows) - 0.4))
             axes.title.set_size(10)
@@ -134,7 +132,7 @@ def draw_bland_altman(truth: Sequence[int], counted: Sequence[int], limits: Mapp
         for name, style in (("bias", "-"), ("lower", "--"), ("upper", "--")):
             if limits[name] is not None:
                 axes.axhline(limits[name], color=COLOURS[1], lw=1.3, ls=style)
-                label = {"bias": "bias", "lower": "-1.96 SD", "upper": "+1.96 SD"}[name]
+                label = {"bias": "bias", "lower": "lower limit", "upper": "upper limit"}[name]
                 axes.annotate(
                     f"{label} {limits[name]:+.2f}", (1.005, limits[name]), xycoords=("axes fraction", "data"),
                     va="center", color=COLOURS[1], size=8.5, annotation_clip=False,

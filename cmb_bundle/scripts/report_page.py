@@ -90,18 +90,6 @@ def write_page(
     main = next(iter(systems))
     records = {record.subject: record for record in systems[main]}
     bases = {name: "" if name == main else f"/rivals/{_pointer(name)}" for name in systems}
-    strata = metrics["strata"]
-    figures = {
-        "froc_1": draw_froc({n: c["stage_1"] for n, c in curves.items()}, "all candidates"),
-        "froc_both": draw_froc({n: c["end_to_end"] for n, c in curves.items()}, "accepted"),
-        "strata": draw_strata(
-            {"diameter": strata["diameter"], "place": strata["region"]} if _known(strata["region"]) else
-            {"diameter": strata["diameter"]}
-        ) if _known(strata["diameter"]) or _known(strata["region"]) else None,
-        "counts": draw_bland_altman(
-            subjects["n_lesions"], subjects["n_detections"], metrics["end_to_end"]["count_agreement"]["bland_altman"]
-        ),
-    }  # fmt: skip
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -120,7 +108,7 @@ def write_page(
         stage_names=STAGE_NAMES,
         rates=list(metrics["end_to_end"]["sensitivity_at"]),
         n_rates=len(FROC_RATES),
-        figures=figures,
+        figures=_figures(metrics, curves, subjects),
         options=options,
         subjects=_plain(subjects),
         misses=[_lesion_card(row, records) for row in _plain(missed)[: options.gallery]],
@@ -131,6 +119,29 @@ def write_page(
         kind_of_scans=kind_of_scans(metrics["evaluated"]["simulated"]),
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _figures(
+    metrics: Mapping, curves: Mapping[str, Mapping[str, Curve]], subjects: pd.DataFrame
+) -> dict[str, str | None]:
+    strata = {"diameter": metrics["strata"]["diameter"], "place": metrics["strata"]["region"]}
+    known = {title: rows for title, rows in strata.items() if any(row["name"] != UNKNOWN for row in rows)}
+
+    def operating(score: str, key: str) -> str:
+        thresholds = {t for system in metrics["evaluated"]["systems"].values() for t in system[key]}
+        return f"{score} ≥ {thresholds.pop():g}" if len(thresholds) == 1 else score
+
+    limits = metrics["end_to_end"]["count_agreement"]["bland_altman"]
+    return {
+        "froc_1": draw_froc(
+            {name: c["stage_1"] for name, c in curves.items()}, operating("detector score", "candidate_threshold")
+        ),
+        "froc_both": draw_froc(
+            {name: c["end_to_end"] for name, c in curves.items()}, operating("probability", "probability_threshold")
+        ),
+        "strata": draw_strata(known),
+        "counts": draw_bland_altman(subjects["n_lesions"], subjects["n_detections"], limits),
+    }
 
 
 def kind_of_scans(simulated: bool | None) -> str:
@@ -144,10 +155,6 @@ def kind_of_scans(simulated: bool | None) -> str:
 
 def _pointer(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
-
-
-def _known(rows: Sequence[Mapping]) -> bool:
-    return any(row["name"] != UNKNOWN for row in rows)
 
 
 def _plain(table: pd.DataFrame) -> list[dict]:

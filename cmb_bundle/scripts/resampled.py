@@ -23,7 +23,7 @@ def resampled_ratio(weights: np.ndarray, numerator: np.ndarray, denominator: np.
 def resampled_pooled(counts: Counts, weights: np.ndarray) -> dict[str, np.ndarray]:
     """The ratios of :func:`~.metrics.summary`."""
     true, false, missed = counts.true_positives, counts.false_positives, counts.false_negatives
-    lesion_free = (counts.lesions == 0).astype(int)
+    lesion_free = counts.lesion_free.astype(int)
     return {
         "sensitivity": resampled_ratio(weights, true, counts.lesions),
         "precision": resampled_ratio(weights, true, true + false),
@@ -49,10 +49,10 @@ def resampled_median(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def resampled_presence(counts: Counts, weights: np.ndarray) -> dict[str, np.ndarray]:
     """The ratios of :func:`~.metrics.subject_level`."""
-    has, says = counts.lesions > 0, counts.detections > 0
+    has, has_none, says = counts.lesions > 0, counts.lesion_free, counts.detections > 0
     return {
         "sensitivity": resampled_ratio(weights, (has & says).astype(int), has.astype(int)),
-        "specificity": resampled_ratio(weights, (~has & ~says).astype(int), (~has).astype(int)),
+        "specificity": resampled_ratio(weights, (has_none & ~says).astype(int), has_none.astype(int)),
     }
 
 

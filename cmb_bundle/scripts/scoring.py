@@ -10,7 +10,7 @@ from .agreement import count_agreement
 from .bootstrap import bootstrap
 from .curves import froc_scores
 from .matched import STAGES, Scored, places_of
-from .metrics import Counts, count, median_subject_f1, subject_level, summary
+from .metrics import Counts, median_subject_f1, subject_level, summary
 from .records import SubjectRecord
 from .resampled import resampled_scores
 from .strata import (
@@ -37,7 +37,7 @@ def score_stages(scored: Scored, weights: np.ndarray, with_froc: bool = True) ->
     """
     result, intervals = {}, {}
     for stage in STAGES:
-        counts = count(scored.of(stage))
+        counts = scored.counts(stage)
         result[stage] = stage_scores(counts)
         intervals[stage] = bootstrap(resampled_scores(counts, weights), result[stage])
         if with_froc:
@@ -63,7 +63,7 @@ def strata(records: Sequence[SubjectRecord], scored: Scored, weights: np.ndarray
     diameters = [[diameter_class(lesion.diameter_mm) for lesion in r.lesions] for r in records]
     regions = [[lesion.region or UNKNOWN for lesion in r.lesions] for r in records]
     thickness = [thickness_class(r.spacing_mm[2] if r.spacing_mm else None) for r in records]
-    counts = {stage: count(scored.of(stage)) for stage in ("stage_1", "end_to_end")}
+    counts = {stage: scored.counts(stage) for stage in ("stage_1", "end_to_end")}
     return {
         "diameter": lesion_strata(diameters, found, diameter_classes(), weights),
         "region": lesion_strata(regions, found, REGIONS, weights),

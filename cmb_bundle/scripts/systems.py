@@ -9,7 +9,7 @@ from .bootstrap import LEVEL, bootstrap, resample_weights
 from .curves import Curve, froc_curve
 from .matched import STAGES, Scored, match_records
 from .matching import match_to_nearest
-from .metrics import count, summary
+from .metrics import summary
 from .records import SubjectRecord
 from .resampled import resampled_pooled
 from .scoring import false_positives_by_mimic, score_stages, strata
@@ -96,7 +96,7 @@ def differences(records: Sequence[SubjectRecord], rivals: Sequence[SubjectRecord
     pairs = [
         match_records([group[s] for s in common], options.distance_mm, options.duplicate_mm) for group in (own, other)
     ]
-    counts = {stage: [count(one.of(stage)) for one in pairs] for stage in ("stage_1", "end_to_end")}
+    counts = {stage: [one.counts(stage) for one in pairs] for stage in ("stage_1", "end_to_end")}
 
     weights = resample_weights(len(common), options.bootstrap, options.seed)
     value, resampled = {}, {}
