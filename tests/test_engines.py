@@ -27,10 +27,11 @@ from cmb_bundle.scripts.engines import (
     raise_failures,
     sum_of_losses,
 )
+from cmb_bundle.scripts.evaluation import EvaluationReport
 from cmb_bundle.scripts.findings import Findingsd
 from cmb_bundle.scripts.inferers import TwoStageInferer
 from cmb_bundle.scripts.networks import TwoStageNetwork, YOLOv2Network
-from cmb_bundle.scripts.report import EvaluationReport, SubjectWriter
+from cmb_bundle.scripts.report import SubjectWriter
 from cmb_bundle.scripts.weights import CheckpointError
 
 # -------------------------------------------------------------------------------------------- batches of stage 1
