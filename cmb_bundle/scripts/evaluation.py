@@ -133,7 +133,7 @@ def record_subject(
     places = np.asarray(output["label"], dtype=float).reshape(-1, 3)
     diameters = np.asarray(batch.get("lesions_diameter", np.full(len(places), np.nan)), dtype=float).reshape(-1)
     lesions = [
-        Lesion(tuple(place.tolist()), None if np.isnan(diameter) else float(diameter))
+        Lesion(tuple(place.round(3).tolist()), None if np.isnan(diameter) else float(diameter))
         for place, diameter in zip(places, diameters, strict=True)
     ]
     truth = read_truth(batch["truth"]) if batch.get("truth") else None

@@ -84,7 +84,8 @@ def per_lesion(records: Sequence[SubjectRecord], scored: Scored) -> pd.DataFrame
             )
     names = ["subject", "lesion", *PLACE, "diameter_mm", "region", "outcome", "found_by_stage_1", "found_end_to_end"]
     names += ["distance_mm", "detector_score", "probability", "reason", "fold", "system"]
-    return pd.DataFrame(rows, columns=names).astype({"fold": "Int64"})
+    types = {"fold": "Int64", "found_by_stage_1": bool, "found_end_to_end": bool}
+    return pd.DataFrame(rows, columns=names).astype(types)
 
 
 def false_positives(records: Sequence[SubjectRecord], scored: Scored, distance_mm: float) -> pd.DataFrame:
@@ -121,7 +122,8 @@ def false_positives(records: Sequence[SubjectRecord], scored: Scored, distance_m
                 }
             )
     names = ["subject", "candidate", *PLACE, "end_to_end", "probability", "detector_score", "diameter_mm", "mimic"]
-    table = pd.DataFrame(rows, columns=[*names, "reason", "fold", "system"]).astype({"fold": "Int64"})
+    table = pd.DataFrame(rows, columns=[*names, "reason", "fold", "system"])
+    table = table.astype({"fold": "Int64", "end_to_end": bool})
     by = ["end_to_end", "probability", "detector_score", "subject", "candidate"]
     return table.sort_values(by, ascending=[False, False, False, True, True], ignore_index=True)
 
