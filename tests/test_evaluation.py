@@ -1,6 +1,11 @@
 """An evaluation from an engine's output to its files, with numbers worked out by hand."""
 
 import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +17,9 @@ from monai.engines import IterationEvents
 
 from cmb_bundle.scripts.evaluation import FILES, EvaluationOptions, EvaluationReport, write_evaluation
 from cmb_bundle.scripts.labels import LabelError
-from cmb_bundle.scripts.records import Candidate, Lesion, RecordsError, SubjectRecord, load_records
+from cmb_bundle.scripts.records import Candidate, Lesion, RecordsError, SubjectRecord, load_records, save_records
+
+ROOT = Path(__file__).parents[1]
 
 
 def found(ras, score, probability, accepted):
@@ -395,3 +402,27 @@ def test_subjects_that_failed_are_named_in_the_report(tmp_path):
     handler.write(Failing(lambda engine, batch: None))
     assert json.loads((tmp_path / "metrics.json").read_text())["evaluated"]["n_left_out"] == 1
     assert "s9 (OSError: no such file)" in (tmp_path / "report.html").read_text()
+
+
+def test_command_of_the_documentation_pools_saved_records(tmp_path):
+    for name, fold in (("R0", FOLD_0), ("R1", FOLD_1)):
+        save_records(tmp_path / name / "records.json", fold)
+    (tmp_path / "cmb_bundle").symlink_to(ROOT / "cmb_bundle")
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    command = next(line for line in page.splitlines() if "configs/report.json" in line)
+    words = [sys.executable, *shlex.split(command)[1:], "--bootstrap", "100", "--data_set", "two folds"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    options = EvaluationOptions(bootstrap=100, data_set="two folds")
+    write_evaluation([*FOLD_0, *FOLD_1], tmp_path / "whole", options)
+    assert content(tmp_path / "R") == content(tmp_path / "whole")
+
+
+def test_options_of_the_documentation_are_at_the_top_of_the_config():
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\S.*?) \|", page, re.MULTILINE)
+    config = json.loads((ROOT / "cmb_bundle" / "configs" / "evaluate.json").read_text())
+    named = {name: default.strip("`") for name, default in rows if name in config}
+    assert named.keys() == {"distance_mm", "strict_mm", "duplicate_mm", "bootstrap", "system"}
+    assert all(str(config[name]) == default for name, default in named.items())
+    assert all(f"`{name}`" in page for name in FILES)

@@ -39,17 +39,19 @@ class Scored:
 
     def of(self, stage: str) -> list[Matching]:
         """The matchings at the operating threshold of one of ``STAGES``."""
-        return {"stage_1": self.stage_1, "end_to_end": self.end_to_end}.get(stage) or self._given(self.end_to_end)
+        return self.stage_1 if stage == "stage_1" else self._later(stage, self.end_to_end)
 
     def curve_of(self, stage: str) -> list[Matching]:
         """The matchings for the FROC curve of one of ``STAGES``."""
-        return {"stage_1": self.stage_1, "end_to_end": self.curve}.get(stage) or self._given(self.curve)
+        return self.stage_1 if stage == "stage_1" else self._later(stage, self.curve)
 
     def counts(self, stage: str) -> Counts:
         """The counts at the operating threshold; a lesion-free subject is one whose truth has no lesion."""
         return count(self.of(stage), count(self.stage_1).lesion_free)
 
-    def _given(self, matchings: list[Matching]) -> list[Matching]:
+    def _later(self, stage: str, matchings: list[Matching]) -> list[Matching]:
+        if stage == "end_to_end":
+            return matchings
         return [m.among(found) for m, found in zip(matchings, self.found_by_stage_1, strict=True)]
 
 
