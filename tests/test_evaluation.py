@@ -337,6 +337,13 @@ def test_a_subject_twice_is_refused(tmp_path):
         write_evaluation([], tmp_path, QUICK)
 
 
+def test_an_accepted_candidate_without_a_probability_is_refused(tmp_path):
+    bad = SubjectRecord("a", [], [Candidate((0, 0, 0), 0.9, None, True)])
+    with pytest.raises(RecordsError, match=r"subject a, system 'two stages': an accepted candidate has no probability"):
+        write_evaluation([bad], tmp_path, QUICK)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_rival_is_scored_beside_and_compared_on_the_common_subjects(tmp_path, capsys):
     own = [*FOLD_0, *FOLD_1]
     rival = [

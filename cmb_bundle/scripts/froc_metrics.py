@@ -47,7 +47,8 @@ class CandidateFROC(Metric):
             places = apply_affine(np.asarray(one["image"].affine), table[:, :3])
             places, scores = self.detections(places, table)
             matching = match(places, scores, np.asarray(one["label"]), self.distance_mm)
-            self._matchings.append((one["image"].meta.get("filename_or_obj"), matching))
+            file = one["image"].meta.get("filename_or_obj")
+            self._matchings.append((None if file is None else str(file), matching))
 
     def detections(self, places_mm: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Places (N, 3) and scores (N,) that the curve is made of."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from .matching import Matching, match, suppress
 from .metrics import Counts, count
-from .records import SubjectRecord
+from .records import RecordsError, SubjectRecord
 
 STAGES = ("stage_1", "stage_2_given_stage_1", "end_to_end")
 
@@ -69,6 +69,9 @@ def match_records(
         distance_mm: largest distance of a hit.
         duplicate_mm: see :class:`EvaluationOptions`.
         rule: :func:`~.matching.match` or :func:`~.matching.match_to_nearest`.
+
+    Raises:
+        RecordsError: an accepted candidate has no probability.
     """
     stage_1, end_to_end, curve, accepted = [], [], [], []
     for record in records:
@@ -78,6 +81,11 @@ def match_records(
         probability = np.array([c.probability for c in record.candidates], dtype=float)
         kept = np.flatnonzero([c.accepted for c in record.candidates])
         classified = np.flatnonzero(~np.isnan(probability))
+        if np.isnan(probability[kept]).any():
+            raise RecordsError(
+                f"subject {record.subject}, system {record.system!r}: an accepted candidate has no probability; "
+                "expected one. A system without a second stage gives its detector score as the probability."
+            )
         apart = classified[suppress(places[classified], probability[classified], duplicate_mm)]
         stage_1.append(rule(places, score, lesions, distance_mm))
         end_to_end.append(rule(places[kept], probability[kept], lesions, distance_mm))

@@ -77,7 +77,6 @@ def lesion_strata(
             ],
             dtype=int,
         )
-
         lesions, first, both = (int(n) for n in table.sum(axis=0))
         value = {
             "stage_1": ratio(first, lesions),
@@ -112,7 +111,6 @@ def subject_strata(classes: Sequence[str], counts: dict[str, Counts], order: Seq
     rows = []
     for label in _ordered(set(classes), order):
         mask = np.array([c == label for c in classes])
-
         names = ("sensitivity", "false_positives_per_subject")
         pooled = {stage: summary(c.take(mask)) for stage, c in counts.items()}
         value = {stage: {name: one[name] for name in names} for stage, one in pooled.items()}
