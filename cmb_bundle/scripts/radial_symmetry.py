@@ -43,8 +43,8 @@ def radial_symmetry(
     with O and M smoothed over a fourth of the radius, as in the original, and over 0.6 voxels at least, as edges are
     found no finer; a vote is shared by the eight voxels around its place. k and m are what the centre of a sphere of
     this radius gets on this grid, its contrast being 1 for m; so F of a sphere is its contrast, whatever its radius and
-    the shape of the voxels. (The original has a constant, found by experiment, for k.) ``alpha`` punishes what is seen from few directions, as a vein, whose edge
-    votes for a line.
+    the shape of the voxels. (The original has a constant, found by experiment, for k.) ``alpha`` punishes what is seen
+    from few directions, as a vein, whose edge votes for a line.
 
     Args:
         image: (i, j, k).
