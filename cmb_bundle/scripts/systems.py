@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .bootstrap import LEVEL, bootstrap, resample_weights
+from .by_fold import figures_by_fold
 from .curves import Curve, froc_curve
 from .matched import STAGES, Scored, match_records
 from .matching import match_to_nearest
@@ -73,7 +74,8 @@ def score_system(records: Sequence[SubjectRecord], options: EvaluationOptions) -
         "strata": strata(records, scored, weights),
         "false_positives_by_mimic": false_positives_by_mimic(records, scored, options.distance_mm),
     }
-    return result, curves, scored
+    by_fold = figures_by_fold(records, options.distance_mm, options.duplicate_mm)
+    return result | ({"by_fold": by_fold} if by_fold else {}), curves, scored
 
 
 def differences(records: Sequence[SubjectRecord], rivals: Sequence[SubjectRecord], options: EvaluationOptions) -> dict:
