@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 
+import ignite.distributed as idist
 import numpy as np
 import pandas as pd
 import torch
@@ -19,6 +21,7 @@ from tqdm import tqdm
 
 from .datasets import CohortDataset, LabelError, SubjectError
 from .detector import fit_anchors
+from .distributed import every_nth, gather
 from .files import write_csv, write_whole
 from .inferers import TwoStageInferer
 from .sampling import cut_patch
@@ -148,9 +151,9 @@ def collect_patches(
     load_weights(network.detector, detector_weights, map_location=device)
     network.to(device).eval()
     size = inferer.patch_size + 2 * margin
-    generator = np.random.default_rng(seed)
-    patches = []
-    for data in tqdm(dataset, desc="Collecting candidates"):
+    found = []
+    for index in tqdm(every_nth(dataset), desc="Collecting candidates", disable=idist.get_rank() > 0):
+        data, generator, patches = dataset[index], np.random.default_rng([seed, index]), []
         volume, subject = data["image"], data["subject"]
         lesions = np.asarray(data["lesions_ras"]).reshape(-1, 3)
         candidates = inferer.find_candidates(volume.as_tensor().to(device), network.detector)[:, :3].numpy()
@@ -166,6 +169,9 @@ def collect_patches(
         for voxel, label, source in centres:
             patch = cut_patch(volume.as_tensor(), voxel, size).to(torch.float32).clone()
             patches.append({"image": patch, "label": label, "subject": subject, "source": source})
+        found.append((index, patches))
+    subjects = sorted((one for share in gather(found) for one in share), key=itemgetter(0))
+    patches = [patch for _, of_subject in subjects for patch in of_subject]
     microbleeds = sum(p["label"] for p in patches)
     logger.info(f"{len(patches)} patches, {microbleeds} of them of microbleeds, from {len(dataset)} subjects")
     if need_both and not 0 < microbleeds < len(patches):
@@ -182,8 +188,11 @@ def join_weights(
     """Load the best weights of both stages into the network and write its state_dict to ``path``."""
     load_weights(network.detector, detector_weights)
     load_weights(network.classifier, classifier_weights)
-    state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-    return write_whole(path, lambda aside: torch.save(state, aside))
+    if idist.get_rank() == 0:
+        state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+        write_whole(path, lambda aside: torch.save(state, aside))
+    idist.barrier()
+    return Path(path)
 
 
 def collate_subject(batch: Sequence[Mapping]) -> dict:

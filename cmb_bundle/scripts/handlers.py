@@ -142,6 +142,8 @@ class TrainingCheckpoint:
     def note_score(self, evaluator: Engine) -> None:
         """Keep the score of a validation until the epoch is saved."""
         value = float(evaluator.state.metrics[self.metric])
+        # the last bits may differ between processes, which have to agree on the best epoch and on when to stop
+        value = idist.broadcast(value)
         self._score = -value if self.lower_is_better else value
 
     def save(self, engine: Engine) -> None:
@@ -180,6 +182,7 @@ class TrainingCheckpoint:
             logger.warning(f"{self.name}: no epoch was scored; {self.best} holds the weights of the last one")
             weights = self._module().state_dict()
             write_whole(self.best, lambda aside: torch.save(weights, aside))
+        idist.barrier()
 
     def _waited_enough(self) -> bool:
         return 0 < self.patience <= self.scored_epoch - self.best_epoch
@@ -195,8 +198,11 @@ class EpochSeed:
     """
     Seed everything random from the seed and the number of the epoch, so that an epoch is the same after a resume.
 
+    The order of the items is the same in all processes; what the network draws, such as dropout, is not.
+
     Args:
-        data_loader: the training loader; its dataset's random transforms are seeded too.
+        data_loader: the training loader, shuffled. Items of a :class:`~.datasets.SeededItems` do not depend on the
+            order and the process in which they are loaded.
         seed: of the training.
     """
 
@@ -207,11 +213,14 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        seed = (self.seed * 100_003 + engine.state.epoch * 101 + idist.get_rank()) % 2**31
+        seed = (self.seed * 100_003 + engine.state.epoch * 101) % 2**31
+        set_rnd(self.data_loader.dataset, seed)
+        self.data_loader.dataset.epoch_seed = seed
+        self.data_loader.batch_sampler.sampler.generator = torch.Generator().manual_seed(seed)
+        seed += idist.get_rank()
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - the transforms of MONAI draw their seeds from it
         torch.manual_seed(seed)
-        set_rnd(self.data_loader.dataset, seed)
 
 
 class EpochTable:
@@ -268,11 +277,11 @@ class EpochTable:
 
     def write(self, engine: Engine) -> None:
         """Write the line of the epoch."""
-        if idist.get_rank() != 0:
-            return
         row = {"epoch": engine.state.epoch, "loss": float(np.mean(self._losses))}
         if self.accuracy:
-            row["accuracy"] = float(np.mean(self._right))
+            row["accuracy"] = idist.all_reduce(float(sum(self._right))) / idist.all_reduce(len(self._right))
+        if idist.get_rank() != 0:
+            return
         row.update({f"val_{name}": self._validation.get(f"val_{name}", np.nan) for name in self.metrics})
         table = pd.DataFrame([row])
         if self.path.is_file() and engine.state.epoch > 1:
