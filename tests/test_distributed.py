@@ -101,8 +101,8 @@ def shares_of(number, batch_size, processes, monkeypatch):
         monkeypatch.setattr(idist, "get_rank", lambda rank=rank: rank)
         sampler = ShareOfBatches(range(number), batch_size)
         sampler.sampler.generator = torch.Generator().manual_seed(5)
-        assert len(sampler) == len(shares_of_one := list(sampler))
-        shares.append(shares_of_one)
+        shares.append(list(sampler))
+        assert len(sampler) == len(shares[-1])
     return shares
 
 
@@ -122,7 +122,7 @@ def test_shares_make_up_the_batches_of_one_process(number, batch_size, processes
 
 def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch):
     monkeypatch.setattr(idist, "get_world_size", lambda: 4)
-    with pytest.raises(ValueError, match="A batch of 3 cannot be shared by 4 processes.*detector_batch_size"):
+    with pytest.raises(ValueError, match=r"A batch of 3 cannot be shared by 4 processes.*detector_batch_size"):
         ShareOfBatches(range(10), 3)
 
 

@@ -57,7 +57,7 @@ def gather(items: list) -> list[list]:
 
 class ShareOfBatches(BatchSampler):
     """
-    This process's items of each batch, where the batches are those that one process draws from the same seed.
+    Items of each batch for this process, where the batches are those that one process draws from the same seed.
 
     Of a batch at the end of an epoch that has fewer items than there are processes, items are used more than once;
     a single item, by all processes, which leaves the mean loss and the statistics of batch norm as they were.
