@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.data import list_data_collate
-from monai.engines import SupervisedEvaluator
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from nibabel.affines import apply_affine
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
@@ -99,6 +99,24 @@ def prepare_slices(batch: Mapping, device=None, non_blocking: bool = False, **kw
 def sum_of_losses(losses: Mapping[str, torch.Tensor], targets: object = None) -> torch.Tensor:
     """The loss of a detector that returns its losses by name."""
     return sum(losses.values())
+
+
+class StageTrainer(SupervisedTrainer):
+    """
+    A SupervisedTrainer whose output is a list of one dictionary.
+
+    A detector's output cannot be decollated, but handlers, those that ``--tracking mlflow`` adds among them, expect
+    the list that decollating gives.
+
+    Args:
+        kwargs: as of ``monai.engines.SupervisedTrainer``; ``decollate`` is False.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs, decollate=False)
+
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict) -> list[dict]:
+        return [super()._iteration(engine, batchdata)]
 
 
 def prepare_volume(batch: Mapping, device=None, non_blocking: bool = False, **kwargs) -> tuple:

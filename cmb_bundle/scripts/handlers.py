@@ -194,6 +194,11 @@ class TrainingCheckpoint:
         return getattr(self.network, "module", self.network)
 
 
+def first_output(output: object) -> object:
+    """The output of an engine's iteration, or the first of them where it gives a list, as MONAI's mostly do."""
+    return output[0] if isinstance(output, list) and output else output
+
+
 class EpochSeed:
     """
     Seed everything random from the seed and the number of the epoch, so that an epoch is the same after a resume.
@@ -270,7 +275,7 @@ class EpochTable:
 
     def collect(self, engine: Engine) -> None:
         """Keep the loss of an iteration, and which of its patches were classified right."""
-        output = engine.state.output
+        output = first_output(engine.state.output)
         self._losses.append(output["loss"].item())
         if self.accuracy:
             self._right += (output["pred"].argmax(dim=1) == output["label"]).tolist()
@@ -308,4 +313,5 @@ class Progress:
     @staticmethod
     def loss(output: object) -> dict[str, float]:
         """The loss of an iteration, where there is one."""
-        return {"loss": output["loss"].item()} if isinstance(output, Mapping) and "loss" in output else {}
+        first = first_output(output)
+        return {"loss": first["loss"].item()} if isinstance(first, Mapping) and "loss" in first else {}
