@@ -1,0 +1,158 @@
+"""What the model zoo checks of a bundle: its files, its metadata, its shapes, and its exports."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from monai.bundle import ConfigParser, ckpt_export, onnx_export, verify_net_in_out
+
+from .conftest import CONFIGS
+
+BUNDLE = CONFIGS.parent
+METADATA = json.loads((CONFIGS / "metadata.json").read_text())
+IMAGE = METADATA["network_data_format"]["inputs"]["image"]
+PATCH = METADATA["classifier_data_format"]["inputs"]["image"]
+STRIDE = int(IMAGE["spatial_shape"][0].split("*")[0])
+SIZES = [(1, STRIDE * 8, STRIDE * 8), (2, STRIDE * 6, STRIDE * 9), (3, STRIDE * 12, STRIDE * 5)]
+SOURCE = {
+    "ckpt_file": str(BUNDLE / "models" / "model.pt"),
+    "meta_file": str(CONFIGS / "metadata.json"),
+    "config_file": str(CONFIGS / "inference.json"),
+}
+SCHEMA = json.loads((Path(__file__).parent / "metadata_schema.json").read_text())
+
+
+def test_metadata_fits_the_schema():
+    jsonschema.Draft7Validator.check_schema(SCHEMA)
+    jsonschema.validate(METADATA, SCHEMA)
+    assert METADATA["version"] in METADATA["changelog"]
+    assert METADATA["version"] == max(METADATA["changelog"], key=lambda v: [int(n) for n in v.split(".")])
+
+
+def without(key):
+    return lambda data: data.pop(key)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(without(key) for key in SCHEMA["required"]),
+        lambda data: data.update(numpy_version=">=2"),
+        lambda data: data.update(optional_packages_version={}),
+        lambda data: data["network_data_format"]["inputs"]["image"].pop("dtype"),
+        lambda data: data["classifier_data_format"]["outputs"]["pred"].update(num_channels=0),
+    ],
+)
+def test_the_schema_refuses_what_the_zoo_refuses(spoil):
+    data = copy.deepcopy(METADATA)
+    spoil(data)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, SCHEMA)
+
+
+def test_every_file_of_the_zoo_is_there():
+    names = ["metadata.json", "train.json", "inference.json", "evaluate.json", "multi_gpu_train.json", "logging.conf"]
+    paths = [f"configs/{name}" for name in names]
+    paths += ["LICENSE", "models/model.pt", "docs/README.md", "docs/data_license.txt", "scripts/__init__.py"]
+    assert [path for path in paths if not (BUNDLE / path).is_file()] == []
+    assert [path.name for path in (BUNDLE / "models").iterdir()] == ["model.pt"]
+    assert max(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file()) < 25e6
+    assert "Apache License" in (BUNDLE / "LICENSE").read_text()
+    for path in CONFIGS.glob("*.json"):
+        assert isinstance(json.loads(path.read_text()), dict), path
+
+
+def test_the_model_card_has_the_sections_of_the_zoo():
+    text = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    sections = ["Model Overview", "Data", "Training configuration", "Performance", "MONAI Bundle Commands"]
+    sections += ["Limitations", "References", "License"]
+    assert [heading for heading in headings if heading in sections] == sections
+    training = text.split("## Training configuration")[1].split("\n## ")[0]
+    assert [word for word in ("GPU", "Memory", "Input", "Output") if f"- {word}:" not in training] == []
+
+
+def test_every_package_that_is_imported_is_named():
+    named = {"torch", "monai", "numpy", *METADATA["required_packages_version"]}
+    imported_as = {"pytorch-ignite": "ignite", "scikit-image": "skimage", "pillow": "PIL"}
+    known = {imported_as.get(name, name) for name in named}
+    optional = {"h5py", "pydicom", "highdicom", "keras", "cv2", "onnxruntime", "mlflow"}
+    imported = set()
+    for path in (BUNDLE / "scripts").rglob("*.py"):
+        found = re.findall(r"^ *(?:import|from) ([A-Za-z_]\w*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        imported |= set(found)
+    standard = set(__import__("sys").stdlib_module_names)
+    assert imported - standard - known - optional == set()
+
+
+@pytest.fixture(scope="module")
+def scripts_importable():
+    """As a user gets it by starting the commands in the bundle's folder."""
+    patch = pytest.MonkeyPatch()
+    patch.syspath_prepend(str(BUNDLE))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def network(scripts_importable):
+    parser = ConfigParser()
+    parser.read_config(str(CONFIGS / "inference.json"))
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(SOURCE["ckpt_file"], weights_only=True))
+    return network.eval()
+
+
+def slices(batch, rows, columns):
+    return torch.rand(batch, IMAGE["num_channels"], rows, columns, generator=torch.Generator().manual_seed(rows))
+
+
+@pytest.mark.parametrize("number", [1, 7])
+def test_network_fits_the_metadata(number, scripts_importable):
+    source = {key: SOURCE[key] for key in ("meta_file", "config_file")}
+    verify_net_in_out("network_def", device="cpu", n=number * 2, **source)
+
+
+def test_wrong_metadata_is_noticed(scripts_importable):
+    wrong = {"_meta_#network_data_format#outputs#pred#num_channels": 1000}
+    with pytest.raises(ValueError, match="output channel number"):
+        verify_net_in_out("network_def", device="cpu", n=4, meta_file=SOURCE["meta_file"],
+                          config_file=SOURCE["config_file"], **wrong)  # fmt: skip
+
+
+def test_torchscript_gives_the_same_tensors(network, tmp_path):
+    ckpt_export("network_def", filepath=str(tmp_path / "model.ts"), **SOURCE)
+    exported = torch.jit.load(str(tmp_path / "model.ts"))
+    patches = torch.rand(5, PATCH["num_channels"], *PATCH["spatial_shape"])
+    with torch.no_grad():
+        for size in SIZES:
+            raw = network(slices(*size))
+            assert raw.shape[1] == METADATA["network_data_format"]["outputs"]["pred"]["num_channels"]
+            torch.testing.assert_close(exported(slices(*size)), raw, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(exported.classifier(patches), network.classifier(patches), rtol=1e-5, atol=1e-5)
+
+
+def test_onnx_gives_the_same_tensors(network, tmp_path):
+    onnx_export(
+        "network_def",
+        filepath=str(tmp_path / "model.onnx"),
+        input_shape=[2, IMAGE["num_channels"], STRIDE * 8, STRIDE * 6],
+        converter_kwargs={
+            "input_names": ["image"],
+            "output_names": ["pred"],
+            "dynamic_axes": {"image": {0: "n", 2: "rows", 3: "columns"}},
+        },
+        **SOURCE,
+    )
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    for size in SIZES:
+        (found,) = session.run(["pred"], {"image": slices(*size).numpy()})
+        with torch.no_grad():
+            expected = network(slices(*size)).numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
