@@ -1,8 +1,10 @@
 """What the model zoo checks of a bundle: its files, its metadata, its shapes, and its exports."""
 
+import ast
 import copy
 import json
 import re
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -85,10 +87,12 @@ def test_every_package_that_is_imported_is_named():
     optional = {"h5py", "pydicom", "highdicom", "keras", "cv2", "onnxruntime", "mlflow"}
     imported = set()
     for path in (BUNDLE / "scripts").rglob("*.py"):
-        found = re.findall(r"^ *(?:import|from) ([A-Za-z_]\w*)", path.read_text(encoding="utf-8"), re.MULTILINE)
-        imported |= set(found)
-    standard = set(__import__("sys").stdlib_module_names)
-    assert imported - standard - known - optional == set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.split(".")[0])
+    assert imported - set(sys.stdlib_module_names) - known - optional == set()
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ SIZE = (64, 72, 12)
 AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])
 
 
-def write_scans(folder: str, subjects: int = 5) -> None:
+def write_scans(folder: Path, subjects: int = 5) -> None:
     """Write ``<id>_swi.nii.gz``, ``<id>_phase.nii.gz`` and ``<id>_label.csv`` (slice, x, y, from 1) of each subject."""
+    folder.mkdir()
     generator = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(*map(np.arange, SIZE), indexing="ij"), axis=-1)
     head = (((grid - np.array(SIZE) / 2 + 0.5) / (np.array(SIZE) * 0.45)) ** 2).sum(-1) < 1
@@ -24,7 +25,7 @@ def write_scans(folder: str, subjects: int = 5) -> None:
             swi[dot] *= 0.3
             phase[dot] += 1.0
             rows.append((centre[2] + 1, centre[0] + 1, centre[1] + 1))
-        name = Path(folder) / f"subject-{number}"
+        name = folder / f"subject-{number}"
         nib.save(nib.Nifti1Image(swi.clip(0).astype(np.float32), AFFINE), f"{name}_swi.nii.gz")
         nib.save(nib.Nifti1Image(phase.clip(-3.14, 3.14).astype(np.float32), AFFINE), f"{name}_phase.nii.gz")
         Path(f"{name}_label.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))

@@ -17,7 +17,7 @@ from monai.bundle import ConfigWorkflow
 from parameterized import parameterized
 
 sys.path.insert(0, str(Path(__file__).parent))
-from scans import write_scans  # noqa: E402 - found beside this file however the tests are started
+from scans import write_scans
 
 HERE = Path(__file__).resolve()
 BUNDLE = Path(os.environ.get("BUNDLE_ROOT") or "models/cerebral_microbleed_detection").resolve()
@@ -43,10 +43,8 @@ class TestCerebralMicrobleedDetection(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.folder = tempfile.mkdtemp()
-        cls.dataset_dir, cls.output_dir = os.path.join(cls.folder, "scans"), os.path.join(cls.folder, "output")
-        os.makedirs(cls.dataset_dir)
-        write_scans(cls.dataset_dir)
+        cls.folder = Path(tempfile.mkdtemp())
+        write_scans(cls.folder / "scans")
 
     @classmethod
     def tearDownClass(cls) -> None:
@@ -54,21 +52,21 @@ class TestCerebralMicrobleedDetection(unittest.TestCase):
 
     def work(self, override: dict, files: list, workflow_type: str, output: str) -> Path:
         """Check the properties of a workflow and run it; returns its output folder."""
-        output_dir = os.path.join(self.output_dir, output)
+        output_dir = self.folder / output
         workflow = ConfigWorkflow(
             workflow_type=workflow_type,
             config_file=[str(CONFIGS / name) for name in files],
             logging_file=str(CONFIGS / "logging.conf"),
             meta_file=str(CONFIGS / "metadata.json"),
             **override,
-            dataset_dir=self.dataset_dir,
-            output_dir=output_dir,
+            dataset_dir=str(self.folder / "scans"),
+            output_dir=str(output_dir),
         )
         workflow.initialize()
         self.assertEqual(workflow.check_properties(), [])
         workflow.run()
         workflow.finalize()
-        return Path(output_dir)
+        return output_dir
 
     @parameterized.expand([TRAIN])
     def test_train_config(self, override):
