@@ -146,6 +146,8 @@ class TrainingCheckpoint:
     def note_score(self, evaluator: Engine) -> None:
         """Keep the score of a validation until the epoch is saved."""
         value = float(evaluator.state.metrics[self.metric])
+        # the last bits may differ between processes, which have to agree on the best epoch and on when to stop
+        value = idist.broadcast(value)
         self._score = -value if self.lower_is_better else value
 
     def save(self, engine: Engine) -> None:
@@ -185,6 +187,7 @@ class TrainingCheckpoint:
             logger.warning(f"{self.name}: no epoch was scored; {self.best} holds the weights of the last one")
             weights = self._module().state_dict()
             write_whole(self.best, lambda aside: torch.save(weights, aside))
+        idist.barrier()
 
     def _is_last(self, engine: Engine) -> bool:
         return self._waited_enough() or engine.state.epoch == engine.state.max_epochs
@@ -199,12 +202,20 @@ class TrainingCheckpoint:
         return getattr(self.network, "module", self.network)
 
 
+def first_output(output: object) -> object:
+    """The output of an engine's iteration, or the first of them where it gives a list, as MONAI's mostly do."""
+    return output[0] if isinstance(output, list) and output else output
+
+
 class EpochSeed:
     """
     Seed everything random from the seed and the number of the epoch, so that an epoch is the same after a resume.
 
+    The order of the items is the same in all processes; what the network draws, such as dropout, is not.
+
     Args:
-        data_loader: the training loader; its dataset's random transforms are seeded too.
+        data_loader: the training loader, shuffled. Items of a :class:`~.datasets.SeededItems` do not depend on the
+            order and the process in which they are loaded.
         seed: of the training.
     """
 
@@ -215,11 +226,14 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        seed = (self.seed * 100_003 + engine.state.epoch * 101 + idist.get_rank()) % 2**31
+        seed = (self.seed * 100_003 + engine.state.epoch * 101) % 2**31
+        set_rnd(self.data_loader.dataset, seed)
+        self.data_loader.dataset.epoch_seed = seed
+        self.data_loader.batch_sampler.sampler.generator = torch.Generator().manual_seed(seed)
+        seed += idist.get_rank()
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - the transforms of MONAI draw their seeds from it
         torch.manual_seed(seed)
-        set_rnd(self.data_loader.dataset, seed)
 
 
 class EpochTable:
@@ -269,18 +283,18 @@ class EpochTable:
 
     def collect(self, engine: Engine) -> None:
         """Keep the loss of an iteration, and which of its patches were classified right."""
-        output = engine.state.output
+        output = first_output(engine.state.output)
         self._losses.append(output["loss"].item())
         if self.accuracy:
             self._right += (output["pred"].argmax(dim=1) == output["label"]).tolist()
 
     def write(self, engine: Engine) -> None:
         """Write the line of the epoch."""
-        if idist.get_rank() != 0:
-            return
         row = {"epoch": engine.state.epoch, "loss": float(np.mean(self._losses))}
         if self.accuracy:
-            row["accuracy"] = float(np.mean(self._right))
+            row["accuracy"] = idist.all_reduce(float(sum(self._right))) / idist.all_reduce(len(self._right))
+        if idist.get_rank() != 0:
+            return
         row.update({f"val_{name}": self._validation.get(f"val_{name}", np.nan) for name in self.metrics})
         table = pd.DataFrame([row])
         if self.path.is_file() and engine.state.epoch > 1:
@@ -307,4 +321,5 @@ class Progress:
     @staticmethod
     def loss(output: object) -> dict[str, float]:
         """The loss of an iteration, where there is one."""
-        return {"loss": output["loss"].item()} if isinstance(output, Mapping) and "loss" in output else {}
+        first = first_output(output)
+        return {"loss": first["loss"].item()} if isinstance(first, Mapping) and "loss" in first else {}

@@ -49,7 +49,7 @@ class TwoStageInferer(Inferer):
         """
         Args:
             inputs: (B, 2, i, j, k), SWI and complement phase on the model's grid.
-            network: a module with children ``detector`` and ``classifier``.
+            network: a module with children ``detector`` and ``classifier``; or, without ``classify``, a detector.
 
         Returns:
             (B, N, 7), a row a candidate with the columns ``TABLE_COLUMNS``: i, j, k (continuous voxel of the model's
@@ -65,7 +65,7 @@ class TwoStageInferer(Inferer):
         return padded
 
     def _subject(self, volume: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
-        candidates = self.find_candidates(volume, network.detector)
+        candidates = self.find_candidates(volume, getattr(network, "detector", network))
         probability = torch.full((len(candidates), 1), torch.nan)
         if self.classify and len(candidates):
             probability = self.probabilities(volume, candidates[:, :3], network.classifier)[:, None]

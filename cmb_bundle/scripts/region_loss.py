@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -110,7 +111,7 @@ class RegionLoss(nn.Module):
         objectness_loss: ``squared_error`` as darknet's YOLOv2, whose gradient vanishes for an anchor that is sure
             of the wrong answer; or ``cross_entropy``, the rule of YOLOv3 (Redmon and Farhadi, 2018), which learns
             from scratch.
-        warmup_images: number of images of the warm-up; in training on several devices each counts its own.
+        warmup_images: number of images of the warm-up, those of all processes together.
 
     Raises:
         ValueError: if the anchors are not pairs of positive numbers.
@@ -172,7 +173,7 @@ class RegionLoss(nn.Module):
             ValueError: if a box is empty, or a label is no class.
         """
         if self.training:
-            self.seen += raw.shape[0]
+            self.seen += idist.all_reduce(raw.shape[0])
         with torch.autocast(raw.device.type, enabled=False):
             offsets, log_scales, objectness, classes = split_predictions(raw, len(self.anchors))
             return self._losses(offsets, log_scales, objectness, classes, targets, stride)
