@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, kind, rea
 
 
 def test_a_folder_without_dicom_is_refused(tmp_path):
-    assert "no DICOMs in" in refused({"image": tmp_path})
+    assert f"there are no DICOM images in {tmp_path}" in refused({"image": tmp_path})
 
 
 def test_another_shape_or_place_of_the_phase_is_refused(tmp_path, swi):

@@ -258,7 +258,7 @@ def _reasons(failures: Mapping[str, str]) -> str:
 
 
 def _relative(subject: dict[str, Any], base: Path) -> dict[str, Any]:
-    paths = {key: Path(subject[key]) for key in FILE_KEYS if key in subject}
+    paths = {key: Path(subject[key]) for key in FILE_KEYS if isinstance(subject.get(key), str)}
     return subject | {
         key: path.relative_to(base).as_posix() for key, path in paths.items() if path.is_relative_to(base)
     }

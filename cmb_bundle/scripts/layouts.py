@@ -1,4 +1,4 @@
-"""Which files of a folder belong to which subject: no file is opened here, only names are read."""
+"""Which files of a folder belong to which subject, by their names alone; DICOM files by their headers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .dicom import DicomError, dicom_files
+from .dicom_choice import find_studies
 from .labels import IMAGE_SUFFIXES, TABLE_SUFFIXES
 
 __all__ = ["SubjectError", "find_subjects", "read_datalist"]
 
-FILE_KEYS = ("image", "phase", "magnitude", "label", "truth")
+FILE_KEYS = ("image", "phase", "magnitude", "dicom", "label", "truth")
 ROLES = {
     "swi": "image",
     "phase": "phase",
@@ -35,8 +37,9 @@ LAYOUTS = """\
   (b) <id>_swi.nii.gz, <id>_phase.nii.gz, <id>_mag.nii.gz, <id>_label.xlsx in one folder
   (c) a JSON datalist, given in place of the folder
   (d) <id>/ with files named swi, phase, mag (and label)
-Images are .nii, .nii.gz, .nrrd or .mha; SWI, or magnitude with phase, is needed.
-DICOM series are named in a datalist. docs/data.md has the details."""
+  (e) DICOM files at any depth, with any names; or Data/<id>/ with those of a study, and Label/<id>.xlsx
+Images are .nii, .nii.gz, .nrrd, .mha or DICOM; SWI, or magnitude with phase, is needed.
+docs/data.md and docs/dicom.md have the details."""
 
 
 class SubjectError(ValueError):
@@ -48,14 +51,15 @@ def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
 
     The layouts are shown in docs/data.md. Words in file names count only whole, between separators, in upper
     or lower case: swi; phase, pha or ph; magnitude or mag; label. Outside of Label/, files named <...>_cmb are
-    results of this bundle and are passed over.
+    results of this bundle and are passed over. Where no subject is found by names, DICOM files are looked for.
 
     Args:
         dataset_dir: a folder, or the path of a JSON datalist.
 
     Returns:
         a dict for each subject, sorted by id, with "subject" and the absolute paths that were found of
-        "image" (SWI), "phase", "magnitude", "label" and "truth". A subject that cannot be used (neither SWI
+        "image" (SWI), "phase", "magnitude", "label" and "truth", or "dicom", the folder or the list of files of a
+        DICOM study. A subject that cannot be used (neither SWI
         nor magnitude with phase; two files of one kind) has "error", a message, and no paths.
 
     Raises:
@@ -68,6 +72,8 @@ def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
         subjects = [_resolve(entry, base) for entry in entries]
     elif root.is_dir():
         subjects = [_subject(name, files) for name, files in sorted(_scan(root).items())]
+        if all("error" in subject for subject in subjects):
+            subjects = _studies(root) or subjects
     else:
         raise SubjectError(f"dataset_dir {root}: there is no such folder, and it is not a JSON datalist.")
     if all("error" in subject for subject in subjects):
@@ -114,8 +120,9 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
 
 def _resolve(entry: dict[str, Any], base: Path) -> dict[str, Any]:
     """A datalist's entry with absolute paths, or with an error if one is missing."""
-    files = {key: [base / Path(entry[key]).expanduser()] for key in FILE_KEYS if entry.get(key)}
-    missing = [str(paths[0]) for paths in files.values() if not paths[0].exists()]
+    named = {key: [entry[key]] if isinstance(entry[key], str) else entry[key] for key in FILE_KEYS if entry.get(key)}
+    files = {key: [base / Path(path).expanduser() for path in paths] for key, paths in named.items()}
+    missing = [str(path) for paths in files.values() for path in paths if not path.exists()]
     if missing:
         error = f"has no file {', '.join(missing)}, although the datalist names it"
         return {"subject": entry["subject"], "error": error}
@@ -123,17 +130,25 @@ def _resolve(entry: dict[str, Any], base: Path) -> dict[str, Any]:
     return _subject(entry["subject"], files) | fold
 
 
+def _studies(root: Path) -> list[dict[str, Any]]:
+    try:
+        return find_studies(root)
+    except DicomError as error:
+        raise SubjectError(f"{root}: {error}") from error
+
+
 def _subject(name: str, files: dict[str, list[Path]]) -> dict[str, Any]:
     found = "; ".join(f"{role} {', '.join(map(str, sorted(paths)))}" for role, paths in files.items())
-    if any(len(files.get(role, ())) > 1 for role in FILE_KEYS):
+    if any(len(files.get(role, ())) > 1 for role in FILE_KEYS if role != "dicom"):
         return {"subject": name, "error": f"has two files or more of one kind, leave one of each: {found}"}
-    if "image" not in files and not ("magnitude" in files and "phase" in files):
+    if not {"image", "dicom"} & set(files) and not ("magnitude" in files and "phase" in files):
         return {
             "subject": name,
             "error": f"has neither SWI nor magnitude with phase, but {found or 'no image'}; the words swi, phase "
             "and mag in the names, and the same id in every folder, tell what a file is",
         }
-    return {"subject": name} | {role: str(files[role][0]) for role in FILE_KEYS if role in files}
+    paths = {role: [str(path) for path in files[role]] for role in FILE_KEYS if role in files}
+    return {"subject": name} | {role: one[0] if len(one) == 1 else one for role, one in paths.items()}
 
 
 def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
@@ -150,6 +165,8 @@ def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
             _add_by_name(found, folder, folder.name)
             if data is not root:
                 found.setdefault(folder.name, defaultdict(list))
+                if not found[folder.name] and _holds_dicom(folder):
+                    found[folder.name]["dicom"].append(folder)
     for name, role in SPECIAL_FOLDERS.items():
         if role and name in folders:
             _add_folder(found, folders[name], role, SUFFIXES[role])
@@ -161,6 +178,8 @@ def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...])
     for path in _entries(folder):
         if _suffix(path, suffixes):
             found[_strip(_stem(path)) or _stem(path)][role].append(path)
+        elif suffixes is IMAGE_SUFFIXES and _holds_dicom(path):
+            found[path.name][role].append(path)
 
 
 def _add_by_name(found: dict, folder: Path, subject: str = "") -> None:
@@ -228,6 +247,10 @@ def _suffix(path: Path, suffixes: tuple[str, ...]) -> str:
 
 def _stem(path: Path) -> str:
     return path.name[: -len(_suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json")))]
+
+
+def _holds_dicom(path: Path) -> bool:
+    return path.is_dir() and next(dicom_files(path), None) is not None
 
 
 def _nothing_found(root: Path, subjects: list[dict[str, Any]]) -> str:

@@ -12,6 +12,8 @@ import pandas as pd
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 
+from .dicom import DicomError
+from .dicom_writers import write_dicom
 from .files import write_whole
 from .findings import to_file_grid
 from .labels import LabelConvention
@@ -29,9 +31,23 @@ class SubjectWriter:
         output_dir: folder of results.
         convention: keyword arguments of :class:`LabelConvention`, for the table's slice, x and y.
         picture: whether to write ``<subject>_cmb.png`` too.
+        dicom_output: whether to write ``<subject>_cmb_seg.dcm`` and ``_cmb_sr.dcm`` too: ``"auto"`` where the source
+            is DICOM, and where it can't be done it is logged; True makes it an error.
+
+    Raises:
+        ValueError: ``dicom_output`` is none of the values above.
     """
 
-    def __init__(self, output_dir: str | Path, convention: Mapping | None = None, picture: bool = True) -> None:
+    def __init__(
+        self,
+        output_dir: str | Path,
+        convention: Mapping | None = None,
+        picture: bool = True,
+        dicom_output: str | bool = "auto",
+    ) -> None:
+        if dicom_output not in ("auto", True, False):
+            raise ValueError(f"dicom_output is {dicom_output!r}; expected 'auto', true or false.")
+        self.dicom_output = dicom_output
         self.output_dir, self.convention, self.picture = (
             Path(output_dir),
             LabelConvention(**(convention or {})),
@@ -58,11 +74,24 @@ class SubjectWriter:
                     folder / f"{subject}_cmb.png",
                     lambda aside, s=swi, r=result, n=subject: draw_findings(aside, n, s, r),
                 )
+            self._write_dicom(folder, subject, batch.get("dicom_source"), result, output["pred"])
             self.found[subject] = result["microbleeds"]
             logger.info(
                 f"{subject}: {len(result['microbleeds'])} microbleeds of {len(result['candidates'])} candidates. "
                 f"{batch['notices']}"
             )
+
+    def _write_dicom(self, folder: Path, subject: str, source: str | None, result: Mapping, label_map) -> None:
+        if self.dicom_output is False or (self.dicom_output == "auto" and source is None):
+            return
+        if source is None:
+            raise DicomError("dicom_output is true, but the scan is not DICOM; set it to auto or false.")
+        try:
+            write_dicom(folder, subject, source, result, label_map)
+        except Exception as error:
+            if self.dicom_output is True:
+                raise
+            logger.error(f"{subject}: no DICOM SEG and SR were written ({type(error).__name__}: {error})")
 
     def remove_stale(self, engine: Engine) -> None:
         """Remove what an earlier run wrote of subjects that failed in this one."""

@@ -19,6 +19,9 @@ from skimage.filters import threshold_otsu
 from torch.nn.functional import avg_pool3d, interpolate
 
 from .datasets import SubjectError
+from .dicom import DicomError, Volume
+from .dicom_choice import use_dicom
+from .dicom_pixels import read_volume
 from .labels import LabelConvention, read_points
 from .phase import homodyne_filter, is_raw, paramagnetic_sign, phase_to_radians, susceptibility_weighted
 
@@ -36,31 +39,40 @@ class LoadSubjectd(MapTransform):
     Load the volumes of a subject, and refuse with a reason what the pipeline cannot work on.
 
     The magnitude is read only where there is no SWI. A trailing axis of magnitude and phase is taken as echoes, of
-    which ``echo`` is used.
+    which ``echo`` is used. Of a subject with ``dicom``, a folder or a list of the files of a study, the series are
+    chosen by their headers, see :func:`~.dicom_choice.choose_series`.
 
     Args:
         keys: keys of paths to load, by default ``image`` (SWI), ``phase`` and ``magnitude``. A path is a NIfTI,
-            NRRD or MHA file, or a folder with one DICOM series.
+            NRRD or MHA file, or a folder with the DICOM series or with the study that it is in.
         echo: index of the echo used of a multi-echo magnitude and phase; the default, -1, is the last, which has
             the strongest susceptibility weighting.
+        dicom_series: which DICOM series to take, see :func:`~.dicom_choice.choose_series`.
 
     Returns:
-        the dictionary with ``(1, i, j, k)`` float32 MetaTensors on the file's own grid, and ``notices``.
+        the dictionary with ``(1, i, j, k)`` float32 MetaTensors on the file's own grid, and ``notices``; of DICOM,
+        also ``dicom_source``, where the slices of the SWI, or of the magnitude, come from (see ``Volume.source``),
+        and ``radians_per_unit`` in the meta data of a phase whose header tells it.
 
     Raises:
         SubjectError: a file is missing or unreadable, is not one 3D volume of at least three slices, has only zeros
             or values that are not finite, or lies on another grid than its companion; no SWI can be had.
     """
 
-    def __init__(self, keys=tuple(MODALITIES), echo: int = -1) -> None:
+    def __init__(self, keys=tuple(MODALITIES), echo: int = -1, dicom_series: Mapping | None = None) -> None:
         super().__init__(keys, allow_missing_keys=True)
-        self.echo = echo
+        self.echo, self.dicom_series = echo, dicom_series
         self.load = LoadImage(image_only=True, ensure_channel_first=True, dtype=torch.float32)
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = {k: v for k, v in data.items() if k not in self.keys or v is not None}
         name = d.get("subject") or Path(str(d.get("image", "subject"))).name
         d.setdefault("notices", "")
+        try:
+            for notice in use_dicom(d, self.key_iterator(d), self.dicom_series, self.echo):
+                add_notice(d, notice)
+        except DicomError as error:
+            raise SubjectError(f"{name}: {error}") from error
         if "image" in d:
             d.pop("magnitude", None)
         elif "magnitude" not in d or "phase" not in d:
@@ -76,6 +88,8 @@ class LoadSubjectd(MapTransform):
         for key, volume in volumes.items():
             d[key] = self._check(name, key, paths[key], volume)
         reference, *others = volumes
+        if isinstance(paths[reference], Volume):
+            d["dicom_source"] = paths[reference].source
         for key in others:
             self._check_same_grid(name, d[reference], paths[reference], d[key], paths[key])
         if "phase" not in volumes:
@@ -83,15 +97,19 @@ class LoadSubjectd(MapTransform):
         return d
 
     def _read(self, name: str, key: str, path) -> MetaTensor:
-        if not Path(path).exists():
+        if not isinstance(path, Volume) and not Path(path).exists():
             raise SubjectError(f"{name}: the {MODALITIES[key]} {path} does not exist. Check the path.")
         try:
+            if isinstance(path, Volume):
+                return read_volume(path)
             volume = self.load(path)
             if str(path).endswith((".nii", ".nii.gz")):
                 # MONAI compares all four zooms of a 4D file with its affine and then drops the translation
                 volume.affine = torch.as_tensor(nib.load(path).affine, dtype=torch.float64)
                 volume.meta["original_affine"] = volume.affine.clone()
             return volume
+        except DicomError as error:
+            raise SubjectError(f"{name}: {error}") from error
         except Exception as error:
             cause = error.__cause__ or error
             reason = str(cause).strip().splitlines()[0] if str(cause).strip() else "no reason given"
@@ -249,7 +267,10 @@ class NormalizePhased(MapTransform):
             stored = d[key]
             image = d["image"] if d.get("image") is not None else d["magnitude"]
             mask = d["mask"].as_tensor().bool()
-            phase, notice = phase_to_radians(stored.as_tensor(), self.scale)
+            told = stored.meta.get("radians_per_unit") if self.scale is None else None
+            phase, notice = phase_to_radians(stored.as_tensor(), self.scale if told is None else float(told))
+            if told is not None:
+                notice = f"Phase was scaled by {float(told):g} rad a unit, as its DICOM header says."
             add_notice(d, notice)
             raw = is_raw(phase, image.as_tensor(), mask) if self.filter_phase == "auto" else self.filter_phase
             if raw:

@@ -1,0 +1,141 @@
+"""What a DICOM image shows, told from its header: SWI, phase, magnitude or something else; and a phase's unit."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MR_CLASSES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4")
+"""SOP classes MR, Enhanced MR and Legacy Converted Enhanced MR Image Storage (DICOM PS3.4 B.5)."""
+
+COMPONENTS = {
+    "MAGNITUDE": "magnitude", "M": "magnitude", "M_FFE": "magnitude", "M_PCA": "magnitude",
+    "PHASE": "phase", "P": "phase", "PHASE MAP": "phase", "PHASE_MAP": "phase",
+    "REAL": "real", "R": "real", "IMAGINARY": "imaginary", "I": "imaginary",
+}  # fmt: skip
+"""Values of ImageType and of ComplexImageComponent that name a part of the complex image. Siemens writes M and P,
+Philips M_FFE and PHASE MAP, the enhanced classes MAGNITUDE and PHASE (DICOM PS3.3 C.8.13.3.1)."""
+
+GE_COMPONENTS = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
+"""GE's private (0043,xx2F) of the creator GEMS_PARM_01."""
+
+# words of a description in lower case, where everything but letters and digits is a space
+PROJECTION = re.compile(r"\b(mip|mnip|minip|min ip|max ip|minimum intensity|mpr|projection( image)?|reformatted)\b")
+PROJECTED = ("MIN_IP", "MAX_IP", "MPR", "CURVED_MPR", "VOLUME_RENDER", "SURFACE_RENDER")
+DERIVED_MAP = re.compile(r"\b(qsm|r2star|r2 map|t2star map|susceptibility map)\b")
+PHASE = re.compile(r"\b(pha|phase|ph)\b")
+SURELY_PHASE = re.compile(r"\bfilt pha\b|^pha images\b")
+MAGNITUDE = re.compile(r"\b(mag|magnitude)\b")
+SWI = re.compile(r"\b(swi(p|3d)?|e?swan|venbold|ven bold|fsbb|susceptibility weighted)\b")
+SURELY_SWI = re.compile(r"^swi images\b|^swip?$")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is asked of an image's header, or of a frame's; texts are empty where there is nothing."""
+
+    sop_class: str = ""
+    manufacturer: str = ""
+    description: str = ""
+    image_type: tuple[str, ...] = ()
+    component: str = ""
+    calculation: str = ""
+    ge_component: int | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """``name`` is swi, phase, magnitude or other; ``why`` is what told so; ``sure`` is false of a weak hint."""
+
+    name: str
+    why: str
+    sure: bool = True
+
+
+def kind_of(header: Header) -> Kind:
+    """
+    Tell what an image shows.
+
+    Projections, localizers, real and imaginary parts and susceptibility maps are ``other``. What the header says of
+    the complex image's part comes before the words of the description, but for a few names that scanners give
+    themselves. ``docs/dicom.md`` has the rules as a table.
+    """
+    words = re.sub(r"[^a-z0-9]+", " ", header.description.lower()).strip()
+    values = [value.strip().upper() for value in header.image_type]
+    plain = [re.sub(r"[^a-z0-9]+", " ", value.lower()) for value in values]
+    if header.sop_class not in MR_CLASSES:
+        return Kind("other", "not an MR image")
+    if header.calculation in PROJECTED or PROJECTION.search(words) or any(PROJECTION.fullmatch(v) for v in plain):
+        return Kind("other", "a projection or reformatted")
+    if "LOCALIZER" in values:
+        return Kind("other", "a localizer")
+    part, told_by = _component(header, values)
+    if part is None and (DERIVED_MAP.search(words) or "QSM" in values):
+        return Kind("other", "a computed map")
+    if part == "phase" or SURELY_PHASE.search(words):
+        return Kind("phase", told_by if part == "phase" else "SeriesDescription")
+    if part in ("real", "imaginary"):
+        return Kind("other", f"a {part} part")
+    if "SWI" in values and not MAGNITUDE.search(words):
+        return Kind("swi", "ImageType SWI")
+    if part is None and PHASE.search(words):
+        return Kind("phase", "SeriesDescription")
+    if SWI.search(words) and not MAGNITUDE.search(words):
+        sure = bool(SURELY_SWI.search(words)) or part is None or "DERIVED" in values
+        return Kind("swi", "SeriesDescription", sure)
+    if part == "magnitude" or MAGNITUDE.search(words):
+        return Kind("magnitude", told_by or "SeriesDescription")
+    return Kind("other", "no hint of SWI, phase or magnitude")
+
+
+def _component(header: Header, values: Sequence[str]) -> tuple[str | None, str]:
+    """The part of the complex image, and which attribute names it."""
+    if header.component in COMPONENTS:
+        return COMPONENTS[header.component], f"ComplexImageComponent {header.component}"
+    # values 1 and 2 are ORIGINAL or DERIVED and PRIMARY or SECONDARY; of Philips' M\FFE, P\FFE the first counts
+    for value in values[2:]:
+        if value in COMPONENTS:
+            return COMPONENTS[value], f"ImageType {value}"
+    if header.ge_component in GE_COMPONENTS:
+        return GE_COMPONENTS[header.ge_component], f"GE's (0043,102F) = {header.ge_component}"
+    return None, ""
+
+
+def phase_unit(
+    manufacturer: str, bits: int, signed: bool, slope: float, intercept: float, unit: str = ""
+) -> tuple[float, float] | None:
+    """
+    The scale of a phase, from its header alone.
+
+    In the order of trust: a unit that is written there; the range that the stored type and the rescaling span, where
+    it is that of a circle in radians, in milliradians or in Siemens' +-4096; Siemens' 0..4095 without a rescaling;
+    GE's milliradians.
+
+    Args:
+        manufacturer: as in the header.
+        bits: BitsStored.
+        signed: PixelRepresentation.
+        slope: RescaleSlope, 1 where absent.
+        intercept: RescaleIntercept, 0 where absent.
+        unit: RescaleType, or the code of a real world value's unit.
+
+    Returns:
+        radians a unit of the rescaled value, and the rescaled value of phase 0; None where the header does not tell.
+    """
+    if unit.lower() in ("rad", "mrad"):
+        return (1.0 if unit.lower() == "rad" else 1e-3), 0.0
+    span = (2**bits - 1) * abs(slope)
+    for circle, scale in ((2 * math.pi, 1.0), (2000 * math.pi, 1e-3), (8192.0, math.pi / 4096)):
+        if abs(span / circle - 1) < 0.01 and abs(_middle(bits, signed, slope, intercept)) < 0.01 * circle:
+            return scale, 0.0
+    if "siemens" in manufacturer.lower() and bits == 12 and not signed:
+        return math.pi / (2048 * abs(slope)), _middle(bits, signed, slope, intercept)
+    if manufacturer.upper().startswith("GE") and slope == 1 and intercept == 0:
+        return 1e-3, 0.0
+    return None
+
+
+def _middle(bits: int, signed: bool, slope: float, intercept: float) -> float:
+    return intercept + slope * (0 if signed else 2 ** (bits - 1))
