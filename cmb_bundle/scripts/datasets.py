@@ -15,7 +15,7 @@ from monai.transforms import Compose, RandomizableTrait, Transform
 
 from .folds import assign_folds, load_subjects, make_datalist
 from .labels import LabelError
-from .layouts import SubjectError, find_subjects
+from .layouts import SubjectError, complete_subject, find_subjects
 
 __all__ = [
     "CohortDataset",
@@ -23,6 +23,7 @@ __all__ = [
     "SubjectDataset",
     "SubjectError",
     "assign_folds",
+    "complete_subject",
     "find_subjects",
     "load_subjects",
     "make_datalist",
@@ -60,7 +61,8 @@ class CohortDataset(SeededItems, CacheDataset):
     each use. A lack of memory is not a subject's failure and is raised.
 
     Args:
-        data: subjects' dicts, as from :py:func:`load_subjects`.
+        data: subjects' dicts, as from :py:func:`load_subjects`, or pairs of image and label as MONAI Label gives
+            them, see :py:func:`complete_subject`.
         transform: transforms, of which those before the first random one are cached.
         cache_rate: part of the subjects to keep in memory, 0 to 1.
         num_workers: threads that fill the cache.
@@ -69,6 +71,8 @@ class CohortDataset(SeededItems, CacheDataset):
         half_keys: float32 volumes under these keys are kept as float16 and handed out as float32. Meant for
             channels in [0, 1], where the rounding is at most 2^-12; a volume beyond the range of float16 is
             kept as it is.
+        when_empty: the subjects to take where ``data`` is empty, as the training subjects for validation where an
+            annotator has labelled too few to set some apart.
 
     Attributes:
         failures: the message of each subject left out, by its id.
@@ -86,8 +90,9 @@ class CohortDataset(SeededItems, CacheDataset):
         progress: bool = True,
         copy_cache: bool = True,
         half_keys: Sequence[str] = ("image",),
+        when_empty: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        self.half_keys = tuple(half_keys)
+        self.half_keys, self.when_empty = tuple(half_keys), when_empty
         self.failures: dict[str, str] = {}
         super().__init__(
             data,
@@ -105,7 +110,10 @@ class CohortDataset(SeededItems, CacheDataset):
             data: subjects' dicts.
         """
         self.failures = {}
-        super().set_data(data)
+        if not data and self.when_empty:
+            logger.warning("There are no subjects for validation; it is done on those of training.")
+            data = self.when_empty
+        super().set_data([complete_subject(subject) for subject in data])
         with ThreadPool(self.num_workers) as pool:
             rest = pool.map(self._is_usable, range(self.cache_num, len(self.data)))
         usable = [item is not None for item in self._cache] + rest

@@ -47,15 +47,24 @@ class Findingsd(Transform):
         probability_threshold: smallest probability of a microbleed, in [0, 1].
         duplicate_mm: of two accepted candidates closer than this, the less probable one is dropped.
         reach_mm: a microbleed's voxels are no farther than this from its darkest voxel; CMBs are at most 10 mm wide.
+        number: whether each microbleed has a value of its own in the label map; otherwise all have 1, as an
+            annotation program expects of one kind of thing.
 
     Returns:
         the dictionary with ``pred``, the label map (1, i, j, k) int16 on the input's own grid and orientation
-        (0 background, 1..n microbleeds, most probable first), and ``result``: ``microbleeds`` and ``candidates`` as
-        lists of dictionaries with ``voxel`` (0-based, continuous, input grid), ``ras_mm``, ``diameter_mm``,
-        ``detector_score``, ``probability``; candidates also ``accepted`` and ``reason``.
+        (0 background, 1..n microbleeds, most probable first), and ``result``: ``notices`` on how the scan was read, if
+        any; ``microbleeds`` and ``candidates`` as lists of dictionaries with ``voxel`` (0-based, continuous, input
+        grid), ``ras_mm``, ``diameter_mm``, ``detector_score``, ``probability``; candidates also ``accepted`` and
+        ``reason``.
     """
 
-    def __init__(self, probability_threshold: float = 0.5, duplicate_mm: float = 3.0, reach_mm: float = 5.0) -> None:
+    def __init__(
+        self,
+        probability_threshold: float = 0.5,
+        duplicate_mm: float = 3.0,
+        reach_mm: float = 5.0,
+        number: bool = True,
+    ) -> None:
         if not 0 <= probability_threshold <= 1:
             raise ValueError(f"probability_threshold is {probability_threshold}; expected a number from 0 to 1.")
         self.probability_threshold, self.duplicate_mm, self.reach_mm = (
@@ -63,6 +72,7 @@ class Findingsd(Transform):
             duplicate_mm,
             reach_mm,
         )
+        self.number = number
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = dict(data)
@@ -95,6 +105,10 @@ class Findingsd(Transform):
             microbleed["diameter_mm"] = round(self._grow(swi, centres, labels, number), 2)
         candidates = [{**entry, "accepted": why is None, "reason": why or "accepted"} for entry, why in judged]
         d["result"] = {"microbleeds": microbleeds, "candidates": candidates}
+        if d.get("notices"):
+            d["result"]["notices"] = d["notices"]
+        if not self.number:
+            labels = (labels > 0).astype(labels.dtype)
         d["pred"] = to_file_grid(labels, swi.affine.numpy(), file_affine, file_shape)
         return d
 

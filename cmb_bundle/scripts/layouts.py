@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from .dicom import DicomError, dicom_files
 from .dicom_choice import find_studies
 from .labels import IMAGE_SUFFIXES, TABLE_SUFFIXES
 
-__all__ = ["SubjectError", "find_subjects", "read_datalist"]
+__all__ = ["SubjectError", "complete_subject", "find_subjects", "read_datalist"]
 
 FILE_KEYS = ("image", "phase", "magnitude", "dicom", "label", "truth")
 ROLES = {
@@ -79,6 +80,44 @@ def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
     if all("error" in subject for subject in subjects):
         raise SubjectError(_nothing_found(root, subjects))
     return sorted(subjects, key=lambda subject: subject["subject"])
+
+
+def complete_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what a program that names an SWI alone leaves out: the subject's id, and the phase that lies with it.
+
+    The phase has the name of the SWI, but for a word such as swi or phase at its end. It is looked for in a folder
+    named phase within the SWI's folder, in one beside the SWI's folder, and in the SWI's folder itself, where
+    its name must say that it is a phase.
+
+    Args:
+        subject: a subject's dict. One with "subject", as of :py:func:`find_subjects`, or without "image" is
+            returned as it is.
+
+    Returns:
+        the dict with "subject", and "phase" where one was found; with "error" where two were.
+    """
+    if "subject" in subject or not isinstance(subject.get("image"), (str, Path)):
+        return dict(subject)
+    image = Path(subject["image"]).absolute()
+    name = _strip(_stem(image)) or _stem(image)
+    completed = {"subject": name, **subject}
+    if subject.get("phase") is not None or not image.parent.is_dir():
+        return completed
+    folders = [folder for parent in (image.parent, image.parent.parent) for folder in _folders_of(parent, "phase")]
+    found = [path for folder in folders for path in _entries(folder)]
+    found += [path for path in _entries(image.parent) if _split(_stem(path))[1] == "phase"]
+    phases = [
+        path
+        for path in found
+        if path != image and _suffix(path, IMAGE_SUFFIXES) and (_strip(_stem(path)) or _stem(path)) == name
+    ]
+    if len(phases) > 1:
+        listed = ", ".join(map(str, phases))
+        return {
+            "subject": name,
+            "error": f"{image} has {len(phases)} phases: {listed}. Expected one; remove the others.",
+        }
+    return completed | ({"phase": str(phases[0])} if phases else {})
 
 
 def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
@@ -171,6 +210,11 @@ def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
         if role and name in folders:
             _add_folder(found, folders[name], role, SUFFIXES[role])
     return {name: dict(files) for name, files in found.items()}
+
+
+def _folders_of(parent: Path, role: str) -> list[Path]:
+    """The folders within another that are named as a role."""
+    return [entry for entry in _entries(parent) if ROLES.get(entry.name.lower()) == role and entry.is_dir()]
 
 
 def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...]) -> None:

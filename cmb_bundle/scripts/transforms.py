@@ -18,7 +18,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch.nn.functional import avg_pool3d, interpolate
 
-from .datasets import SubjectError
+from .datasets import SubjectError, complete_subject
 from .dicom import DicomError, Volume
 from .dicom_choice import use_dicom
 from .dicom_pixels import read_volume
@@ -40,7 +40,8 @@ class LoadSubjectd(MapTransform):
 
     The magnitude is read only where there is no SWI. A trailing axis of magnitude and phase is taken as echoes, of
     which ``echo`` is used. Of a subject with ``dicom``, a folder or a list of the files of a study, the series are
-    chosen by their headers, see :func:`~.dicom_choice.choose_series`.
+    chosen by their headers, see :func:`~.dicom_choice.choose_series`. Where only an SWI is named, as by MONAI Label,
+    the phase is looked for beside it, see :func:`~.layouts.complete_subject`.
 
     Args:
         keys: keys of paths to load, by default ``image`` (SWI), ``phase`` and ``magnitude``. A path is a NIfTI,
@@ -65,7 +66,9 @@ class LoadSubjectd(MapTransform):
         self.load = LoadImage(image_only=True, ensure_channel_first=True, dtype=torch.float32)
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
-        d = {k: v for k, v in data.items() if k not in self.keys or v is not None}
+        d = complete_subject({k: v for k, v in data.items() if k not in self.keys or v is not None})
+        if "error" in d:
+            raise SubjectError(d["error"])
         name = d.get("subject") or Path(str(d.get("image", "subject"))).name
         d.setdefault("notices", "")
         try:
@@ -107,6 +110,8 @@ class LoadSubjectd(MapTransform):
                 # MONAI compares all four zooms of a 4D file with its affine and then drops the translation
                 volume.affine = torch.as_tensor(nib.load(path).affine, dtype=torch.float64)
                 volume.meta["original_affine"] = volume.affine.clone()
+            # with it, MONAI's Spacingd takes MONAI Label's entry image_path for meta data of image
+            volume.meta.pop("filename_or_obj", None)
             return volume
         except DicomError as error:
             raise SubjectError(f"{name}: {error}") from error
