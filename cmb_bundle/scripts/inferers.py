@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import torch
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SimpleInferer
 
 from .candidates import CANDIDATE_COLUMNS, merge_slices
 from .sampling import average_slices, cut_patch, to_classifier_input
 
 TABLE_COLUMNS = (*CANDIDATE_COLUMNS, "probability")
+
+
+class MixedPrecisionInferer(SimpleInferer):
+    """
+    A SimpleInferer under autocast, for training in bfloat16 on a processor that is fast in it, where MONAI's ``amp``,
+    which is for CUDA alone, does nothing.
+
+    Args:
+        precision: "float32" changes nothing; "bfloat16" runs convolutions in it, on the device of the input. Weights
+            and losses stay float32.
+
+    Raises:
+        ValueError: for another precision.
+    """
+
+    def __init__(self, precision: str = "float32") -> None:
+        super().__init__()
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is {precision!r}; expected float32 or bfloat16.")
+        self.precision = precision
+
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args, **kwargs):
+        if self.precision == "float32":
+            return super().__call__(inputs, network, *args, **kwargs)
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            output = super().__call__(inputs, network, *args, **kwargs)
+        return output.float() if isinstance(output, torch.Tensor) else output
 
 
 class TwoStageInferer(Inferer):
