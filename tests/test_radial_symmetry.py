@@ -1,5 +1,7 @@
 """Radial symmetry on analytic spheres and lines, and as a stage 1."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
