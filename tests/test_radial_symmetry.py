@@ -16,9 +16,8 @@ def shape_in(shape, spacing, centre, inside, value=0.0, around=0.5, fine=4):
     """An image in which the share of each voxel that is inside, by sub-voxels, has a value."""
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
     steps = (np.arange(fine) + 0.5) / fine - 0.5
-    share = np.mean(
-        [inside((grid + [a, b, c] - centre) * spacing) for a in steps for b in steps for c in steps], axis=0
-    )
+    shifts = itertools.product(steps, repeat=3)
+    share = np.mean([inside((grid + np.array(shift) - centre) * spacing) for shift in shifts], axis=0)
     return around * (1 - share) + value * share
 
 
