@@ -151,7 +151,7 @@ class RadialSymmetryInferer(TwoStageInferer):
         radii_mm: Sequence[float] = RADII_MM,
         alpha: float = 2.0,
         minimum_gradient: float = 0.05,
-        score_threshold: float = 0.02,
+        score_threshold: float = 0.3,
         **kwargs: object,
     ) -> None:
         super().__init__(spacing, score_threshold=score_threshold, **kwargs)
