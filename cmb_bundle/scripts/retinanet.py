@@ -110,8 +110,6 @@ class RetinaNet2DNetwork(RetinaNet):
         super().__init__(2, num_classes, num_anchors, extractor, extractor.size_divisible)
         self.in_channels = in_channels
         self.strides = extractor.strides
-        # as in YOLOv2Network: faster convolutions
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """
@@ -125,7 +123,8 @@ class RetinaNet2DNetwork(RetinaNet):
             axis 0 and axis 1 (centre, centre, size, size) as MONAI's BoxCoder has it. The N anchors are in the order
             of MONAI's AnchorGenerator: level, row, column, anchor.
         """
-        features = self.feature_extractor(images)
+        # the gradient of GroupNorm writes outside its memory on a CPU (torch 2.13) where channels stand last in memory
+        features = self.feature_extractor(images.contiguous())
         levels = zip(self.classification_head(features), self.regression_head(features), strict=True)
         flat = [torch.cat([self._flat(logits), self._flat(boxes)], dim=1) for logits, boxes in levels]
         return torch.cat(flat, dim=2)
