@@ -5,7 +5,9 @@ RUN = $(VENV)/bin/python
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 17179869184
 
-.PHONY: install demo test lint
+LABEL_VENV ?= .venv-label
+
+.PHONY: install demo test lint e2e
 
 install: $(VENV)/.installed
 
@@ -27,3 +29,11 @@ test: install lint
 lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+e2e: install $(LABEL_VENV)/.installed
+	$(RUN) -m tests.e2e --python $(LABEL_VENV)/bin/python
+
+$(LABEL_VENV)/.installed: tests/e2e/requirements.txt
+	$(PYTHON) -m venv $(LABEL_VENV)
+	$(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
