@@ -78,7 +78,8 @@ def test_a_dark_line_scores_less_than_a_sphere(axis):
 
 def test_contrast_scales_the_score():
     shape, centre = grid_of(GRIDS[1])
-    full, half = (candidates(sphere(shape, GRIDS[1], centre, 2.0, value=v), GRIDS[1])[0, 4] for v in (0.0, 0.25))
+    spheres = [sphere(shape, GRIDS[1], centre, 2.0, value=value) for value in (0.0, 0.25)]
+    full, half = (float(candidates(image, GRIDS[1])[0, 4]) for image in spheres)
     assert half == pytest.approx(full / 2, rel=0.15)
 
 
