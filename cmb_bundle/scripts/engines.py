@@ -45,10 +45,12 @@ def show_cause_last() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, traceback)
-        while error.__cause__ is not None:
-            error = error.__cause__
-        if isinstance(error, (SubjectError, LabelError, CheckpointError, CohortError)):
-            print(f"\n{error}", file=sys.stderr)
+        chain = [error]
+        while chain[-1].__cause__ is not None:
+            chain.append(chain[-1].__cause__)
+        told = [one for one in chain if isinstance(one, (SubjectError, LabelError, CheckpointError, CohortError))]
+        if told:
+            print(f"\n{told[-1]}", file=sys.stderr)
 
     sys.excepthook = hook
 
