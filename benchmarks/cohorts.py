@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cmb_bundle.scripts.phantom import HR, LR, make_cohort
 
-PROTOCOL = LR.changed(shape=(240, 280, 36), centre_mm=(0.0, 0.0, 10.0), microbleeds=8)
+PROTOCOL = LR.changed(shape=(240, 280, 36), centre_mm=(0.0, 0.0, 10.0), microbleeds=10)
 """The slab in which one thing is changed at a time: 3 T, 20 ms, SNR 25, 0.8 x 0.8 x 2 mm."""
 
 CHANGES: dict[str, dict] = {
@@ -39,7 +39,7 @@ CHANGES: dict[str, dict] = {
     "other polarity": {"phase_polarity": -1},
     "no phase": {"with_phase": False},
 }
-ROBUSTNESS_SUBJECTS = 6
+ROBUSTNESS_SUBJECTS = 4
 
 
 def folder_of(change: str) -> str:

@@ -101,17 +101,20 @@ class TwoStageInferer(Inferer):
     @torch.no_grad()
     def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module) -> torch.Tensor:
         """Stage 1: (2, i, j, k) to (N, 6) with the columns ``CANDIDATE_COLUMNS``, best score first."""
+        candidates = merge_slices(self.detect(volume, detector), self.spacing, merge_mm=self.merge_mm)
+        best = candidates[:, CANDIDATE_COLUMNS.index("detector_score")].argsort(descending=True, stable=True)
+        return candidates[best[: self.max_candidates]]
+
+    @torch.no_grad()
+    def detect(self, volume: torch.Tensor, detector: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The detector on every slice of (2, i, j, k): for each, boxes (N, 4) in pixel edges and scores (N,)."""
         slices = average_slices(volume.float(), self.average).permute(3, 0, 1, 2)
         detections = []
         for batch in slices.split(self.batch_size):
             for found in detector(batch):
                 keep = found["scores"] >= self.score_threshold
                 detections.append((found["boxes"][keep].cpu(), found["scores"][keep].cpu()))
-        candidates = torch.as_tensor(
-            merge_slices(detections, self.spacing, merge_mm=self.merge_mm), dtype=torch.float32
-        ).reshape(-1, len(CANDIDATE_COLUMNS))
-        best = candidates[:, CANDIDATE_COLUMNS.index("detector_score")].argsort(descending=True, stable=True)
-        return candidates[best[: self.max_candidates]]
+        return detections
 
     @torch.no_grad()
     def probabilities(self, volume: torch.Tensor, voxels: torch.Tensor, classifier: torch.nn.Module) -> torch.Tensor:
