@@ -41,7 +41,7 @@ def run(python: Path, cohort: Path, folder: Path, pictures: Path | None = None) 
             picture = (pictures or folder) / "monai_label_ohif.png"
             study = tag(pacs, series[ill], "StudyInstanceUID")
             script = Path(__file__).with_name("ohif.py")
-            subprocess.run([str(python), str(script), url, study, str(picture)], check=True, timeout=900)
+            subprocess.run([str(python), str(script), url, study, series[ill], str(picture)], check=True, timeout=900)
 
 
 def check_server(client: Client, pacs: str, cohort: Path, series: dict[str, str], folder: Path) -> None:

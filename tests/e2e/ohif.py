@@ -1,14 +1,14 @@
 """OHIF in headless Chromium: connect to MONAI Label, run the model, and take a picture of what is overlaid.
 
-Usage: ohif.py URL STUDY_UID PICTURE.png, with Selenium and Debian's chromium-driver.
+Usage: ohif.py URL STUDY_UID SERIES_UID PICTURE.png, with Selenium and Debian's chromium-driver.
 """
 
+import base64
 import io
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -17,16 +17,30 @@ from selenium.webdriver.support.ui import WebDriverWait
 SIZE = (1400, 900)
 SECONDS = 240
 
-# OHIF keeps its services here; the label map is a volume of the segmentation service
+# OHIF keeps its services here; the label map is a volume of the segmentation service, once a model has run
 COUNT = """
-const segmentation = window.services && window.services.segmentationService;
-const volume = segmentation && segmentation.getLabelmapVolume('1');
-if (!volume) return null;
-const values = volume.voxelManager.getCompleteScalarDataArray();
-const perSlice = new Array(volume.dimensions[2]).fill(0);
-const size = volume.dimensions[0] * volume.dimensions[1];
-for (let i = 0; i < values.length; i++) if (values[i]) perSlice[Math.floor(i / size)]++;
-return perSlice;
+try {
+  const volume = window.services.segmentationService.getLabelmapVolume('1');
+  const values = volume.voxelManager.getCompleteScalarDataArray();
+  const perSlice = new Array(volume.dimensions[2]).fill(0);
+  const size = volume.dimensions[0] * volume.dimensions[1];
+  for (let i = 0; i < values.length; i++) if (values[i]) perSlice[Math.floor(i / size)]++;
+  return perSlice;
+} catch (error) { return []; }
+"""
+
+# one viewport alone, at the slice with the most marked voxels; which way scrolling goes is found by trying
+SHOW = """
+const services = window.services, best = arguments[0].indexOf(Math.max(...arguments[0]));
+const grid = services.viewportGridService;
+const viewport = services.cornerstoneViewportService.getCornerstoneViewport(grid.getActiveViewportId());
+const volume = services.segmentationService.getLabelmapVolume('1');
+const shown = () => Math.round(volume.imageData.worldToIndex(viewport.getCamera().focalPoint)[2]);
+const before = shown();
+viewport.scroll(1);
+viewport.scroll((shown() > before ? 1 : -1) * (best - shown()));
+viewport.render();
+return [best, shown()];
 """
 
 
@@ -43,46 +57,44 @@ def browser() -> webdriver.Chrome:
     return webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
 
 
-def main(url: str, study: str, picture: str) -> None:
-    """Open the study, run the model and take the picture."""
+def main(url: str, study: str, series: str, picture: str) -> None:
+    """Open a series, run the model and take the picture."""
     driver = browser()
     try:
         wait = WebDriverWait(driver, SECONDS)
-        driver.get(f"{url}/ohif/monai-label?StudyInstanceUIDs={study}")
-        field = wait.until(lambda d: d.find_element(By.ID, "monailabelServerURL"))
-        wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "canvas"))
-        time.sleep(10)
-        driver.execute_script(
-            "const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set;"
-            "set.call(arguments[0], arguments[1]);"
-            "arguments[0].dispatchEvent(new Event('input', {bubbles: true}));",
-            field,
-            f"{url}/",
-        )
-        before = shot(driver)
-        field.find_element(By.XPATH, "./ancestor::tr//button").click()
+        driver.get(f"{url}/ohif/monai-label?StudyInstanceUIDs={study}&SeriesInstanceUIDs={series}")
+        wait.until(lambda d: d.find_elements(By.TAG_NAME, "canvas") and d.find_elements(By.ID, "monailabelServerURL"))
+        time.sleep(5)
+        for button in driver.find_elements(By.XPATH, "//button[contains(., 'Confirm and Hide')]"):
+            driver.execute_script("arguments[0].click()", button)
+        field = driver.find_element(By.ID, "monailabelServerURL")
+        driver.execute_script("arguments[0].value = arguments[1]", field, f"{url}/")
+        driver.execute_script("arguments[0].click()", field.find_element(By.XPATH, "./ancestor::tr//button"))
         run = wait.until(lambda d: d.find_element(By.CSS_SELECTOR, "button[title='Run Segmentation']"))
         time.sleep(5)
+        assert sum(driver.execute_script(COUNT)) == 0
         driver.execute_script("arguments[0].click()", run)
-        wait.until(lambda d: sum(d.execute_script(COUNT) or [0]) > 0)
-        time.sleep(5)
-        after = shot(driver)
-        print("voxels marked in each slice:", driver.execute_script(COUNT))
-        after.quantize(128).save(picture, optimize=True)
+        wait.until(lambda d: sum(d.execute_script(COUNT)) > 0)
+        driver.execute_script("window.commandsManager.runCommand('toggleOneUp')")
+        time.sleep(3)
+        counts = driver.execute_script(COUNT)
+        wanted, shown = driver.execute_script(SHOW, counts)
+        assert wanted == shown, f"slice {shown} is shown, not {wanted}"
+        time.sleep(3)
+        screen(driver).quantize(128).save(picture, optimize=True)
+        print("OHIF: voxels marked in each slice:", counts, flush=True)
         assert Path(picture).stat().st_size < 400_000
-        assert (np.asarray(before) != np.asarray(after)).any()
     except Exception:
-        Path(picture).with_suffix(".failed.png").write_bytes(driver.get_screenshot_as_png())
-        for entry in driver.get_log("browser")[-30:]:
-            print(entry["message"][:300], file=sys.stderr)
+        screen(driver).save(Path(picture).with_suffix(".failed.png"))
         raise
     finally:
         driver.quit()
 
 
-def shot(driver: webdriver.Chrome) -> Image.Image:
-    """The window as it is."""
-    return Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+def screen(driver: webdriver.Chrome) -> Image.Image:
+    """The window as it is; not by way of Selenium, which gives a busy page ten seconds."""
+    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
+    return Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB")
 
 
 if __name__ == "__main__":
