@@ -77,7 +77,11 @@ class SWIDatastore(DICOMWebDatastore):
 
     def get_image_uri(self, image_id: str) -> str:
         """The scan as a NIfTI file; its phase is fetched too, where the study has one."""
-        path = Path(super().get_image_uri(image_id))
+        made = Path(super().get_image_uri(image_id))
+        path = Path(self._datastore.image_path()).resolve() / f"{image_id}.nii.gz"
+        if made.resolve() != path:
+            # the base class hands out, the first time, the temporary file that it has copied
+            made.unlink()
         phase = path.parent / "phase" / path.name
         if not phase.exists():
             self._fetch_phase(image_id, path, phase)

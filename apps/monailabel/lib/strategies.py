@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from monailabel.interfaces.tasks.strategy import Strategy
 
@@ -56,7 +57,8 @@ class MostUncertain(Strategy):
         notes = {image: self._note(datastore, image) for image in images}
         for image in [image for image in images if notes[image] is None][: self.at_a_time]:
             try:
-                self.infer({"model": "cmb_bundle", "image": image, "result_write_to_file": False})
+                found = self.infer({"model": "cmb_bundle", "image": image})
+                Path(found["file"]).unlink(missing_ok=True)
                 notes[image] = self._note(datastore, image)
             except Exception as error:
                 logger.warning(f"{image} has no uncertainty: {error}")
