@@ -18,10 +18,13 @@ $(VENV)/.installed: setup.cfg constraints.txt
 	touch $@
 
 demo: install
+	$(RUN) -m cmb_bundle.scripts.phantom make_cohort demo/scans --subjects 6 --preset SMALL --seed 42
+	$(RUN) -m monai.bundle run --config_file "['cmb_bundle/configs/inference.json','cmb_bundle/configs/evaluate.json']" --dataset_dir demo/scans --subset all --output_dir demo/results
+	@echo "Found with the shipped weights: see demo/results/report.html and demo/results/*/*_cmb.png. Training follows."
 	$(RUN) -m cmb_bundle.scripts.phantom make_cohort demo/cohort --subjects 20 --preset SMALL
-	$(RUN) -m monai.bundle run training --config_file cmb_bundle/configs/train.json --dataset_dir demo/cohort --output_dir demo/training --detector_epochs 60 --classifier_epochs 25 --classifier_batch_size 16
-	$(RUN) -m monai.bundle run --config_file "['cmb_bundle/configs/inference.json','cmb_bundle/configs/evaluate.json']" --dataset_dir demo/cohort --datalist_file demo/training/datalist.json --checkpoint demo/training/model.pt --output_dir demo/results
-	@echo "The pictures are demo/results/*/*_cmb.png"
+	$(RUN) -m monai.bundle run training --config_file cmb_bundle/configs/train.json --dataset_dir demo/cohort --output_dir demo/training --detector_epochs 80 --classifier_epochs 25 --classifier_batch_size 16
+	$(RUN) -m monai.bundle run --config_file "['cmb_bundle/configs/inference.json','cmb_bundle/configs/evaluate.json']" --dataset_dir demo/cohort --datalist_file demo/training/datalist.json --checkpoint demo/training/model.pt --output_dir demo/trained
+	@echo "Found with the weights trained just now: see demo/trained/report.html and demo/trained/*/*_cmb.png"
 
 test: install lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest

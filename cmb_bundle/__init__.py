@@ -1,3 +1,3 @@
 """A MONAI bundle that finds cerebral microbleeds in susceptibility-weighted MRI."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -483,6 +483,17 @@ def test_parts_are_disjoint_and_each_subject_is_tested_once(tmp_path):
     }
 
 
+def test_without_a_test_fold_all_others_train(tmp_path):
+    root = cohort(tmp_path, LESIONS)
+    parts = {name: load_subjects(root, subset=name, fold=-1, folds=3) for name in ("validation", "train")}
+    assert {subject["fold"] for subject in parts["validation"]} == {0}
+    assert {subject["fold"] for subject in parts["train"]} == {1, 2}
+    with pytest.raises(SubjectError, match="no subject is in the test part of fold -1 of 3"):
+        load_subjects(root, subset="test", fold=-1, folds=3)
+    with pytest.raises(SubjectError, match="fold is -2"):
+        load_subjects(root, subset="train", fold=-2, folds=3)
+
+
 def test_all_needs_no_label_and_filters_by_id(tmp_path):
     touch(tmp_path, "01_swi.nii.gz", "02_swi.nii.gz", "03_phase.nii.gz")
     assert [("error" in subject) for subject in load_subjects(tmp_path)] == [False, False, True]

@@ -412,6 +412,8 @@ def test_ids_of_studies(tmp_path, write):
     assert [len(study["dicom"]) for study in studies] == [4] * 6
     assert find_subjects(tmp_path) == studies
     assert load_subjects(tmp_path, subjects=["B"]) == [studies[2]]
+    with pytest.raises(SubjectError, match="0 subjects have a label that can be read"):
+        load_subjects(tmp_path, tmp_path / "list.json", subset="test")
 
 
 def test_studies_in_the_layout_of_the_data_set_have_their_labels(tmp_path, write):
@@ -451,11 +453,13 @@ def test_a_datalist_names_studies_and_series(tmp_path, write):
         {"subject": "b", "image": "study", "phase": "study"},
         {"subject": "c", "image": "study"},
         {"subject": "d", "magnitude": "study", "phase": "study"},
+        {"subject": "e", "dicom": [f"study/{path.name}" for path in (tmp_path / "study").glob("IM007*")]},
     ]
     (tmp_path / "list.json").write_text(json.dumps(entries))
-    a, b, c, d = find_subjects(tmp_path / "list.json")
+    a, b, c, d, e = find_subjects(tmp_path / "list.json")
     load = LoadSubjectd()
-    a, b, c = load(a), load(b), load(c)
+    a, b, c, e = load(a), load(b), load(c), load(e)
+    assert (e["image"] == a["image"]).all() and "phase" not in e
     assert (a["image"] == b["image"]).all() and (a["phase"] == b["phase"]).all() and "phase" not in c
     with pytest.raises(SubjectError, match="d: no magnitude was found"):
         load(d)

@@ -331,6 +331,18 @@ def test_best_is_remembered_over_a_resume(tmp_path):
     assert weight == checkpoint.best_epoch == 5
 
 
+def test_states_are_saved_as_seldom_as_asked(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("cmb_bundle.scripts.handlers.write_whole", lambda path, write: saved.append(path.stem))
+    scripted(tmp_path, [5, 6, 1, 1, 7, 1, 1], save_interval=3)
+    best, last = "tiny_best", "tiny_last"
+    # epochs 1, 2 and 5 are the best so far, 3 and 6 have their turn, 7 is the last
+    assert saved == [best, last, best, last, last, best, last, last, last]
+    saved.clear()
+    scripted(tmp_path, [5, 1, 1, 1, 1, 1], save_interval=10, patience=2)
+    assert saved == [best, last, last], "the first and the one at which patience ends"
+
+
 def test_training_too_short_for_a_validation_keeps_its_last_weights(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert scripted(tmp_path, [], epochs=3, interval=5)[1] == 3

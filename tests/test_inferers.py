@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from cmb_bundle.scripts.inferers import TABLE_COLUMNS, TwoStageInferer
+from cmb_bundle.scripts.inferers import TABLE_COLUMNS, MixedPrecisionInferer, TwoStageInferer
 
 SPACING = (0.8, 0.8, 2.0)
 
@@ -132,11 +132,13 @@ def test_best_candidates_are_kept_and_only_they_are_classified():
 def test_batch_size_changes_nothing_but_the_batches(batch_size):
     spots = [(4 + 7 * n, 30 - 6 * n, 1 + 2 * n, 0.3 + 0.1 * n, 0.5) for n in range(5)]
     both = network()
-    table = TwoStageInferer(SPACING, average=1, batch_size=batch_size)(volume(*spots)[None], both)
+    table = TwoStageInferer(SPACING, average=1, batch_size=batch_size, patch_batch_size=batch_size + 1)(
+        volume(*spots)[None], both
+    )
     expected = [[i, j, k, swi] for i, j, k, swi, _ in reversed(spots)]
     np.testing.assert_allclose(table[0][:, [0, 1, 2, 6]], expected, rtol=1e-5)
     assert max(len(batch) for batch in both.detector.batches) == min(batch_size, 11)
-    assert max(len(batch) for batch in both.classifier.batches) == min(batch_size, 5)
+    assert max(len(batch) for batch in both.classifier.batches) == min(batch_size + 1, 5)
 
 
 def test_without_the_second_stage_probabilities_are_unknown():
@@ -176,3 +178,24 @@ def test_no_gradient_is_kept():
     both.detector.scale = torch.nn.Parameter(torch.tensor(1.0))
     image = volume((10, 12, 3, 0.5, 0.25)).requires_grad_()
     assert not TwoStageInferer(SPACING, average=1)(image[None], both).requires_grad
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_precision_is_that_of_the_convolutions_and_not_of_the_output(precision):
+    seen = []
+
+    class Network(torch.nn.Conv2d):
+        def forward(self, x):
+            y = super().forward(x)
+            seen.append(y.dtype)
+            return y
+
+    network = Network(1, 1, 3)
+    output = MixedPrecisionInferer(precision)(torch.ones(1, 1, 8, 8), network)
+    assert seen == [getattr(torch, precision)]
+    assert output.dtype == network.weight.dtype == torch.float32
+
+
+def test_an_unknown_training_precision_is_refused():
+    with pytest.raises(ValueError, match="precision is 'half'; expected float32 or bfloat16"):
+        MixedPrecisionInferer("half")

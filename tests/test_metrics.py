@@ -7,8 +7,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import f1_score, precision_score, recall_score
 
-from cmb_bundle.scripts.metrics import froc, match, mean_sensitivity, subject_level, summary
+from cmb_bundle.scripts.metrics import (
+    Counts,
+    count,
+    froc,
+    match,
+    match_to_nearest,
+    mean_sensitivity,
+    median_subject_f1,
+    resampled_sensitivity,
+    sensitivity_at,
+    subject_f1,
+    subject_level,
+    summary,
+    suppress,
+)
 
 
 def on_line(*positions):
@@ -141,6 +156,165 @@ def test_summary_by_hand():
     }
 
 
+def test_summary_agrees_with_scikit_learn():
+    """Lesions and detections as a list of binary decisions: hits, misses, false positives."""
+    result = summary(cohort())
+    truth = [1] * result["true_positives"] + [1] * result["false_negatives"] + [0] * result["false_positives"]
+    said = [1] * result["true_positives"] + [0] * result["false_negatives"] + [1] * result["false_positives"]
+    assert result["sensitivity"] == pytest.approx(recall_score(truth, said))
+    assert result["precision"] == pytest.approx(precision_score(truth, said))
+    assert result["f1"] == pytest.approx(f1_score(truth, said))
+
+
+def test_f1_of_subjects_and_their_median():
+    # 1 of 2 found and a false one: 2 / (2 + 1 + 1); 1 of 1 and a false one: 2 / 3; only false ones: 0; nothing: none
+    silent = match(on_line(), [], on_line())
+    counts = count([*cohort(), silent])
+    assert subject_f1(counts)[:3].tolist() == pytest.approx([1 / 2, 2 / 3, 0])
+    assert np.isnan(subject_f1(counts)[3])
+    assert median_subject_f1(counts) == pytest.approx(1 / 2)
+    assert median_subject_f1(count([silent])) is None
+    assert median_subject_f1(count([])) is None
+
+
+def test_lesions_that_an_earlier_stage_missed_are_left_out():
+    matching = match(on_line(0, 50, 90), [0.9, 0.8, 0.7], on_line(90, 0, 20))
+    assert matching.detection_of_lesion.tolist() == [2, 0, -1]
+    among = matching.among(np.array([False, True, False]))
+    assert among.lesion_of_detection.tolist() == [0, -1, -1]
+    assert among.detection_of_lesion.tolist() == [0]
+    assert among.is_false_positive.tolist() == [False, True, False]
+    assert among.is_duplicate.tolist() == [False, False, True]
+    assert among.distance_mm.tolist() == [0]
+    nothing = match(on_line(), [], on_line(0)).among(np.array([False]))
+    assert summary([nothing])["sensitivity"] is None
+    every = matching.among(np.array([True, True, True]))
+    assert every.lesion_of_detection.tolist() == matching.lesion_of_detection.tolist()
+
+
+def test_a_subject_whose_lesions_were_all_missed_is_not_lesion_free():
+    matchings = [match(on_line(9), [0.5], on_line()), match(on_line(), [], on_line())]
+    counts = count(matchings, lesion_free=[False, True])
+    assert summary(counts)["n_lesion_free_subjects"] == 1
+    assert summary(counts)["false_positives_per_lesion_free_subject"] == 0
+    assert subject_level(counts)["specificity"] == 1
+    assert subject_level(counts)["sensitivity"] is None
+
+
+# ----------------------------------------------------------------------------------------------- the rules of VALDO
+
+
+def test_valdo_only_the_closest_counts_and_the_others_are_false():
+    matching = match_to_nearest(on_line(1, -2, 30), [0.1, 0.9, 0.5], on_line(0))
+    assert matching.lesion_of_detection.tolist() == [0, -1, -1]
+    assert matching.is_false_positive.tolist() == [False, True, True]
+    assert not matching.is_duplicate.any()
+    assert matching.distance_mm.tolist() == [1]
+
+
+def test_valdo_a_detection_belongs_to_its_nearest_lesion_alone():
+    # both are nearest to the lesion at 0; the one at 6 could be found by the one at 2
+    places, lesions = on_line(1, 2), on_line(0, 6)
+    assert match_to_nearest(places, [0.5, 0.5], lesions).is_missed.tolist() == [False, True]
+    assert match(places, [0.5, 0.5], lesions).is_missed.tolist() == [False, False]
+
+
+@pytest.mark.parametrize(("position", "found"), [(4.999, True), (5.0, False)])
+def test_valdo_the_distance_itself_is_not_allowed(position, found):
+    assert match_to_nearest(on_line(position), [0.5], on_line(0)).is_missed.tolist() == [not found]
+
+
+def test_valdo_without_lesions_or_detections():
+    assert match_to_nearest(on_line(), [], on_line(0)).is_missed.tolist() == [True]
+    assert match_to_nearest(on_line(0), [1], on_line()).is_false_positive.tolist() == [True]
+    assert summary([match_to_nearest(on_line(), [], on_line())])["n_lesions"] == 0
+
+
+def test_suppression_keeps_the_best_of_those_close_to_each_other():
+    # 0.8 is dropped for 0.9, so it does not take 0.7 with it
+    assert suppress(on_line(0, 2.9, 5.8), [0.9, 0.8, 0.7], 3.0).tolist() == [True, False, True]
+    assert suppress(on_line(0, 3), [0.9, 0.8], 3.0).tolist() == [True, True]
+    assert suppress(on_line(0, 0), [0.5, 0.5], 3.0).tolist() == [True, False]
+    assert suppress(on_line(), [], 3.0).tolist() == []
+    assert suppress(on_line(0, 0), [0.5, 0.6], 0).tolist() == [True, True]
+
+
+@settings(max_examples=60, deadline=None)
+@given(subjects(), st.integers(0, 4))
+def test_suppression_of_those_above_a_threshold_is_the_threshold_of_the_suppressed(subject, step):
+    detections, scores, _ = subject
+    threshold = step / 4
+    kept = suppress(detections, scores, 4.0)
+    above = scores >= threshold
+    assert suppress(detections[above], scores[above], 4.0).tolist() == kept[above].tolist()
+
+
+# ------------------------------------------------------------------------------------------------------- properties
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(subjects(), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_order_of_subjects_detections_and_lesions_does_not_matter(cohort, random):
+    jitter = np.random.default_rng(0)  # equal distances would be a matter of order for the nearest lesion
+    cohort = [(d + jitter.uniform(-0.01, 0.01, d.shape), scores, lesions) for d, scores, lesions in cohort]
+    shuffled = []
+    for detections, scores, lesions in random.sample(cohort, len(cohort)):
+        order, of_lesions = (random.sample(range(len(one)), len(one)) for one in (scores, lesions))
+        shuffled.append((detections[order], scores[order], lesions[of_lesions]))
+    for rule in (match, match_to_nearest):
+        before, after = ([rule(*subject) for subject in group] for group in (cohort, shuffled))
+        assert summary(before) == summary(after)
+        assert subject_level(before) == subject_level(after)
+        curves = froc(before), froc(after)
+        assert np.array_equal(curves[0].thresholds, curves[1].thresholds)
+        assert np.array_equal(curves[0].false_positives_per_subject, curves[1].false_positives_per_subject)
+        assert mean_sensitivity(curves[0]) == mean_sensitivity(curves[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(subjects(), min_size=1, max_size=4))
+def test_froc_is_monotone(cohort):
+    curve = froc([match(*subject) for subject in cohort])
+    assert (np.diff(curve.thresholds) < 0).all()
+    assert (np.diff(curve.false_positives_per_subject) >= 0).all()
+    assert curve.sensitivity is None or (np.diff(curve.sensitivity) >= 0).all()
+
+
+@pytest.mark.parametrize("rule", [match, match_to_nearest])
+@settings(max_examples=60, deadline=None)
+@given(st.lists(subjects(), min_size=1, max_size=4), st.integers(0, 4))
+def test_a_far_false_positive_only_lowers_precision(rule, cohort, step):
+    detections, scores, lesions = cohort[0]
+    worse = (np.vstack([detections, [[500.0, 0, 0]]]), np.append(scores, step / 4), lesions)
+    before, after = (summary([rule(*s) for s in group]) for group in (cohort, [worse, *cohort[1:]]))
+    same = ("n_lesions", "true_positives", "false_negatives", "duplicates", "sensitivity")
+    assert [before[name] for name in same] == [after[name] for name in same]
+    assert after["false_positives"] == before["false_positives"] + 1
+    assert before["precision"] is None or after["precision"] <= before["precision"]
+    assert not before["precision"] or after["precision"] < before["precision"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(subjects(), min_size=1, max_size=4), st.data())
+def test_froc_of_a_resample_is_that_of_the_repeated_subjects(cohort, data):
+    drawn = data.draw(st.lists(st.integers(0, len(cohort) - 1), min_size=len(cohort), max_size=len(cohort)))
+    matchings = [match(*subject) for subject in cohort]
+    weights = np.bincount(drawn, minlength=len(cohort))
+    rates = (0, 1 / 8, 1 / 3, 1, 2.5)
+    found = resampled_sensitivity(matchings, rates, np.array([np.ones(len(cohort), int), weights]), chunk=1)
+    for row, group in zip(found, (matchings, [matchings[n] for n in drawn]), strict=True):
+        expected = sensitivity_at(froc(group), rates)
+        assert np.isnan(row).all() if expected is None else row.tolist() == pytest.approx(expected.tolist())
+
+
+def test_counts_of_some_subjects():
+    counts = count(cohort())
+    assert isinstance(counts, Counts)
+    assert summary(counts) == summary(cohort())
+    assert summary(counts.take(np.array([1, 1, 2])))["duplicates"] == 2
+    assert summary(counts.take(counts.lesions > 0))["n_subjects"] == 2
+
+
 def test_undefined_ratios_are_none_and_go_into_json():
     nothing = summary([match(on_line(), [], on_line())])
     assert [name for name, value in nothing.items() if value is None] == ["sensitivity", "precision", "f1"]
@@ -164,6 +338,7 @@ def test_froc_by_hand():
 def test_mean_sensitivity_by_hand():
     curve = froc(cohort())
     assert mean_sensitivity(curve) == pytest.approx((2 * 1 / 3 + 5 * 2 / 3) / 7)
+    assert sensitivity_at(curve).tolist() == pytest.approx([1 / 3, 1 / 3, *[2 / 3] * 5])
     assert mean_sensitivity(curve, rates=(1 / 3,)) == pytest.approx(2 / 3)
     assert mean_sensitivity(curve, rates=(0.3333, 0)) == pytest.approx(1 / 3)
 

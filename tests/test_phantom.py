@@ -515,3 +515,30 @@ def test_varied_protocols_stay_in_their_ranges():
     fixed = [cohort.subject_spec(PRESETS["SMALL"], n, 0, vary=False) for n in range(50)]
     assert {(s.field_tesla, s.te_ms, s.phase_scale) for s in fixed} == {(3.0, 20.0, "pi")}
     assert len({s.seed for s in fixed}) == 50
+
+
+def test_geometry_varies_within_its_ranges_and_leaves_the_protocol_alone():
+    plain = [cohort.subject_spec(PRESETS["LR"], n, 0, vary=True) for n in range(300)]
+    varied = [cohort.subject_spec(PRESETS["LR"], n, 0, vary=True, vary_geometry=True) for n in range(300)]
+    kept = ("seed", "snr", "field_tesla", "te_ms", "phase_polarity", "oblique_deg", "ghosting")
+    assert all(getattr(a, k) == getattr(b, k) for a, b in zip(plain, varied, strict=True) for k in kept)
+    spacing = np.array([s.spacing for s in varied])
+    assert (spacing[:, 0] == spacing[:, 1]).all()
+    assert spacing[:, 0].min() >= 0.4 and spacing[:, 0].max() <= 1.0 and np.ptp(spacing[:, 0]) > 0.55
+    assert spacing[:, 2].min() >= 1.0 and spacing[:, 2].max() <= 5.0 and np.ptp(spacing[:, 2]) > 3.5
+    height = np.array([s.shape[2] * s.spacing[2] for s in varied])
+    reach = np.abs([s.centre_mm[2] for s in varied]) + height / 2
+    assert max(s.shape[2] for s in varied) == 60
+    assert reach.max() <= 72 + 2.6, "no slab leaves the head by more than half of a thick slice"
+    counts = np.array([s.microbleeds for s in varied])
+    assert counts.max() <= 39 and (counts == 0).mean() == pytest.approx(1 / 6, abs=0.06)
+    assert np.mean([s.skull_stripped for s in varied]) == pytest.approx(0.2, abs=0.07)
+    assert np.mean([s.atrophy > 0 for s in varied]) == pytest.approx(0.4, abs=0.08)
+
+
+def test_atrophy_widens_ventricles_and_keeps_the_rest_of_the_draw():
+    spec = PRESETS["TINY"].changed(seed=5, microbleeds=0, mimics=False, susceptibility_scale=0.0, snr=1000.0)
+    before, after = simulate(spec).magnitude.astype(float), simulate(spec.changed(atrophy=3.0)).magnitude.astype(float)
+    middle = before[50:70, 60:90], after[50:70, 60:90]
+    # fluid is dark at this echo time: more of it, lower signal
+    assert middle[1].mean() < 0.97 * middle[0].mean()

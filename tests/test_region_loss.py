@@ -236,8 +236,29 @@ def test_gradients_are_darknets_deltas(seed, num_classes, rescore, bias_match, w
     np.testing.assert_allclose(-predictions.grad.numpy() * len(numbers), expected, atol=1e-9)
 
 
-def test_gradcheck():
-    loss = RegionLoss([[1, 1], [2, 1]], num_classes=2, rescore=False).eval()
+def test_cross_entropy_by_hand():
+    raw = torch.zeros(1, 12, 2, 2)
+    raw[0, 4, 0, 0] = math.log(3)  # the objectness of the responsible anchor is 3/4
+    losses = RegionLoss([[1, 1], [4, 4]], objectness_loss="cross_entropy", rescore=False, warmup_images=0)(
+        raw, [target([0, 0, 8, 8])], 8
+    )
+    assert losses["object"].item() == pytest.approx(5 * math.log(4 / 3))
+    # the anchor of 4 cells overlaps by less than 0.6: it and the three other cells have an objectness of 1/2
+    assert losses["no_object"].item() == pytest.approx(7 * math.log(2))
+
+
+def test_small_boxes_need_not_count_for_more():
+    box = [1.25 * 8 - 8, 2.75 * 8 - 4, 1.25 * 8 + 8, 2.75 * 8 + 4]
+    error = (0.25**2 + 0.25**2 + math.log(2) ** 2) / 2
+    for weighted, weight in ((True, 2 - 2 / 12), (False, 1)):
+        loss = RegionLoss([[1, 1]], coord_scale=3, weight_small_boxes=weighted, warmup_images=0)
+        losses = loss(torch.zeros(1, 6, 3, 4), [target(box)], 8)
+        assert losses["coordinate"].item() == pytest.approx(3 * weight * error, rel=1e-5)
+
+
+@pytest.mark.parametrize("objectness_loss", ["squared_error", "cross_entropy"])
+def test_gradcheck(objectness_loss):
+    loss = RegionLoss([[1, 1], [2, 1]], num_classes=2, rescore=False, objectness_loss=objectness_loss).eval()
     raw = torch.randn(2, 14, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     targets = [target([3, 2, 11, 15], [1, 1, 6, 9], labels=[1, 0]), NO_BOXES]
     assert torch.autograd.gradcheck(lambda x: tuple(loss(x, targets, 8).values()), raw.requires_grad_(), atol=1e-7)

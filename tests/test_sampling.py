@@ -301,6 +301,16 @@ def test_phase_is_dropped_as_often_as_asked():
     assert np.mean(dropped) == pytest.approx(0.25, abs=0.09)
 
 
+def test_swi_alone_has_one_channel():
+    swi = image()[:1]
+    ones = {"gamma": (2.0, 2.0), "gain": (1.0, 1.0), "phase_factor": (0.5, 0.5), "noise": 0.0}
+    changed = RandContrastd("image", prob=1.0, **ones)({"image": swi})["image"]
+    torch.testing.assert_close(changed, (0.5 * (2 * swi) ** 2).clamp(max=1))
+    assert torch.equal(RandDropPhased("image", prob=1.0)({"image": swi})["image"], swi)
+    patch = torch.rand(1, 4, 4, 4)
+    assert torch.equal(to_classifier_input(patch), patch)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_monai_flips_our_boxes_with_the_image(axis):
     flip = RandFlipBoxd("image", "boxes", "image", prob=1.0, spatial_axis=axis)

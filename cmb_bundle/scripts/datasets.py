@@ -8,6 +8,7 @@ from copy import copy, deepcopy
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, RandomizableTrait, Transform
@@ -18,6 +19,7 @@ from .layouts import SubjectError, complete_subject, find_subjects
 
 __all__ = [
     "CohortDataset",
+    "SeededItems",
     "SubjectDataset",
     "SubjectError",
     "assign_folds",
@@ -30,7 +32,28 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-class CohortDataset(CacheDataset):
+class SeededItems(Dataset):
+    """A MONAI Dataset whose random transforms depend on a seed of the epoch and on the item alone.
+
+    So an item is the same in whatever order and by whichever process it is loaded.
+
+    Attributes:
+        epoch_seed: set it at the start of each epoch; None leaves the transforms' random states to others.
+    """
+
+    epoch_seed: int | None = None
+
+    def _transform(self, index: int) -> Any:
+        self._seed(index)
+        return super()._transform(index)
+
+    def _seed(self, index: int) -> None:
+        if self.epoch_seed is not None:
+            seed = int(np.random.SeedSequence([self.epoch_seed, index]).generate_state(1)[0])
+            self.transform.set_random_state(seed=seed)
+
+
+class CohortDataset(SeededItems, CacheDataset):
     """A MONAI CacheDataset for training and validation that leaves out subjects whose preprocessing fails.
 
     When the data set is made, every subject goes once through the transforms before the first random one;
@@ -136,6 +159,7 @@ class CohortDataset(CacheDataset):
 
     def _transform(self, index: int) -> Any:
         index = range(len(self))[index]
+        self._seed(index)
         if index >= self.cache_num:
             return Dataset._transform(self, index)
         first_random = self._first_random()

@@ -37,6 +37,52 @@ def non_max_suppression(boxes: Tensor, scores: Tensor, nms_thresh: float) -> Ten
     return order[torch.tensor(kept, dtype=torch.int64, device=order.device)]
 
 
+def select_boxes(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    size: Sequence[int],
+    score_thresh: float,
+    nms_thresh: float,
+    topk_candidates: int,
+    detections_per_image: int,
+) -> dict[str, Tensor]:
+    """Select the detections of an image: by score, clipped to the image, suppressed for each class by itself.
+
+    Args:
+        boxes: (N, 4) in pixel edges.
+        scores: (N,).
+        labels: (N,), from 0.
+        size: (H, W) of the image.
+        score_thresh: boxes with a lower score are dropped.
+        nms_thresh: overlap above which the worse of two boxes is dropped.
+        topk_candidates: only so many boxes, the best ones, enter NMS.
+        detections_per_image: only so many boxes, the best ones, are returned.
+
+    Returns:
+        "boxes" (M, 4) inside the image, "labels" (M,) and "scores" (M,), best first.
+    """
+    chosen = (scores >= score_thresh).nonzero()[:, 0]
+    best = scores[chosen].argsort(descending=True, stable=True)[:topk_candidates]
+    chosen = chosen[best]
+    # MONAI's clip_boxes_to_image would drop boxes of less than a pixel as empty
+    boxes = boxes[chosen].clamp(min=0).minimum(boxes.new_tensor([*size, *size]))
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    boxes, scores, labels = boxes[inside], scores[chosen][inside], labels[chosen][inside]
+    apart = boxes + labels[:, None] * (2.0 * max(size))
+    kept = non_max_suppression(apart, scores, nms_thresh)[:detections_per_image]
+    return {"boxes": boxes[kept], "labels": labels[kept], "scores": scores[kept]}
+
+
+def check_finite(raw: Tensor) -> None:
+    """Raise ValueError if a value of a raw tensor is not finite."""
+    if not bool(torch.isfinite(raw).all()):
+        raise ValueError(
+            "The detector's network gave values that are not finite. Look for such values in the images and in "
+            "the weights; if the weights are at fault, train with a lower learning rate or without mixed precision."
+        )
+
+
 class YOLOv2Detector(nn.Module):
     """Detect objects in slices: the network, its region loss, and decoding with NMS.
 
@@ -139,15 +185,21 @@ class YOLOv2Detector(nn.Module):
         Raises:
             ValueError: if a value of ``raw`` is not finite.
         """
-        if not bool(torch.isfinite(raw).all()):
-            raise ValueError(
-                "The detector's network gave values that are not finite. Look for such values in the images and in "
-                "the weights; if the weights are at fault, train with a lower learning rate or without mixed precision."
-            )
+        check_finite(raw)
         boxes, probabilities = self._decode(raw)
         scores, labels = probabilities.max(-1)
         return [
-            self._select(boxes[number], scores[number], labels[number], size) for number, size in enumerate(image_sizes)
+            select_boxes(
+                boxes[number],
+                scores[number],
+                labels[number],
+                size,
+                self.score_thresh,
+                self.nms_thresh,
+                self.topk_candidates,
+                self.detections_per_image,
+            )
+            for number, size in enumerate(image_sizes)
         ]
 
     def _decode(self, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,22 +211,6 @@ class YOLOv2Detector(nn.Module):
             corners = torch.cat([centre - half_size, centre + half_size], dim=-1)
             probabilities = objectness.sigmoid()[:, :, None] * classes.softmax(2)
         return corners.flatten(1, 3), probabilities.movedim(2, -1).flatten(1, 3)
-
-    def _select(self, boxes: Tensor, scores: Tensor, labels: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
-        chosen = (scores >= self.score_thresh).nonzero()[:, 0]
-        best = scores[chosen].argsort(descending=True, stable=True)[: self.topk_candidates]
-        chosen = chosen[best]
-        # MONAI's clip_boxes_to_image would drop boxes of less than a pixel as empty
-        boxes = boxes[chosen].clamp(min=0).minimum(boxes.new_tensor([*size, *size]))
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        boxes, scores, labels = boxes[inside], scores[chosen][inside], labels[chosen][inside]
-        apart = boxes + labels[:, None] * (2.0 * max(size))
-        kept = non_max_suppression(apart, scores, self.nms_thresh)[: self.detections_per_image]
-        return {
-            self.target_box_key: boxes[kept],
-            self.target_label_key: labels[kept],
-            self.pred_score_key: scores[kept],
-        }
 
 
 def fit_anchors(sizes_hw: np.ndarray, num_anchors: int, stride: int, seed: int = 0) -> list[list[float]]:

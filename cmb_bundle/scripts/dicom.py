@@ -157,9 +157,10 @@ def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
     shapes, seen = {}, set()
     for path in files:
         dataset = read_header(path)
-        if "Rows" not in dataset or dataset.get("SOPInstanceUID") in seen:
+        instance = str(dataset.get("SOPInstanceUID") or path)
+        if "Rows" not in dataset or instance in seen:
             continue
-        seen.add(dataset.get("SOPInstanceUID"))
+        seen.add(instance)
         series = (
             str(dataset.get("StudyInstanceUID", "")), str(dataset.get("SeriesInstanceUID", "")),
             _number(dataset.get("SeriesNumber")), str(dataset.get("SeriesDescription", "")).strip(),

@@ -24,7 +24,7 @@ GE_COMPONENTS = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
 # words of a description in lower case, where everything but letters and digits is a space
 PROJECTION = re.compile(r"\b(mip|mnip|minip|min ip|max ip|minimum intensity|mpr|projection( image)?|reformatted)\b")
 PROJECTED = ("MIN_IP", "MAX_IP", "MPR", "CURVED_MPR", "VOLUME_RENDER", "SURFACE_RENDER")
-DERIVED_MAP = re.compile(r"\b(qsm|r2star|t2star map|susceptibility map)\b")
+DERIVED_MAP = re.compile(r"\b(qsm|r2star|r2 map|t2star map|susceptibility map)\b")
 PHASE = re.compile(r"\b(pha|phase|ph)\b")
 SURELY_PHASE = re.compile(r"\bfilt pha\b|^pha images\b")
 MAGNITUDE = re.compile(r"\b(mag|magnitude)\b")

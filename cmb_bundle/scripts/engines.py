@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 
+import ignite.distributed as idist
 import numpy as np
 import pandas as pd
 import torch
 from monai.data import list_data_collate
-from monai.engines import SupervisedEvaluator
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from nibabel.affines import apply_affine
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
+from .calibration import calibrate
 from .datasets import CohortDataset, LabelError, SubjectError
 from .detector import fit_anchors
+from .distributed import every_nth, gather
 from .files import write_csv, write_whole
 from .inferers import TwoStageInferer
 from .sampling import cut_patch
@@ -41,10 +45,12 @@ def show_cause_last() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, traceback)
-        while error.__cause__ is not None:
-            error = error.__cause__
-        if isinstance(error, (SubjectError, LabelError, CheckpointError, CohortError)):
-            print(f"\n{error}", file=sys.stderr)
+        chain = [error]
+        while chain[-1].__cause__ is not None:
+            chain.append(chain[-1].__cause__)
+        told = [one for one in chain if isinstance(one, (SubjectError, LabelError, CheckpointError, CohortError))]
+        if told:
+            print(f"\n{told[-1]}", file=sys.stderr)
 
     sys.excepthook = hook
 
@@ -98,6 +104,24 @@ def sum_of_losses(losses: Mapping[str, torch.Tensor], targets: object = None) ->
     return sum(losses.values())
 
 
+class StageTrainer(SupervisedTrainer):
+    """
+    A SupervisedTrainer whose output is a list of one dictionary.
+
+    A detector's output cannot be decollated, but handlers, those that ``--tracking mlflow`` adds among them, expect
+    the list that decollating gives.
+
+    Args:
+        kwargs: as of ``monai.engines.SupervisedTrainer``; ``decollate`` is False.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs, decollate=False)
+
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict) -> list[dict]:
+        return [super()._iteration(engine, batchdata)]
+
+
 def prepare_volume(batch: Mapping, device=None, non_blocking: bool = False, **kwargs) -> tuple:
     """Prepare a subject: the volume on the device, and its lesions in RAS mm (None without labels)."""
     return batch["image"].to(device, non_blocking=non_blocking), batch.get("lesions_ras")
@@ -148,9 +172,9 @@ def collect_patches(
     load_weights(network.detector, detector_weights, map_location=device)
     network.to(device).eval()
     size = inferer.patch_size + 2 * margin
-    generator = np.random.default_rng(seed)
-    patches = []
-    for data in tqdm(dataset, desc="Collecting candidates"):
+    found = []
+    for index in tqdm(every_nth(dataset), desc="Collecting candidates", disable=idist.get_rank() > 0):
+        data, generator, patches = dataset[index], np.random.default_rng([seed, index]), []
         volume, subject = data["image"], data["subject"]
         lesions = np.asarray(data["lesions_ras"]).reshape(-1, 3)
         candidates = inferer.find_candidates(volume.as_tensor().to(device), network.detector)[:, :3].numpy()
@@ -166,6 +190,9 @@ def collect_patches(
         for voxel, label, source in centres:
             patch = cut_patch(volume.as_tensor(), voxel, size).to(torch.float32).clone()
             patches.append({"image": patch, "label": label, "subject": subject, "source": source})
+        found.append((index, patches))
+    subjects = sorted((one for share in gather(found) for one in share), key=itemgetter(0))
+    patches = [patch for _, of_subject in subjects for patch in of_subject]
     microbleeds = sum(p["label"] for p in patches)
     logger.info(f"{len(patches)} patches, {microbleeds} of them of microbleeds, from {len(dataset)} subjects")
     if need_both and not 0 < microbleeds < len(patches):
@@ -177,13 +204,30 @@ def collect_patches(
 
 
 def join_weights(
-    network: torch.nn.Module, detector_weights: str | Path, classifier_weights: str | Path, path: str | Path
+    network: torch.nn.Module,
+    detector_weights: str | Path,
+    classifier_weights: str | Path,
+    path: str | Path,
+    data_loader: Iterable[Mapping] | None = None,
 ) -> Path:
-    """Load the best weights of both stages into the network and write its state_dict to ``path``."""
+    """Load the best weights of both stages into the network, calibrate, and write its state_dict to ``path``.
+
+    Args:
+        network: both stages.
+        detector_weights: file of stage 1.
+        classifier_weights: file of stage 2.
+        path: file to write.
+        data_loader: validation patches to calibrate stage 2 on, see :func:`~.calibration.calibrate`; None leaves it.
+    """
     load_weights(network.detector, detector_weights)
     load_weights(network.classifier, classifier_weights)
-    state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-    return write_whole(path, lambda aside: torch.save(state, aside))
+    if data_loader is not None:
+        calibrate(network.classifier, data_loader, next(network.classifier.parameters()).device)
+    if idist.get_rank() == 0:
+        state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+        write_whole(path, lambda aside: torch.save(state, aside))
+    idist.barrier()
+    return Path(path)
 
 
 def collate_subject(batch: Sequence[Mapping]) -> dict:

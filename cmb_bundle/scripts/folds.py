@@ -138,7 +138,7 @@ def load_subjects(
         datalist_file: as for :py:func:`make_datalist`; not used for "all".
         subset: "all": every subject, labelled or not, those that cannot be used with their "error"; "test": the
             labelled subjects of fold; "validation": of the fold after it, cyclically; "train": of the rest.
-        fold: the test fold, 0 to folds - 1.
+        fold: the test fold, 0 to folds - 1; -1 keeps none for testing, and fold 0 is for validation.
         folds: number of folds, 3 or more.
         seed: of the split.
         subjects: only these ids of the subset.
@@ -156,10 +156,10 @@ def load_subjects(
     parts = ("test", "validation", "train")
     if subset not in parts:
         raise SubjectError(f"subset is {subset!r}; it must be all, {', '.join(parts)}.")
-    if folds < 3 or fold not in range(folds):
+    if folds < 3 or fold not in range(-1, folds):
         raise SubjectError(
             f"fold is {fold} and folds is {folds}; there must be 3 folds or more, for training, validation "
-            "and test, and fold is counted from 0."
+            "and test, and fold is counted from 0 (-1 for no test fold)."
         )
     datalist = make_datalist(dataset_dir, datalist_file, folds, seed, convention)
     training = sorted(datalist["training"], key=lambda entry: entry["subject"])
@@ -171,7 +171,8 @@ def load_subjects(
             "label map) beside Data/, or as <id>_label.xlsx beside the images; dataset_dir is the folder that holds "
             "Data/ and Label/. To score a few labelled subjects without a split, set subset to all."
         )
-    chosen = [entry for entry in training if parts[min((entry["fold"] - fold) % folds, 2)] == subset]
+    offset = folds if fold >= 0 else folds + 1
+    chosen = [entry for entry in training if parts[min((entry["fold"] - fold) % offset, 2)] == subset]
     wanted = _only(training, subjects, dataset_dir)
     chosen = [entry for entry in chosen if entry in wanted]
     if not chosen:

@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 class TrainingCheckpoint:
     """
-    Save the state of a training after each epoch, keep the best weights, and resume.
+    Save the state of a training as epochs end, keep the best weights, and resume.
 
     ``<name>_last.pt`` holds everything that the next epoch depends on; ``<name>_best.pt`` is the plain state_dict
     of the epoch with the best score. Both are written aside and renamed, so a kill at any moment leaves a whole
-    file; training again continues after the last whole epoch. Attach it to the trainer after validation and
+    file; training again continues after the last saved epoch. Attach it to the trainer after validation and
     schedules, since it saves their state.
 
     Args:
@@ -41,14 +41,16 @@ class TrainingCheckpoint:
         name: their first word.
         network: the module that is trained.
         states: what else has ``state_dict`` and ``load_state_dict``: optimizer, schedule. An optimizer keeps the
-            hyperparameters that it is configured with now, and a schedule of epochs is replayed, so that a longer
-            training or another learning rate can be asked for.
+            hyperparameters that it is configured with now, and a schedule, by epochs or by iterations, is replayed for
+            as many steps as it had made, so that a longer training or another learning rate can be asked for.
         evaluator: the validation engine whose ``metric`` tells which epoch is the best; without it, the last is.
         metric: name of the metric; an epoch without a validation cannot become the best, unless the training ends
             without any score: then the last is.
         lower_is_better: for a loss.
         patience: training ends at a validation this many epochs or more after the best one; 0 for never.
         resume: False starts anew and overwrites.
+        save_interval: epochs between two states of ``<name>_last.pt``; one is written besides after each best epoch and
+            after the last. Large networks with short epochs write less with more of them.
         datasets: the training and the validation data set (with ``data`` and ``failures``), to make sure that a
             training is not resumed with another split, in which its subjects are now test subjects.
         depends_on: a file that this training learns from, the weights of stage 1 for stage 2; where it has changed,
@@ -69,6 +71,7 @@ class TrainingCheckpoint:
         lower_is_better: bool = False,
         patience: int = 0,
         resume: bool = True,
+        save_interval: int = 1,
         datasets: Sequence[CohortDataset] = (),
         depends_on: str | Path | None = None,
     ) -> None:
@@ -76,6 +79,7 @@ class TrainingCheckpoint:
         self.name, self.network, self.states = name, network, dict(states)
         self.evaluator, self.metric, self.lower_is_better = evaluator, metric, lower_is_better
         self.patience, self.resume, self.depends_on = patience, resume, depends_on
+        self.save_interval = save_interval
         self.subjects = {str(d["subject"]) for dataset in datasets for d in dataset.data}
         self.left_out = {name for dataset in datasets for name in dataset.failures}
         self.best_score, self.best_epoch, self.scored_epoch = -math.inf, 0, 0
@@ -131,7 +135,7 @@ class TrainingCheckpoint:
             if isinstance(value, LRScheduler) and not isinstance(value, ReduceLROnPlateau):
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-                    for _ in range(state["epoch"]):
+                    for _ in range(state[key]["last_epoch"]):
                         value.step()
             elif not isinstance(value, torch.optim.Optimizer):
                 value.load_state_dict(state[key])
@@ -142,6 +146,8 @@ class TrainingCheckpoint:
     def note_score(self, evaluator: Engine) -> None:
         """Keep the score of a validation until the epoch is saved."""
         value = float(evaluator.state.metrics[self.metric])
+        # the last bits may differ between processes, which have to agree on the best epoch and on when to stop
+        value = idist.broadcast(value)
         self._score = -value if self.lower_is_better else value
 
     def save(self, engine: Engine) -> None:
@@ -168,7 +174,8 @@ class TrainingCheckpoint:
                 "depends_on": self._digest(),
                 **{key: value.state_dict() for key, value in self.states.items()},
             }
-            write_whole(self.last, lambda aside: torch.save(state, aside))
+            if better or state["epoch"] % self.save_interval == 0 or self._is_last(engine):
+                write_whole(self.last, lambda aside: torch.save(state, aside))
         if self._waited_enough():
             waited = self.scored_epoch - self.best_epoch
             logger.info(f"{self.name}: no better score for {waited} epochs; best was epoch {self.best_epoch}")
@@ -180,6 +187,10 @@ class TrainingCheckpoint:
             logger.warning(f"{self.name}: no epoch was scored; {self.best} holds the weights of the last one")
             weights = self._module().state_dict()
             write_whole(self.best, lambda aside: torch.save(weights, aside))
+        idist.barrier()
+
+    def _is_last(self, engine: Engine) -> bool:
+        return self._waited_enough() or engine.state.epoch == engine.state.max_epochs
 
     def _waited_enough(self) -> bool:
         return 0 < self.patience <= self.scored_epoch - self.best_epoch
@@ -191,12 +202,20 @@ class TrainingCheckpoint:
         return getattr(self.network, "module", self.network)
 
 
+def first_output(output: object) -> object:
+    """The output of an engine's iteration, or the first of them where it gives a list, as MONAI's mostly do."""
+    return output[0] if isinstance(output, list) and output else output
+
+
 class EpochSeed:
     """
     Seed everything random from the seed and the number of the epoch, so that an epoch is the same after a resume.
 
+    The order of the items is the same in all processes; what the network draws, such as dropout, is not.
+
     Args:
-        data_loader: the training loader; its dataset's random transforms are seeded too.
+        data_loader: the training loader, shuffled. Items of a :class:`~.datasets.SeededItems` do not depend on the
+            order and the process in which they are loaded.
         seed: of the training.
     """
 
@@ -207,11 +226,14 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        seed = (self.seed * 100_003 + engine.state.epoch * 101 + idist.get_rank()) % 2**31
+        seed = (self.seed * 100_003 + engine.state.epoch * 101) % 2**31
+        set_rnd(self.data_loader.dataset, seed)
+        self.data_loader.dataset.epoch_seed = seed
+        self.data_loader.batch_sampler.sampler.generator = torch.Generator().manual_seed(seed)
+        seed += idist.get_rank()
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - the transforms of MONAI draw their seeds from it
         torch.manual_seed(seed)
-        set_rnd(self.data_loader.dataset, seed)
 
 
 class EpochTable:
@@ -261,18 +283,18 @@ class EpochTable:
 
     def collect(self, engine: Engine) -> None:
         """Keep the loss of an iteration, and which of its patches were classified right."""
-        output = engine.state.output
+        output = first_output(engine.state.output)
         self._losses.append(output["loss"].item())
         if self.accuracy:
             self._right += (output["pred"].argmax(dim=1) == output["label"]).tolist()
 
     def write(self, engine: Engine) -> None:
         """Write the line of the epoch."""
-        if idist.get_rank() != 0:
-            return
         row = {"epoch": engine.state.epoch, "loss": float(np.mean(self._losses))}
         if self.accuracy:
-            row["accuracy"] = float(np.mean(self._right))
+            row["accuracy"] = idist.all_reduce(float(sum(self._right))) / idist.all_reduce(len(self._right))
+        if idist.get_rank() != 0:
+            return
         row.update({f"val_{name}": self._validation.get(f"val_{name}", np.nan) for name in self.metrics})
         table = pd.DataFrame([row])
         if self.path.is_file() and engine.state.epoch > 1:
@@ -299,4 +321,5 @@ class Progress:
     @staticmethod
     def loss(output: object) -> dict[str, float]:
         """The loss of an iteration, where there is one."""
-        return {"loss": output["loss"].item()} if isinstance(output, Mapping) and "loss" in output else {}
+        first = first_output(output)
+        return {"loss": first["loss"].item()} if isinstance(first, Mapping) and "loss" in first else {}

@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import torch
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SimpleInferer
 
 from .candidates import CANDIDATE_COLUMNS, merge_slices
 from .sampling import average_slices, cut_patch, to_classifier_input
 
 TABLE_COLUMNS = (*CANDIDATE_COLUMNS, "probability")
+
+
+class MixedPrecisionInferer(SimpleInferer):
+    """
+    A SimpleInferer under autocast, for training in bfloat16 on a processor that is fast in it, where MONAI's ``amp``,
+    which is for CUDA alone, does nothing.
+
+    Args:
+        precision: "float32" changes nothing; "bfloat16" runs convolutions in it, on the device of the input. Weights
+            and losses stay float32.
+
+    Raises:
+        ValueError: for another precision.
+    """
+
+    def __init__(self, precision: str = "float32") -> None:
+        super().__init__()
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is {precision!r}; expected float32 or bfloat16.")
+        self.precision = precision
+
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args, **kwargs):
+        if self.precision == "float32":
+            return super().__call__(inputs, network, *args, **kwargs)
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            output = super().__call__(inputs, network, *args, **kwargs)
+        return output.float() if isinstance(output, torch.Tensor) else output
 
 
 class TwoStageInferer(Inferer):
@@ -18,7 +45,8 @@ class TwoStageInferer(Inferer):
     Args:
         spacing: voxel spacing of the model's grid in mm.
         average: slices averaged for the detector, as in training.
-        batch_size: slices and patches at a time.
+        batch_size: slices at a time.
+        patch_batch_size: patches at a time.
         score_threshold: boxes with a lower detector score are no candidates.
         merge_mm: in-plane distance in mm within which boxes of neighbouring slices are one candidate.
         patch_size: edge in voxels of the classifier's patches.
@@ -36,18 +64,19 @@ class TwoStageInferer(Inferer):
         patch_size: int = 16,
         max_candidates: int = 500,
         classify: bool = True,
+        patch_batch_size: int = 64,
     ) -> None:
         super().__init__()
         self.spacing = tuple(float(s) for s in spacing)
         self.average, self.batch_size, self.score_threshold = average, batch_size, score_threshold
         self.merge_mm, self.patch_size, self.max_candidates = merge_mm, patch_size, max_candidates
-        self.classify = classify
+        self.classify, self.patch_batch_size = classify, patch_batch_size
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args, **kwargs) -> torch.Tensor:
         """
         Args:
             inputs: (B, 2, i, j, k), SWI and complement phase on the model's grid.
-            network: a module with children ``detector`` and ``classifier``.
+            network: a module with children ``detector`` and ``classifier``; or, without ``classify``, a detector.
 
         Returns:
             (B, N, 7), a row a candidate with the columns ``TABLE_COLUMNS``: i, j, k (continuous voxel of the model's
@@ -63,7 +92,7 @@ class TwoStageInferer(Inferer):
         return padded
 
     def _subject(self, volume: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
-        candidates = self.find_candidates(volume, network.detector)
+        candidates = self.find_candidates(volume, getattr(network, "detector", network))
         probability = torch.full((len(candidates), 1), torch.nan)
         if self.classify and len(candidates):
             probability = self.probabilities(volume, candidates[:, :3], network.classifier)[:, None]
@@ -72,23 +101,26 @@ class TwoStageInferer(Inferer):
     @torch.no_grad()
     def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module) -> torch.Tensor:
         """Stage 1: (2, i, j, k) to (N, 6) with the columns ``CANDIDATE_COLUMNS``, best score first."""
+        candidates = merge_slices(self.detect(volume, detector), self.spacing, merge_mm=self.merge_mm)
+        best = candidates[:, CANDIDATE_COLUMNS.index("detector_score")].argsort(descending=True, stable=True)
+        return candidates[best[: self.max_candidates]]
+
+    @torch.no_grad()
+    def detect(self, volume: torch.Tensor, detector: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The detector on every slice of (2, i, j, k): for each, boxes (N, 4) in pixel edges and scores (N,)."""
         slices = average_slices(volume.float(), self.average).permute(3, 0, 1, 2)
         detections = []
         for batch in slices.split(self.batch_size):
             for found in detector(batch):
                 keep = found["scores"] >= self.score_threshold
                 detections.append((found["boxes"][keep].cpu(), found["scores"][keep].cpu()))
-        candidates = torch.as_tensor(
-            merge_slices(detections, self.spacing, merge_mm=self.merge_mm), dtype=torch.float32
-        ).reshape(-1, len(CANDIDATE_COLUMNS))
-        best = candidates[:, CANDIDATE_COLUMNS.index("detector_score")].argsort(descending=True, stable=True)
-        return candidates[best[: self.max_candidates]]
+        return detections
 
     @torch.no_grad()
     def probabilities(self, volume: torch.Tensor, voxels: torch.Tensor, classifier: torch.nn.Module) -> torch.Tensor:
         """Stage 2: the probability of a microbleed at each of ``voxels`` (N, 3), as (N,) on the CPU."""
         found = []
-        for batch in voxels.split(self.batch_size):
+        for batch in voxels.split(self.patch_batch_size):
             patches = torch.stack([to_classifier_input(cut_patch(volume.float(), v, self.patch_size)) for v in batch])
             found.append(classifier(patches).float().softmax(dim=1)[:, 1].cpu())
         return torch.cat(found)

@@ -159,8 +159,9 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
 
 def _resolve(entry: dict[str, Any], base: Path) -> dict[str, Any]:
     """A datalist's entry with absolute paths, or with an error if one is missing."""
-    files = {key: [base / Path(entry[key]).expanduser()] for key in FILE_KEYS if entry.get(key)}
-    missing = [str(paths[0]) for paths in files.values() if not paths[0].exists()]
+    named = {key: [entry[key]] if isinstance(entry[key], str) else entry[key] for key in FILE_KEYS if entry.get(key)}
+    files = {key: [base / Path(path).expanduser() for path in paths] for key, paths in named.items()}
+    missing = [str(path) for paths in files.values() for path in paths if not path.exists()]
     if missing:
         error = f"has no file {', '.join(missing)}, although the datalist names it"
         return {"subject": entry["subject"], "error": error}
@@ -177,7 +178,7 @@ def _studies(root: Path) -> list[dict[str, Any]]:
 
 def _subject(name: str, files: dict[str, list[Path]]) -> dict[str, Any]:
     found = "; ".join(f"{role} {', '.join(map(str, sorted(paths)))}" for role, paths in files.items())
-    if any(len(files.get(role, ())) > 1 for role in FILE_KEYS):
+    if any(len(files.get(role, ())) > 1 for role in FILE_KEYS if role != "dicom"):
         return {"subject": name, "error": f"has two files or more of one kind, leave one of each: {found}"}
     if not {"image", "dicom"} & set(files) and not ("magnitude" in files and "phase" in files):
         return {
@@ -185,7 +186,8 @@ def _subject(name: str, files: dict[str, list[Path]]) -> dict[str, Any]:
             "error": f"has neither SWI nor magnitude with phase, but {found or 'no image'}; the words swi, phase "
             "and mag in the names, and the same id in every folder, tell what a file is",
         }
-    return {"subject": name} | {role: str(files[role][0]) for role in FILE_KEYS if role in files}
+    paths = {role: [str(path) for path in files[role]] for role in FILE_KEYS if role in files}
+    return {"subject": name} | {role: one[0] if len(one) == 1 else one for role, one in paths.items()}
 
 
 def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:

@@ -1,4 +1,4 @@
-"""How detections are scored against lesions: matching, counts, FROC. Numbers in, numbers out.
+"""How detections are scored against lesions: counts and ratios. Numbers in, numbers out.
 
 Ratios with a denominator of 0 are None, never NaN: a sensitivity without lesions, a precision without
 detections.
@@ -7,108 +7,96 @@ detections.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
-FROC_RATES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
-"""False positives a subject at which LUNA16 (Setio et al., 2017) averages sensitivity."""
+from .froc import FROC_RATES, Froc, froc, mean_sensitivity, resampled_sensitivity, sensitivity_at
+from .matching import Matching, match, match_to_nearest, suppress
+
+__all__ = [
+    "FROC_RATES",
+    "Counts",
+    "Froc",
+    "Matching",
+    "count",
+    "froc",
+    "match",
+    "match_to_nearest",
+    "mean_sensitivity",
+    "median_subject_f1",
+    "ratio",
+    "resampled_sensitivity",
+    "sensitivity_at",
+    "subject_f1",
+    "subject_level",
+    "summary",
+    "suppress",
+]
 
 
 @dataclass(frozen=True)
-class Matching:
-    """The detections of one subject matched one to one with its lesions.
+class Counts:
+    """
+    What was counted in each of N subjects, each attribute (N,) of whole numbers.
 
     Attributes:
-        scores: (N,) of the detections.
-        lesion_of_detection: (N,) the lesion that each detection found, -1 for none.
-        detection_of_lesion: (M,) the detection that found each lesion, -1 for a missed one.
-        is_duplicate: (N,) a further detection near a lesion that is already found; neither a true nor a false
-            positive.
-        distance_mm: (M,) from each lesion to the detection that found it, infinite for a missed one.
+        lesions: of the truth.
+        detections: all, true, false and duplicates.
+        true_positives: lesions found.
+        false_positives: detections near no lesion.
+        duplicates: further detections of a lesion already found.
+        lesion_free: (N,) bool, subjects whose truth has no lesion; not those of whose lesions none is left to find,
+            since an earlier stage missed them.
     """
 
-    scores: np.ndarray
-    lesion_of_detection: np.ndarray
-    detection_of_lesion: np.ndarray
-    is_duplicate: np.ndarray
-    distance_mm: np.ndarray
+    lesions: np.ndarray
+    detections: np.ndarray
+    true_positives: np.ndarray
+    false_positives: np.ndarray
+    duplicates: np.ndarray
+    lesion_free: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lesions)
+
+    def take(self, subjects: np.ndarray) -> Counts:
+        """The counts of some subjects, by index (one may be there several times) or by a mask."""
+        return Counts(*(getattr(self, f.name)[subjects] for f in fields(self)))
 
     @property
-    def is_true_positive(self) -> np.ndarray:
-        """(N,) detections that found a lesion."""
-        return self.lesion_of_detection >= 0
-
-    @property
-    def is_false_positive(self) -> np.ndarray:
-        """(N,) detections that are near no lesion."""
-        return ~self.is_true_positive & ~self.is_duplicate
-
-    @property
-    def is_missed(self) -> np.ndarray:
-        """(M,) lesions that no detection found."""
-        return self.detection_of_lesion < 0
+    def false_negatives(self) -> np.ndarray:
+        """(N,) lesions missed."""
+        return self.lesions - self.true_positives
 
 
-def match(detections_mm: np.ndarray, scores: np.ndarray, lesions_mm: np.ndarray, distance_mm: float = 5.0) -> Matching:
-    """Match detections with lesions one to one by the distance of their centres.
-
-    Of all matchings, the one is taken that finds the most lesions; among these, the one with the highest
-    scores; among these, the one with the smallest sum of distances. It then also holds for every threshold
-    that the matched detections at or above it find as many lesions as any matching of the detections at or
-    above it could, because sets of detections that can be matched are a matroid, in which choosing greedily
-    by weight is best at every step. So one matching serves all points of an FROC curve.
-
-    Args:
-        detections_mm: (N, 3) in any world space in mm; N may be 0.
-        scores: (N,).
-        lesions_mm: (M, 3) in the same space; M may be 0.
-        distance_mm: largest distance of a pair, itself allowed.
-
-    Returns:
-        the matching.
-
-    Raises:
-        ValueError: if the numbers of detections and scores differ, or a number is not finite.
+def count(matchings: Sequence[Matching], lesion_free: np.ndarray | None = None) -> Counts:
     """
-    detections = np.asarray(detections_mm, dtype=np.float64).reshape(-1, 3)
-    lesions = np.asarray(lesions_mm, dtype=np.float64).reshape(-1, 3)
-    scores = np.asarray(scores, dtype=np.float64).reshape(-1)
-    if len(scores) != len(detections):
-        raise ValueError(f"There are {len(detections)} detections but {len(scores)} scores.")
-    for name, values in (("detections_mm", detections), ("scores", scores), ("lesions_mm", lesions)):
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name} holds values that are not finite: {values[~np.isfinite(values)]}.")
-
-    distance = cdist(detections, lesions)
-    feasible = distance <= distance_mm
-    pairs = min(distance.shape)
-    _, rank = np.unique(scores, return_inverse=True)
-    nearness = 1 - distance / distance_mm if distance_mm > 0 else np.zeros_like(distance)
-    # One more pair keeps all detections matched and adds a rank of 1 or more, and all distances together
-    # weigh less than a rank: so the number of pairs comes first, then scores, then distances.
-    value = rank[:, None] + 1 + nearness / (pairs + 1)
-    rows, columns = linear_sum_assignment(np.where(feasible, value, 0), maximize=True)
-    matched = feasible[rows, columns]
-    rows, columns = rows[matched], columns[matched]
-
-    lesion_of_detection = np.full(len(detections), -1)
-    lesion_of_detection[rows] = columns
-    detection_of_lesion = np.full(len(lesions), -1)
-    detection_of_lesion[columns] = rows
-    pair_distance = np.full(len(lesions), np.inf)
-    pair_distance[columns] = distance[rows, columns]
-    is_duplicate = feasible.any(1) & (lesion_of_detection < 0)
-    return Matching(scores, lesion_of_detection, detection_of_lesion, is_duplicate, pair_distance)
-
-
-def summary(matchings: Sequence[Matching]) -> dict[str, float | int | None]:
-    """Pool the matchings of all subjects.
+    Count what each subject's matching holds.
 
     Args:
-        matchings: one a subject.
+        matchings: one a subject, N of them.
+        lesion_free: (N,) bool; by default the subjects without lesions in their matching.
+    """
+    rows = [
+        (
+            len(m.detection_of_lesion),
+            len(m.scores),
+            m.is_true_positive.sum(),
+            m.is_false_positive.sum(),
+            m.is_duplicate.sum(),
+        )
+        for m in matchings
+    ]
+    columns = np.array(rows, dtype=int).reshape(-1, 5).T
+    return Counts(*columns, columns[0] == 0 if lesion_free is None else np.asarray(lesion_free, dtype=bool))
+
+
+def summary(subjects: Sequence[Matching] | Counts) -> dict[str, float | int | None]:
+    """Pool all subjects.
+
+    Args:
+        subjects: their matchings, or their counts.
 
     Returns:
         counts "n_subjects", "n_lesion_free_subjects", "n_lesions", "true_positives", "false_negatives",
@@ -116,110 +104,71 @@ def summary(matchings: Sequence[Matching]) -> dict[str, float | int | None]:
         "false_positives_per_subject" over all subjects (FPavg) and "false_positives_per_lesion_free_subject".
         A ratio without a denominator is None.
     """
-    lesion_free = [m for m in matchings if len(m.detection_of_lesion) == 0]
-    true_positives = sum(int(m.is_true_positive.sum()) for m in matchings)
-    false_positives = sum(int(m.is_false_positive.sum()) for m in matchings)
-    false_negatives = sum(int(m.is_missed.sum()) for m in matchings)
+    c = subjects if isinstance(subjects, Counts) else count(subjects)
+    lesion_free = c.lesion_free
+    true_positives, false_positives = int(c.true_positives.sum()), int(c.false_positives.sum())
+    false_negatives = int(c.false_negatives.sum())
     return {
-        "n_subjects": len(matchings),
-        "n_lesion_free_subjects": len(lesion_free),
+        "n_subjects": len(c),
+        "n_lesion_free_subjects": int(lesion_free.sum()),
         "n_lesions": true_positives + false_negatives,
         "true_positives": true_positives,
         "false_negatives": false_negatives,
         "false_positives": false_positives,
-        "duplicates": sum(int(m.is_duplicate.sum()) for m in matchings),
-        "sensitivity": _ratio(true_positives, true_positives + false_negatives),
-        "precision": _ratio(true_positives, true_positives + false_positives),
-        "f1": _ratio(2 * true_positives, 2 * true_positives + false_positives + false_negatives),
-        "false_positives_per_subject": _ratio(false_positives, len(matchings)),
-        "false_positives_per_lesion_free_subject": _ratio(
-            sum(int(m.is_false_positive.sum()) for m in lesion_free), len(lesion_free)
+        "duplicates": int(c.duplicates.sum()),
+        "sensitivity": ratio(true_positives, true_positives + false_negatives),
+        "precision": ratio(true_positives, true_positives + false_positives),
+        "f1": ratio(2 * true_positives, 2 * true_positives + false_positives + false_negatives),
+        "false_positives_per_subject": ratio(false_positives, len(c)),
+        "false_positives_per_lesion_free_subject": ratio(
+            int(c.false_positives[lesion_free].sum()), int(lesion_free.sum())
         ),
     }
 
 
-def subject_level(matchings: Sequence[Matching]) -> dict[str, float | int | None]:
+def subject_f1(counts: Counts) -> np.ndarray:
+    """
+    F1 of each subject, 2 TP / (2 TP + FP + FN).
+
+    Returns:
+        (N,); NaN for a subject with neither lesions nor false positives, whose F1 has no denominator; 0 for a
+        lesion-free subject with a false positive.
+    """
+    denominator = 2 * counts.true_positives + counts.false_positives + counts.false_negatives
+    return np.divide(2 * counts.true_positives, denominator, out=np.full(len(counts), np.nan), where=denominator > 0)
+
+
+def median_subject_f1(counts: Counts) -> float | None:
+    """The median of :func:`subject_f1` over the subjects that have one, as VALDO ranks by; None if none has."""
+    f1 = subject_f1(counts)
+    f1 = f1[~np.isnan(f1)]
+    return float(np.median(f1)) if len(f1) else None
+
+
+def subject_level(subjects: Sequence[Matching] | Counts) -> dict[str, float | int | None]:
     """Score the question whether a subject has any lesion; any detection is the answer yes.
 
     Args:
-        matchings: one a subject.
+        subjects: their matchings, or their counts.
 
     Returns:
         counts "true_positives", "false_negatives", "true_negatives", "false_positives" of subjects, and their
         "sensitivity" and "specificity", None without subjects to compute them from.
     """
-    has_lesion = np.array([len(m.detection_of_lesion) > 0 for m in matchings], dtype=bool)
-    has_detection = np.array([len(m.scores) > 0 for m in matchings], dtype=bool)
+    c = subjects if isinstance(subjects, Counts) else count(subjects)
+    has_lesion, has_none, has_detection = c.lesions > 0, c.lesion_free, c.detections > 0
     true_positives = int((has_lesion & has_detection).sum())
-    true_negatives = int((~has_lesion & ~has_detection).sum())
+    true_negatives = int((has_none & ~has_detection).sum())
     return {
         "true_positives": true_positives,
         "false_negatives": int(has_lesion.sum()) - true_positives,
         "true_negatives": true_negatives,
-        "false_positives": int((~has_lesion).sum()) - true_negatives,
-        "sensitivity": _ratio(true_positives, int(has_lesion.sum())),
-        "specificity": _ratio(true_negatives, int((~has_lesion).sum())),
+        "false_positives": int(has_none.sum()) - true_negatives,
+        "sensitivity": ratio(true_positives, int(has_lesion.sum())),
+        "specificity": ratio(true_negatives, int(has_none.sum())),
     }
 
 
-@dataclass(frozen=True)
-class Froc:
-    """A free-response curve, one point for each distinct score, from the highest to the lowest.
-
-    Attributes:
-        thresholds: (P,) a detection counts if its score is at or above the threshold.
-        sensitivity: (P,) lesions found over all lesions; None if there are no lesions.
-        false_positives_per_subject: (P,) over all subjects.
-    """
-
-    thresholds: np.ndarray
-    sensitivity: np.ndarray | None
-    false_positives_per_subject: np.ndarray
-
-
-def froc(matchings: Sequence[Matching]) -> Froc:
-    """Compute the FROC curve.
-
-    Args:
-        matchings: one a subject, of all detections down to the lowest threshold of interest; see
-            :func:`match` for why one matching is exact at all thresholds.
-
-    Returns:
-        the curve; it has no points if there are no detections.
-
-    Raises:
-        ValueError: if there are no subjects.
-    """
-    if not matchings:
-        raise ValueError("An FROC curve needs one subject at least, got none.")
-    scores = np.concatenate([m.scores for m in matchings])
-    thresholds = np.unique(scores)[::-1]
-    n_lesions = sum(len(m.detection_of_lesion) for m in matchings)
-    found = _count_at_or_above(scores[np.concatenate([m.is_true_positive for m in matchings])], thresholds)
-    false = _count_at_or_above(scores[np.concatenate([m.is_false_positive for m in matchings])], thresholds)
-    return Froc(thresholds, found / n_lesions if n_lesions else None, false / len(matchings))
-
-
-def mean_sensitivity(curve: Froc, rates: Sequence[float] = FROC_RATES) -> float | None:
-    """Average the sensitivity at given numbers of false positives a subject.
-
-    Args:
-        curve: from :func:`froc`.
-        rates: numbers of false positives a subject. At each, the best sensitivity of any point with no more
-            false positives counts, 0 if there is no such point; nothing is interpolated between points.
-
-    Returns:
-        the mean, or None if there are no lesions.
-    """
-    if curve.sensitivity is None:
-        return None
-    best = [curve.sensitivity[curve.false_positives_per_subject <= rate].max(initial=0.0) for rate in rates]
-    return float(np.mean(best))
-
-
-def _count_at_or_above(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    return len(scores) - np.searchsorted(np.sort(scores), thresholds, side="left")
-
-
-def _ratio(numerator: float, denominator: float) -> float | None:
-    return numerator / denominator if denominator else None
+def ratio(numerator: float, denominator: float) -> float | None:
+    """The quotient, or None where there is nothing to divide by."""
+    return float(numerator / denominator) if denominator else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,7 +70,8 @@ class RegionLoss(nn.Module):
     """The losses whose gradients are the deltas of darknet's ``src/region_layer.c``.
 
     Darknet writes deltas (the negative gradients with regard to the raw tensor) without a loss. Rules, all
-    from that file:
+    from that file (``forward_region_layer``, and ``delta_region_box`` and ``delta_region_class`` that it calls), in
+    its order:
 
     - **No object.** Every anchor of every cell is pulled to an objectness of 0, unless its predicted box has
       an intersection over union above ``thresh`` with some true box. The delta is (0 - p) times the
@@ -80,14 +82,18 @@ class RegionLoss(nn.Module):
       predicted box with the true one (``rescore``) or else to 1; half a squared error times ``object_scale``.
       No gradient flows through the target.
     - **Coordinates.** Half a squared error on the offsets (after the logistic function) and on the log
-      scales, times ``coord_scale`` (2 - w h), with w and h the true size over the image's size.
+      scales, times ``coord_scale``, and with ``weight_small_boxes`` times (2 - w h), with w and h the true size over
+      the image's size. Redmon's repository has this weight in YOLOv2's last state, AlexeyAB's fork has not; for
+      a microbleed it is a factor of 2. Sizes are ``absolute``: anchors are in cells, not parts of the image.
     - **Class.** Cross-entropy of the softmax times ``class_scale``.
     - **Warm-up.** While fewer than ``warmup_images`` images have been seen (those of the present batch
       included, as darknet counts), anchors that are not responsible are pulled to the centre of
-      their cell and to their own shape, weight 0.01.
+      their cell and to their own shape, weight 0.01 (``coord_scale`` does not count). Darknet counts by
+      subdivisions of a batch, so its warm-up ends within a batch, by less than a batch later.
     - **Overwriting.** If two true boxes have the same responsible anchor, the later one in the list replaces
       the earlier in all of these.
 
+    Where darknet's layer leaves out the logistic's gradient, its ``backward_region_layer_gpu`` multiplies by it.
     Darknet sums over the images of a batch and divides the learning rate by their number; here the sums are
     divided. Its limit of 30 true boxes an image is not kept.
 
@@ -101,10 +107,11 @@ class RegionLoss(nn.Module):
         thresh: intersection over union above which a prediction is not called a false one.
         rescore: whether objectness learns the intersection over union.
         bias_match: whether true boxes are matched with the anchors' own shapes.
+        weight_small_boxes: whether the coordinates of small boxes count for more, see above.
         objectness_loss: ``squared_error`` as darknet's YOLOv2, whose gradient vanishes for an anchor that is sure
             of the wrong answer; or ``cross_entropy``, the rule of YOLOv3 (Redmon and Farhadi, 2018), which learns
             from scratch.
-        warmup_images: number of images of the warm-up; in training on several devices each counts its own.
+        warmup_images: number of images of the warm-up, those of all processes together.
 
     Raises:
         ValueError: if the anchors are not pairs of positive numbers.
@@ -126,6 +133,7 @@ class RegionLoss(nn.Module):
         thresh: float = 0.6,
         rescore: bool = True,
         bias_match: bool = True,
+        weight_small_boxes: bool = True,
         objectness_loss: str = "squared_error",
         warmup_images: int = 12800,
     ) -> None:
@@ -142,6 +150,7 @@ class RegionLoss(nn.Module):
         self.thresh = thresh
         self.rescore = rescore
         self.bias_match = bias_match
+        self.weight_small_boxes = weight_small_boxes
         if objectness_loss not in ("squared_error", "cross_entropy"):
             raise ValueError(f"objectness_loss is {objectness_loss!r}; expected squared_error or cross_entropy.")
         self.objectness_loss = objectness_loss
@@ -164,7 +173,7 @@ class RegionLoss(nn.Module):
             ValueError: if a box is empty, or a label is no class.
         """
         if self.training:
-            self.seen += raw.shape[0]
+            self.seen += idist.all_reduce(raw.shape[0])
         with torch.autocast(raw.device.type, enabled=False):
             offsets, log_scales, objectness, classes = split_predictions(raw, len(self.anchors))
             return self._losses(offsets, log_scales, objectness, classes, targets, stride)
@@ -191,7 +200,8 @@ class RegionLoss(nn.Module):
         offset_error = (true_boxes[:, :2] - cell).clamp(0, 1) - offsets[image, anchor, :, row, column]
         true_log_scales = (true_boxes[:, 2:] / self.anchors.to(true_boxes)[anchor]).log()
         scale_error = true_log_scales - log_scales[image, anchor, :, row, column]
-        weight = self.coord_scale * (2 - true_boxes[:, 2:].prod(1) / (rows * columns))
+        share = true_boxes[:, 2:].prod(1) / (rows * columns)
+        weight = self.coord_scale * (2 - share if self.weight_small_boxes else torch.ones_like(share))
         coordinate = (weight * (offset_error**2 + scale_error**2).sum(1)).sum() / 2
 
         predicted_objectness = objectness[image, anchor, row, column]

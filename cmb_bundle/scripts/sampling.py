@@ -54,12 +54,12 @@ def cut_patch(volume: torch.Tensor, voxel, size: int) -> torch.Tensor:
 
 
 def to_classifier_input(patch: torch.Tensor) -> torch.Tensor:
-    """Put the channels of a patch (..., 2, s, s, s) side by side, SWI first: (..., 1, s, 2 s, s)."""
+    """Put the C channels of a patch (..., C, s, s, s) side by side, SWI first: (..., 1, s, C s, s)."""
     return torch.cat(patch.unbind(-4), dim=-2).unsqueeze(-4)
 
 
 class ClassifierInputd(MapTransform):
-    """Put the two channels of a patch side by side, as the classifier reads them: (1, s, 2 s, s)."""
+    """Put the C channels of a patch side by side, as the classifier reads them: (1, s, C s, s)."""
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = dict(data)
@@ -167,7 +167,7 @@ class RandContrastd(RandomizableTransform, MapTransform):
     is multiplied by a factor, since phase grows with echo time and field. Zeros (background, missing phase) stay.
 
     Args:
-        keys: key of an image with channels SWI and complement phase first, any spatial shape.
+        keys: key of an image with channels SWI and, if there, complement phase; any spatial shape.
         prob: probability of a change.
         gamma: range of the exponent.
         gain: range of the gain of SWI.
@@ -199,7 +199,7 @@ class RandContrastd(RandomizableTransform, MapTransform):
             image = d[key].clone()
             there = image > 0
             image[0] = 0.5 * (2 * gain * image[0]).pow(gamma)
-            image[1] = 0.5 + factor * (image[1] - 0.5)
+            image[1:] = 0.5 + factor * (image[1:] - 0.5)
             grain = torch.as_tensor(self.R.normal(0, noise, image.shape), dtype=image.dtype)
             d[key] = ((image + grain).clamp(0, 1)) * there
         return d
@@ -210,7 +210,7 @@ class RandDropPhased(RandomizableTransform, MapTransform):
     Set the phase channel to zero now and then, so that the networks know scans without a phase.
 
     Args:
-        keys: key of an image with the phase as channel 1.
+        keys: key of an image with the phase as channel 1; one of SWI alone stays as it is.
         prob: probability of dropping it.
     """
 
@@ -224,5 +224,5 @@ class RandDropPhased(RandomizableTransform, MapTransform):
         for key in self.keys:
             if self._do_transform:
                 d[key] = d[key].clone()
-                d[key][1] = 0
+                d[key][1:] = 0
         return d

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
+from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, Transform
 from scipy import ndimage
 from skimage.filters import threshold_otsu
-from torch.nn.functional import avg_pool3d
+from torch.nn.functional import avg_pool3d, interpolate
 
 from .datasets import SubjectError, complete_subject
 from .dicom import DicomError, Volume
@@ -81,7 +84,8 @@ class LoadSubjectd(MapTransform):
                 f"found {sorted(set(d) & set(self.keys))}. Give an SWI, or a magnitude and a phase to compute it from."
             )
         paths = {k: d[k] for k in self.key_iterator(d)}
-        volumes = {k: self._read(name, k, p) for k, p in paths.items()}
+        with ThreadPoolExecutor() as pool:  # unpacking gzip is most of the work, and runs outside of Python's lock
+            volumes = dict(zip(paths, pool.map(partial(self._read, name), paths, paths.values()), strict=True))
         if "image" not in volumes:
             volumes = self._take_echo(d, name, volumes, paths)
         for key, volume in volumes.items():
@@ -299,6 +303,42 @@ class ComputeSWId(Transform):
         return d
 
 
+class ResampleSpacingd(MapTransform):
+    """
+    Resample to a voxel spacing, along the volume's own axes.
+
+    Linear interpolation where voxels get smaller; where they get larger, an average with a triangular window as wide as
+    two new voxels, so that noise falls and nothing is skipped. The field of view is kept, so that the spacing is the
+    one asked for to within half a voxel over the whole extent of each axis.
+
+    Args:
+        keys: keys of (1, i, j, k) float MetaTensors; those that are missing are passed over.
+        spacing: voxel size (i, j, k) in mm.
+    """
+
+    def __init__(self, keys: KeysCollection, spacing: Sequence[float]) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.spacing = np.array(spacing, dtype=float)
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            volume = d[key]
+            shape = np.array(volume.shape[1:])
+            i, j, k = np.maximum(1, np.round(shape * volume.pixdim.numpy() / self.spacing)).astype(int).tolist()
+            how = {"mode": "bilinear", "antialias": True}
+            values = volume.as_tensor().float()[0].permute(2, 0, 1)[:, None].contiguous()
+            values = interpolate(values, (i, j), **how).reshape(1, 1, shape[2], i * j)
+            values = interpolate(values, (k, i * j), **how).reshape(k, i, j).permute(1, 2, 0)
+            ratio = shape / (i, j, k)
+            to_old = np.diag([*ratio, 1.0])
+            to_old[:3, 3] = (ratio - 1) / 2
+            affine = volume.affine @ torch.as_tensor(to_old, dtype=volume.affine.dtype)
+            meta = {name: value for name, value in volume.meta.items() if name != "affine"}
+            d[key] = MetaTensor(values[None].contiguous(), affine=affine, meta=meta)
+        return d
+
+
 class ScaleSWId(MapTransform):
     """
     Scale SWI so that the median of the head is 0.5, clipped to [0, 1].
@@ -320,22 +360,37 @@ class ScaleSWId(MapTransform):
 
 class StackComplementPhased(Transform):
     """
-    Stack SWI and the complement of the phase into the two channels of ``image``.
+    Stack SWI and the complement of the phase into the channels of ``image``.
 
     The complement is (pi - phase) / (2 pi), in [0, 1]: paramagnetic tissue is dark in both channels. Without a
     phase, the channel is zero. Masked-out background is zero in both.
 
+    Args:
+        phase_channel: ``"complement"``; ``"zero"`` leaves the second channel zero although there is a phase;
+            ``"none"`` gives SWI alone, one channel.
+
     Returns:
-        the dictionary with ``image`` (2, i, j, k) float32 on the model's grid; ``phase`` and ``mask`` are removed.
+        the dictionary with ``image`` (2, i, j, k), or (1, i, j, k) without a phase channel, float32 on the model's
+        grid; ``phase`` and ``mask`` are removed.
+
+    Raises:
+        ValueError: ``phase_channel`` is none of the values above.
     """
+
+    def __init__(self, phase_channel: str = "complement") -> None:
+        if phase_channel not in ("complement", "zero", "none"):
+            raise ValueError(f"phase_channel is {phase_channel!r}; expected 'complement', 'zero' or 'none'.")
+        self.phase_channel = phase_channel
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = dict(data)
         swi, mask, phase = d["image"], d.pop("mask"), d.pop("phase", None)
         mask = mask.as_tensor() > 0.5
-        channels = torch.zeros((2, *swi.shape[1:]), dtype=torch.float32)
+        channels = torch.zeros((1 if self.phase_channel == "none" else 2, *swi.shape[1:]), dtype=torch.float32)
         channels[0] = swi.as_tensor()[0] * mask[0]
-        if phase is not None:
+        if phase is not None and self.phase_channel != "complement":
+            add_notice(d, "The phase was left out: the detection works on SWI alone.")
+        elif phase is not None:
             channels[1] = ((math.pi - phase.as_tensor()[0].clamp(-math.pi, math.pi)) / (2 * math.pi)) * mask[0]
         d["image"] = MetaTensor(channels, meta=swi.meta)
         return d

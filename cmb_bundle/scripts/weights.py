@@ -7,32 +7,60 @@ from pathlib import Path
 
 import torch
 
+from .files import write_whole
+
 
 class CheckpointError(RuntimeError):
     """A file of weights, or of the state of a training, cannot be read or does not fit."""
 
 
-def load_weights(network: torch.nn.Module, path: str | Path, map_location="cpu") -> torch.nn.Module:
+def load_weights(
+    network: torch.nn.Module,
+    path: str | Path,
+    map_location="cpu",
+    stages: Mapping[str, bool] | None = None,
+) -> torch.nn.Module:
     """
-    Load a plain state_dict into a network.
+    Load a plain state_dict into a network, or into some of its children.
+
+    A stage that was imported from another program brings its weights with it; only the others are then loaded.
 
     Args:
         network: the module.
-        path: a file that :func:`torch.save` wrote of its ``state_dict()``.
+        path: a file that :func:`torch.save` wrote of its ``state_dict()``; where a single stage is loaded, a file of
+            that stage alone will do (``detector_best.pt`` of a training). It is not needed where no stage is loaded.
         map_location: as of :func:`torch.load`.
+        stages: names of children, and whether they are loaded; None loads all there is.
 
     Returns:
         the network.
 
     Raises:
-        CheckpointError: the file is missing, unreadable, or of another architecture.
+        CheckpointError: the file is missing, unreadable, or of another architecture; a stage is given something other
+            than True or False.
     """
+    for stage, wanted in (stages or {}).items():
+        if not isinstance(wanted, bool):
+            raise CheckpointError(
+                f"{stage}_from_checkpoint is {wanted!r}; expected a truth value, on the command line True or False "
+                "with a capital letter."
+            )
+    children = None if stages is None or all(stages.values()) else [s for s, wanted in stages.items() if wanted]
+    if children == []:
+        return network
     if not Path(path).is_file():
         raise CheckpointError(
             f"The weights {path} do not exist. Train first (run training), or give their path by --checkpoint."
         )
     state = read_state(path, map_location, "Expected a PyTorch state_dict; copy the file again or train anew.")
-    fit_weights(network, state, path)
+    if children is None:
+        fit_weights(network, state, path)
+        return network
+    if len(children) == 1 and not any(key.split(".")[0] in stages for key in state):
+        state = {f"{children[0]}.{key}": tensor for key, tensor in state.items()}
+    for child in children:
+        part = {key.removeprefix(f"{child}."): state[key] for key in state if key.startswith(f"{child}.")}
+        fit_weights(getattr(network, child), part, path)
     return network
 
 
@@ -62,3 +90,9 @@ def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> N
             "Use the configuration it was trained with, or another output_dir or checkpoint."
         )
     network.load_state_dict(state)
+
+
+def save_weights(network: torch.nn.Module, path: str | Path) -> Path:
+    """Write the state_dict of a network, on the CPU, whole."""
+    state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+    return write_whole(path, lambda aside: torch.save(state, aside))

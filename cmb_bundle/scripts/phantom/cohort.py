@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .simulate import Phantom, simulate
 from .spec import PHASE_SCALES, PRESETS, PhantomSpec
 
-VERSION = 2  # raise it when the simulated images change, so that cached cohorts are made anew
+VERSION = 3  # raise it when the simulated images change, so that cached cohorts are made anew
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can hold
 
 
@@ -89,17 +89,37 @@ def write_subject(phantom: Phantom, dataset_dir: str | Path, subject: str) -> No
     _write(folder / "Truth" / f"{subject}.json", (json.dumps(truth, indent=1) + "\n").encode())
 
 
-def subject_spec(spec: PhantomSpec, index: int, seed: int, vary: bool) -> PhantomSpec:
+def _geometry(rng: np.random.Generator) -> dict:
+    """A grid, and a head to lie on it: voxels of 0.4-1 mm by 1-5 mm, slabs of thin slices, whole heads of thick ones.
+
+    Microbleeds are in five subjects of six and more numerous than in patients, for a detector to learn from.
+    """
+    in_plane, thickness = float(round(rng.uniform(0.4, 1.0), 2)), float(round(np.exp(rng.uniform(0, np.log(5))), 2))
+    slices = int(min(round(144 / thickness), 60))
+    spare = max(144 - slices * thickness, 0) / 2
+    return {
+        "spacing": (in_plane, in_plane, thickness),
+        "shape": (round(224 / in_plane), round(240 / in_plane), slices),
+        "centre_mm": (0.0, 0.0, float(round(rng.uniform(-spare, spare), 1))),
+        "atrophy": float(round(rng.uniform(0, 3), 2)) if rng.random() < 0.4 else 0.0,
+        "skull_stripped": bool(rng.random() < 0.2),
+        "microbleeds": int(np.exp(rng.uniform(0, np.log(40)))) if rng.random() < 5 / 6 else 0,
+    }
+
+
+def subject_spec(spec: PhantomSpec, index: int, seed: int, vary: bool, vary_geometry: bool = False) -> PhantomSpec:
     """The spec of one subject of a cohort.
 
     The default keeps the protocol and varies the noise a little and, in one subject of ten, the motion. With `vary`
     the field, echo time, noise, filter, phase scale, polarity and tilt are drawn from the ranges of protocols in use.
+    With `vary_geometry` also the voxels, the extent, atrophy, skull stripping and the number of microbleeds.
 
     Args:
         spec: what all subjects share.
         index: number of the subject.
         seed: seed of the cohort.
         vary: whether the protocol varies.
+        vary_geometry: whether the grid and the head vary.
     """
     rng = np.random.default_rng([seed, index, 20])
     changes = {"seed": int(rng.integers(2**31)), "snr": float(round(spec.snr * np.exp(rng.normal(0, 0.15)), 2))}
@@ -121,11 +141,13 @@ def subject_spec(spec: PhantomSpec, index: int, seed: int, vary: bool) -> Phanto
             "bias": float(round(rng.uniform(0.0, 0.6), 3)),
             "oblique_deg": float(round(rng.uniform(0, 15), 2)),
         }
+    if vary_geometry:
+        changes |= _geometry(np.random.default_rng([seed, index, 21]))
     return spec.changed(**changes)
 
 
-def _make_subject(index: int, folder: str, spec: PhantomSpec, seed: int, vary: bool, digits: int) -> None:
-    write_subject(simulate(subject_spec(spec, index, seed, vary)), folder, f"phantom-{index + 1:0{digits}d}")
+def _make_subject(index: int, folder: str, digits: int, **how: object) -> None:
+    write_subject(simulate(subject_spec(index=index, **how)), folder, f"phantom-{index + 1:0{digits}d}")
 
 
 def make_cohort(
@@ -135,6 +157,7 @@ def make_cohort(
     seed: int = 0,
     processes: int | None = None,
     vary: bool = False,
+    vary_geometry: bool = False,
     progress: bool = True,
 ) -> str:
     """Simulate a cohort, or reuse the one that was made with the same parameters.
@@ -148,6 +171,7 @@ def make_cohort(
         seed: seed of the cohort; the number of processes does not matter to the result.
         processes: subjects simulated at a time; None takes one for each available core.
         vary: whether field, echo time, noise, filter, phase scale, polarity and tilt vary between subjects.
+        vary_geometry: whether voxels, extent, atrophy, skull stripping and the number of microbleeds vary.
         progress: whether a progress bar is shown.
 
     Returns:
@@ -163,7 +187,8 @@ def make_cohort(
         raise ValueError(f"subjects is {subjects}; expected at least 1")
     spec = PRESETS[preset.upper()] if isinstance(preset, str) else preset
     folder = Path(dataset_dir).expanduser().absolute()
-    wanted = {"version": VERSION, "subjects": subjects, "seed": seed, "vary": vary, "spec": spec.as_dict()}
+    wanted = {"version": VERSION, "subjects": subjects, "seed": seed, "vary": vary, "vary_geometry": vary_geometry}
+    wanted["spec"] = spec.as_dict()
     if _is_whole(folder, wanted):
         return str(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +196,8 @@ def make_cohort(
     try:
         aside.chmod(0o755)
         digits = max(3, len(str(subjects)))
-        work = partial(_make_subject, folder=str(aside), spec=spec, seed=seed, vary=vary, digits=digits)
+        how = {"spec": spec, "seed": seed, "vary": vary, "vary_geometry": vary_geometry}
+        work = partial(_make_subject, folder=str(aside), digits=digits, **how)
         if processes is None:
             processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         processes = min(processes, subjects)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.fft import next_fast_len
@@ -235,6 +235,7 @@ def _simulate(spec: PhantomSpec) -> Phantom:
     image = image_grid(spec)
     fine, factor, start = _fine_grid(spec, image)
     pose, shape = Pose(anatomy_rng), Shape.draw(anatomy_rng)
+    shape = replace(shape, ventricle=shape.ventricle + spec.atrophy, gap=shape.gap + spec.atrophy / 2)
     signals = _signals(spec, contrast_rng)
     low = np.array(fine.origin) - 1.0
     high = np.array(fine.origin) + np.array(fine.step) * fine.shape + 1.0

@@ -32,6 +32,7 @@ class PhantomSpec:
         positive_share: share of subjects with at least one microbleed when the number is drawn.
         mimics: whether calcifications, cut veins and flow voids are added.
         susceptibility_scale: multiplies every susceptibility; 0 gives a phantom without any field.
+        atrophy: mm by which ventricles are wider than drawn; the gap between brain and skull widens by half of it.
         skull_stripped: whether everything outside the brain is set to zero.
         with_phase: whether the phase is written; the SWI is made with it in either case.
     """
@@ -56,6 +57,7 @@ class PhantomSpec:
     positive_share: float = 0.5
     mimics: bool = True
     susceptibility_scale: float = 1.0
+    atrophy: float = 0.0
     skull_stripped: bool = False
     with_phase: bool = True
 

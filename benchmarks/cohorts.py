@@ -1,0 +1,66 @@
+"""The cohorts that the shipped weights come from: training and validation, test, and one protocol change at a time.
+
+``python benchmarks/cohorts.py DIR`` makes them all (40 minutes on two cores, 12 GB), or those named after DIR. Their
+seeds are disjoint; those of the test cohorts are the first that leave a third of the subjects without lesions. Nothing
+was chosen by looking at what is detected in ``test_hr``, ``test_lr`` or ``robustness``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cmb_bundle.scripts.phantom import HR, LR, make_cohort
+
+PROTOCOL = LR.changed(shape=(240, 280, 36), centre_mm=(0.0, 0.0, 10.0), microbleeds=10)
+"""The slab in which one thing is changed at a time: 3 T, 20 ms, SNR 25, 0.8 x 0.8 x 2 mm."""
+
+CHANGES: dict[str, dict] = {
+    "as it is": {},
+    "1.5 T": {"field_tesla": 1.5},
+    "7 T": {"field_tesla": 7.0},
+    "TE 15 ms": {"te_ms": 15.0, "tr_ms": 22.0},
+    "TE 30 ms": {"te_ms": 30.0, "tr_ms": 37.0},
+    "TE 45 ms": {"te_ms": 45.0, "tr_ms": 52.0},
+    "SNR 8": {"snr": 8.0},
+    "SNR 15": {"snr": 15.0},
+    "SNR 60": {"snr": 60.0},
+    "0.4 mm in plane": {"spacing": (0.4, 0.4, 2.0), "shape": (480, 560, 36)},
+    "1.0 mm in plane": {"spacing": (1.0, 1.0, 2.0), "shape": (192, 224, 36)},
+    "1 mm slices": {"spacing": (0.8, 0.8, 1.0), "shape": (240, 280, 72)},
+    "3 mm slices": {"spacing": (0.8, 0.8, 3.0), "shape": (240, 280, 24)},
+    "5 mm slices": {"spacing": (0.8, 0.8, 5.0), "shape": (240, 280, 14)},
+    "weak phase filter": {"homodyne_cutoff": 0.08},
+    "strong phase filter": {"homodyne_cutoff": 0.25},
+    "atrophy": {"atrophy": 3.0},
+    "skull stripped": {"skull_stripped": True},
+    "motion": {"ghosting": 0.2},
+    "phase 0 to 4095": {"phase_scale": "unsigned4095"},
+    "other polarity": {"phase_polarity": -1},
+    "no phase": {"with_phase": False},
+}
+ROBUSTNESS_SUBJECTS = 4
+
+
+def folder_of(change: str) -> str:
+    """The folder's name of a change of protocol."""
+    return change.replace(" ", "_").replace(".", "-")
+
+
+def make(folder: Path, names: list[str]) -> None:
+    """Make the cohorts, all of them if none is named."""
+    wanted = names or ["training", "test_hr", "test_lr", "robustness"]
+    if "training" in wanted:
+        make_cohort(folder / "training", 170, LR, seed=1000, vary=True, vary_geometry=True)
+    if "test_hr" in wanted:
+        make_cohort(folder / "test_hr", 20, HR.changed(positive_share=2 / 3), seed=3009)
+    if "test_lr" in wanted:
+        make_cohort(folder / "test_lr", 20, LR.changed(positive_share=2 / 3), seed=4000)
+    if "robustness" in wanted:
+        for change, values in CHANGES.items():
+            spec = PROTOCOL.changed(**values)
+            make_cohort(folder / "robustness" / folder_of(change), ROBUSTNESS_SUBJECTS, spec, seed=5000)
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), sys.argv[2:])

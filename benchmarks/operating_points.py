@@ -1,0 +1,125 @@
+"""Thresholds by validation, and how well probabilities are calibrated.
+
+``python benchmarks/operating_points.py VALIDATION TEST [PICTURE]`` reads the records of two evaluations (folders with
+``records.json``) that were run with a low ``--candidate_threshold``. It prints, by the first alone, figures over a grid
+of both thresholds and the operating points that follow; then the figures of the same points in the second; and draws
+the reliability diagram of both.
+
+An operating point is the pair of thresholds with the highest sensitivity among those within a limit: ``specific`` 0.25
+and ``balanced`` 0.5 false positives a subject, ``sensitive`` 2. Of equals, the pair with fewer false positives, then
+that with fewer candidates.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from cmb_bundle.scripts.matching import match
+from cmb_bundle.scripts.records import SubjectRecord, load_records
+
+LIMITS = {"specific": 0.25, "balanced": 0.5, "sensitive": 2.0}
+CANDIDATE_THRESHOLDS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
+PROBABILITY_THRESHOLDS = tuple(np.round(np.arange(0.05, 0.96, 0.05), 2))
+DUPLICATE_MM = 3.0
+
+
+def own(records: Sequence[SubjectRecord]) -> list[SubjectRecord]:
+    """The records of the first system."""
+    return [record for record in records if record.system == records[0].system]
+
+
+def findings(record: SubjectRecord, low: float, probability: float) -> tuple[np.ndarray, np.ndarray]:
+    """Places (N, 3) in RAS mm and probabilities (N,) of what is reported at two thresholds."""
+    kept: list = []
+    for one in sorted(record.candidates, key=lambda c: -c.probability):
+        near = any(np.linalg.norm(np.subtract(one.ras_mm, other.ras_mm)) < DUPLICATE_MM for other in kept)
+        if one.detector_score >= low and one.probability >= probability and not near:
+            kept.append(one)
+    return np.array([c.ras_mm for c in kept]).reshape(-1, 3), np.array([c.probability for c in kept])
+
+
+def figures(records: Sequence[SubjectRecord], low: float, probability: float) -> dict[str, float]:
+    """Sensitivity and false positives a subject, end to end and of stage 1, at two thresholds."""
+    hits = false = hits_1 = false_1 = lesions = 0
+    for record in records:
+        truth = np.array([lesion.ras_mm for lesion in record.lesions]).reshape(-1, 3)
+        lesions += len(truth)
+        for stage in (1, 2):
+            if stage == 2:
+                places, scores = findings(record, low, probability)
+            else:
+                chosen = [c for c in record.candidates if c.detector_score >= low]
+                places = np.array([c.ras_mm for c in chosen]).reshape(-1, 3)
+                scores = np.array([c.detector_score for c in chosen])
+            found = match(places, scores, truth, 5.0)
+            hit, wrong = int(found.is_true_positive.sum()), int(found.is_false_positive.sum())
+            hits, false = (hits + hit, false + wrong) if stage == 2 else (hits, false)
+            hits_1, false_1 = (hits_1 + hit, false_1 + wrong) if stage == 1 else (hits_1, false_1)
+    n = len(records)
+    return {
+        "candidate_threshold": low, "probability_threshold": probability, "stage 1 sensitivity": hits_1 / lesions,
+        "stage 1 FPavg": false_1 / n, "sensitivity": hits / lesions, "FPavg": false / n,
+    }  # fmt: skip
+
+
+def choose(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """The operating points by a table of :func:`figures`."""
+    points = {}
+    for name, limit in LIMITS.items():
+        within = table[table["FPavg"] <= limit]
+        order = within.sort_values(["sensitivity", "FPavg", "stage 1 FPavg"], ascending=[False, True, True])
+        points[name] = order.iloc[0]
+    return points
+
+
+def reliability(axes, records: Sequence[SubjectRecord], title: str) -> float:
+    """Draw the share of microbleeds over the probability; returns the expected calibration error."""
+    probability, is_lesion = [], []
+    for record in records:
+        truth = np.array([lesion.ras_mm for lesion in record.lesions]).reshape(-1, 3)
+        places = np.array([c.ras_mm for c in record.candidates]).reshape(-1, 3)
+        scores = np.array([c.probability for c in record.candidates], dtype=float)
+        found = match(places, scores, truth, 5.0)
+        probability += scores.tolist()
+        is_lesion += (found.is_true_positive | found.is_duplicate).tolist()
+    probability, is_lesion = np.array(probability), np.array(is_lesion)
+    group = np.minimum((probability * 10).astype(int), 9)
+    mean = np.array([probability[group == g].mean() if (group == g).any() else np.nan for g in range(10)])
+    share = np.array([is_lesion[group == g].mean() if (group == g).any() else np.nan for g in range(10)])
+    size = np.array([(group == g).sum() for g in range(10)])
+    error = float(np.nansum(np.abs(mean - share) * size) / size.sum())
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    axes.plot(mean, share, "o-", color="#0b5fa5")
+    for x, y, n in zip(mean, share, size, strict=True):
+        if n:
+            axes.annotate(str(n), (x, y), (5, -10), textcoords="offset points", fontsize=7, color="0.3")
+    axes.set(xlabel="probability given", ylabel="share that are microbleeds", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set_title(f"{title}\n{len(probability)} candidates, calibration error {error:.3f}", fontsize=9)
+    return error
+
+
+def main(validation: str, test: str, picture: str | None = None) -> None:
+    """Print the tables and draw the diagram."""
+    first, second = own(load_records(validation)), own(load_records(test))
+    table = pd.DataFrame([figures(first, a, b) for a in CANDIDATE_THRESHOLDS for b in PROBABILITY_THRESHOLDS])
+    points = choose(table)
+    print("validation\n" + pd.DataFrame(points).T.round(3).to_string(), end="\n\n")
+    same = {n: figures(second, p["candidate_threshold"], p["probability_threshold"]) for n, p in points.items()}
+    print("test\n" + pd.DataFrame(same).T.round(3).to_string())
+    if picture:
+        figure, axes = plt.subplots(1, 2, figsize=(8, 4.2), layout="constrained")
+        reliability(axes[0], first, "validation (calibrated on it)")
+        reliability(axes[1], second, "test")
+        figure.savefig(picture, dpi=110)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

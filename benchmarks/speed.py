@@ -1,0 +1,171 @@
+"""Seconds and memory of inference on one HR subject, from files to files, beside the literal YOLOv2 in OpenCV.
+
+``python benchmarks/speed.py`` prints tables; all of it runs in one process, warm, on the threads that torch takes.
+Machines differ and are noisy: read the ratios. Set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 as the
+Makefile does, or a third of the time goes into memory that is given back and asked for again.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import cv2
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+from monai.bundle import ConfigParser
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "cmb_bundle"))
+
+from scripts.acceleration import accelerate  # noqa: E402
+from scripts.candidates import merge_slices  # noqa: E402
+from scripts.darknet import darknet_detector  # noqa: E402
+from scripts.networks import TwoStageNetwork  # noqa: E402
+from scripts.phantom import HR, make_cohort  # noqa: E402
+from scripts.pictures import draw_findings  # noqa: E402
+from scripts.writers import write_findings  # noqa: E402
+
+REPEATS = 3
+
+
+def parse(folder: Path) -> ConfigParser:
+    """The inference config for a folder of scans."""
+    config = json.loads((ROOT / "cmb_bundle" / "configs" / "inference.json").read_text())
+    config |= {"bundle_root": str(ROOT / "cmb_bundle"), "dataset_dir": str(folder), "output_dir": str(folder / "out")}
+    return ConfigParser(config)
+
+
+class Clock:
+    """Sums seconds by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def time(self, step: str, function, *args, **kwargs):
+        """Call a function on the clock of a step."""
+        start = time.perf_counter()
+        result = function(*args, **kwargs)
+        self.seconds[step] += time.perf_counter() - start
+        return result
+
+
+def subject(parser: ConfigParser, network: torch.nn.Module, out: Path) -> dict[str, float]:
+    """Work through the first subject of the data set; seconds of each step."""
+    clock, inferer = Clock(), parser.get_parsed_content("inferer")
+    data = dict(parser.get_parsed_content("dataset#data")[0])
+    for transform in parser.get_parsed_content("preprocessing").transforms:
+        step = "load" if type(transform).__name__ == "LoadSubjectd" else "preprocess"
+        data = clock.time(step, transform, data)
+    volume = data["image"].as_tensor()
+    detections = clock.time("stage 1", inferer.detect, volume, network.detector)
+    candidates = clock.time("merge", merge_slices, detections, inferer.spacing, merge_mm=inferer.merge_mm)
+    probability = clock.time("stage 2", inferer.probabilities, volume, candidates[:, :3], network.classifier)
+    data["pred"] = torch.cat([candidates, probability[:, None]], dim=1)
+    data = clock.time("write", parser.get_parsed_content("postprocessing"), data)
+    clock.time("write", write_findings, out, "subject", data["result"], data["pred"])
+    clock.time("write", draw_findings, out / "subject.png", "subject", data["swi"], data["result"])
+    return {**clock.seconds, "total": sum(clock.seconds.values())}
+
+
+def best(function, repeats: int = REPEATS) -> float:
+    """The least seconds of several calls after a first one."""
+    function()
+    return min(_seconds(function) for _ in range(repeats))
+
+
+def _seconds(function) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def literal_cfg(folder: Path) -> Path:
+    """The literal cfg for 3 channels, which is what cv2.dnn takes, and random weights of the size it asks for."""
+    text = (ROOT / "cmb_bundle" / "configs" / "yolov2_cmb.cfg").read_text().replace("channels=2", "channels=3")
+    (folder / "literal.cfg").write_text(text)
+    number = sum(p.numel() for p in darknet_detector(folder / "literal.cfg").network.parameters()) + 40_000
+    with (folder / "literal.weights").open("wb") as file:
+        np.array([0, 2, 0, 0, 0], np.int32).tofile(file)
+        np.random.default_rng(0).uniform(0.001, 0.02, number).astype(np.float32).tofile(file)
+    return folder / "literal.cfg"
+
+
+def literal(folder: Path, slices: int = 72) -> dict[str, float]:
+    """Stage 1 of the literal cfg on as many slices of 448 x 448, by OpenCV and by this bundle."""
+    cfg = literal_cfg(folder)
+    net = cv2.dnn.readNetFromDarknet(str(cfg), str(folder / "literal.weights"))
+    image = np.random.default_rng(0).random((8, 3, 448, 448), np.float32)
+
+    def opencv() -> None:
+        for _ in range(slices // len(image)):
+            net.setInput(image)
+            net.forward()
+
+    found = {"cv2.dnn": best(opencv, 1)}
+    network = TwoStageNetwork(darknet_detector(cfg), torch.nn.Linear(1, 1)).eval()
+    batch = torch.as_tensor(image)
+    for precision in ("float32", "bfloat16"):
+        fast = accelerate(network, precision=precision)
+
+        @torch.no_grad()
+        def ours(fast=fast) -> None:
+            for _ in range(slices // len(batch)):
+                fast(batch)
+
+        found[f"this bundle, {precision}"] = best(ours, 1)
+    return found
+
+
+def growth(network: torch.nn.Module, parser: ConfigParser) -> pd.DataFrame:
+    """Seconds of stage 1 over numbers of slices and sizes of the matrix."""
+    inferer = parser.get_parsed_content("inferer")
+    rows = []
+    for size, slices in ((256, 18), (256, 36), (256, 72), (256, 144), (128, 72), (192, 72), (384, 72)):
+        volume = torch.rand(2, size, size, slices) * 0.1 + 0.45
+        seconds = best(lambda v=volume: inferer.detect(v, network.detector))
+        rows.append({"matrix": size, "slices": slices, "seconds": seconds})
+    table = pd.DataFrame(rows)
+    table["us a pixel"] = 1e6 * table["seconds"] / (table["matrix"] ** 2 * table["slices"])
+    return table
+
+
+def main() -> None:
+    """Print all tables."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_cohort(folder / "hr", 1, HR.changed(microbleeds=6), seed=77, progress=False)
+        parser = parse(folder / "hr")
+        network = parser.get_parsed_content("network")
+        runs = [subject(parser, network, folder / "out") for _ in range(REPEATS + 1)]
+        steps = min(runs[1:], key=lambda run: run["total"])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+        shape = nib.load(next((folder / "hr" / "Data" / "SWI").iterdir())).shape
+        print(f"{torch.get_num_threads()} threads; one subject of {' x '.join(map(str, shape))} voxels, warm, seconds")
+        print(pd.Series(steps).round(3).to_string())
+        print(f"peak resident memory, with the simulation of the subject: {peak:.2f} GiB\n")
+        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file"]
+        command += [str(ROOT / "cmb_bundle" / "configs" / "inference.json")]
+        command += ["--dataset_dir", str(folder / "hr"), "--output_dir", str(folder / "cold")]
+        cold = _seconds(lambda: subprocess.run(command, check=True, capture_output=True, cwd=name))
+        children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2
+        print(f"the same as a cold process: {cold:.1f} s, peak resident memory {children:.2f} GiB\n")
+        rivals = literal(folder)
+        networks = steps["stage 1"] + steps["merge"] + steps["stage 2"]
+        table = pd.DataFrame({"seconds": rivals})
+        table["whole path / this"] = steps["total"] / table["seconds"]
+        table["stages 1 and 2 / this"] = networks / table["seconds"]
+        print("stage 1 of the literal cfg, 72 slices of 448 x 448\n" + table.round(3).to_string() + "\n")
+        print(growth(network, parser).round(4).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The same networks, arranged so that inference is fast."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def accelerate(network: nn.Module, device: torch.device | str = "cpu", precision: str = "auto") -> nn.Module:
+    """Copy a network of both stages for inference: batch normalisation folded, channels last, half the bits.
+
+    A batch normalisation that follows a convolution in a Sequential becomes part of it, which is exact but for
+    rounding. Weights are kept with the channels last, the order in which convolutions run fastest.
+
+    Args:
+        network: with children ``detector`` (with a child ``network``) and ``classifier``; it is not changed.
+        device: where the copy is put.
+        precision: "bfloat16" keeps weights and activations in 8 bits of mantissa; what is returned is float32. "auto"
+            does so on a processor with instructions for it, on which it is two to three times as fast, and not on
+            others, on which it is slower, nor on CUDA, where the evaluator's ``amp`` decides. Boxes then move by
+            hundredths of a pixel and scores by about 0.01.
+
+    Returns:
+        the copy, in evaluation mode; it can only infer.
+
+    Raises:
+        ValueError: for an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")
+    device = torch.device(device)
+    if precision == "auto":
+        fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        precision = "bfloat16" if fast else "float32"
+    network = deepcopy(network).eval().requires_grad_(False)
+    dtype = getattr(torch, precision)
+    for parent, name in ((network.detector, "network"), (network, "classifier")):
+        setattr(parent, name, Accelerated(getattr(parent, name), dtype))
+    return network.to(device)
+
+
+class Accelerated(nn.Module):
+    """A network with folded normalisation, which takes and returns float32 whatever it works in.
+
+    Other attributes, such as a detector's ``stride``, are those of the network.
+
+    Args:
+        network: in evaluation mode; it is changed.
+        dtype: what it works in.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        for module in [m for m in network.modules() if isinstance(m, nn.Sequential)]:
+            _fold(module)
+        convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
+        volumetric = any(isinstance(m, nn.Conv3d) for m in convolutions)
+        self.memory_format = torch.channels_last_3d if volumetric else torch.channels_last
+        self.network = network.to(dtype)
+        for convolution in convolutions:
+            convolution.to(memory_format=self.memory_format)
+        self.dtype = dtype
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("network"), name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any input of the network (B, C, ...), with its output as float32."""
+        return self.network(x.to(self.dtype, memory_format=self.memory_format)).float()
+
+
+def _fold(sequence: nn.Sequential) -> None:
+    """Fold each normalisation that directly follows a convolution into it."""
+    modules = sequence._modules
+    for before, after in pairwise(list(modules)):
+        if isinstance(modules[before], nn.Conv2d) and isinstance(modules[after], nn.BatchNorm2d):
+            modules[before] = fuse_conv_bn_eval(modules[before], modules[after])
+            modules[after] = nn.Identity()

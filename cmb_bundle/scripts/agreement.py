@@ -1,0 +1,119 @@
+"""How well the number of microbleeds that a program counts agrees with the number that a reader counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+BANDS = (5, 10)
+"""First number of the second and of the third band: at most 4, 5 to 9, 10 and more microbleeds."""
+
+
+def intraclass_correlation(truth: Sequence[float], counted: Sequence[float]) -> float | None:
+    """
+    ICC(2,1): two-way random effects, absolute agreement, single rater (Shrout & Fleiss, 1979; McGraw & Wong, 1996).
+
+    With n subjects and k = 2 raters, MSR, MSC and MSE the mean squares of subjects, raters and error::
+
+        ICC = (MSR - MSE) / (MSR + (k - 1) MSE + k (MSC - MSE) / n)
+
+    Args:
+        truth: (N,) lesions of each subject.
+        counted: (N,) detections of each subject.
+
+    Returns:
+        the coefficient; None with fewer than two subjects, or if all counts of both are the same number.
+    """
+    table = np.column_stack([truth, counted]).astype(float)
+    n, k = table.shape
+    if n < 2:
+        return None
+    grand = table.mean()
+    rows, columns = table.mean(axis=1), table.mean(axis=0)
+    subjects = k * ((rows - grand) ** 2).sum() / (n - 1)
+    raters = n * ((columns - grand) ** 2).sum() / (k - 1)
+    error = ((table - rows[:, None] - columns + grand) ** 2).sum() / ((n - 1) * (k - 1))
+    denominator = subjects + (k - 1) * error + k * (raters - error) / n
+    # a sum of squares of numbers that are all equal may be a rounding error instead of 0
+    return None if np.ptp(table) == 0 or abs(denominator) < 1e-12 else float((subjects - error) / denominator)
+
+
+def bland_altman(truth: Sequence[float], counted: Sequence[float]) -> dict[str, float | None]:
+    """
+    Bias and limits of agreement of counts (Bland & Altman, 1986).
+
+    Args:
+        truth: (N,) lesions of each subject.
+        counted: (N,) detections of each subject.
+
+    Returns:
+        "bias", the mean of counted - truth; "sd", its standard deviation (N - 1); "lower" and "upper", bias -+ 1.96
+        sd. None where there are too few subjects: none for the bias, fewer than two for the rest.
+    """
+    difference = np.asarray(counted, dtype=float) - np.asarray(truth, dtype=float)
+    bias = float(difference.mean()) if len(difference) else None
+    if len(difference) < 2:
+        return {"bias": bias, "sd": None, "lower": None, "upper": None}
+    sd = float(difference.std(ddof=1))
+    return {"bias": bias, "sd": sd, "lower": bias - 1.96 * sd, "upper": bias + 1.96 * sd}
+
+
+def band_names(bands: Sequence[int] = BANDS) -> list[str]:
+    """Names of the bands: "<=4", "5-9", ">=10"."""
+    inner = [f"{low}-{high - 1}" for low, high in pairwise(bands)]
+    return [f"<={bands[0] - 1}", *inner, f">={bands[-1]}"]
+
+
+def band_confusion(truth: Sequence[float], counted: Sequence[float], bands: Sequence[int] = BANDS) -> np.ndarray:
+    """
+    Count the subjects in each pair of bands.
+
+    Returns:
+        (B, B) int, rows by truth, columns by count of the program, in the order of :func:`band_names`.
+    """
+    size = len(bands) + 1
+    of_truth, of_count = (np.searchsorted(bands, np.asarray(c, dtype=float), side="right") for c in (truth, counted))
+    return np.bincount(of_truth * size + of_count, minlength=size * size).reshape(size, size)
+
+
+def weighted_kappa(confusion: np.ndarray) -> float | None:
+    """
+    Cohen's kappa with linear weights (Cohen, 1968).
+
+    Args:
+        confusion: (B, B) counts of ordered categories.
+
+    Returns:
+        1 - observed / expected disagreement, weighted by the distance of the categories; None if no disagreement is
+        to be expected: no subjects, or all in one category for both.
+    """
+    confusion = np.asarray(confusion, dtype=float)
+    number = np.arange(len(confusion))
+    weight = np.abs(number[:, None] - number)
+    total = confusion.sum()
+    expected = (weight * np.outer(confusion.sum(axis=1), confusion.sum(axis=0))).sum()
+    return float(1 - total * (weight * confusion).sum() / expected) if expected else None
+
+
+def count_agreement(truth: Sequence[float], counted: Sequence[float]) -> dict:
+    """
+    All of the above for one set of counts.
+
+    Returns:
+        "icc", "bland_altman", and "bands" with "names", "confusion", "accuracy" (share of subjects in the right band)
+        and "weighted_kappa".
+    """
+    confusion = band_confusion(truth, counted)
+    total = int(confusion.sum())
+    return {
+        "icc": intraclass_correlation(truth, counted),
+        "bland_altman": bland_altman(truth, counted),
+        "bands": {
+            "names": band_names(),
+            "confusion": confusion.tolist(),
+            "accuracy": float(np.trace(confusion) / total) if total else None,
+            "weighted_kappa": weighted_kappa(confusion),
+        },
+    }

@@ -1,0 +1,101 @@
+"""The layers of darknet's YOLOv2 family as modules, each with darknet's own arithmetic."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS = {
+    "linear": nn.Identity,
+    "leaky": lambda: nn.LeakyReLU(0.1, inplace=True),
+    "relu": lambda: nn.ReLU(inplace=True),
+    "logistic": nn.Sigmoid,
+}
+
+
+class Convolution(nn.Module):
+    """Convolution, batch normalisation or a bias, activation (``src/convolutional_layer.c``)."""
+
+    def __init__(self, conv: nn.Conv2d, batch_norm_epsilon: float | None, activation: str) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm: nn.Module = nn.Identity()
+        if batch_norm_epsilon is not None:
+            # darknet keeps 0.99 of the running statistics at each batch
+            self.norm = nn.BatchNorm2d(conv.out_channels, eps=batch_norm_epsilon, momentum=0.01)
+        self.activation = ACTIVATIONS[activation]()
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor, outputs: dict[int, Tensor]) -> Tensor:
+        return self.activation(self.norm(self.conv(x)))
+
+
+class MaxPool(nn.Module):
+    """Darknet's max pooling (``src/maxpool_layer.c``): ``padding`` pixels in all, the smaller half of them first.
+
+    What lies outside counts as minus infinity. The default padding of ``size`` - 1 gives as many pixels as the input
+    has, divided by the stride and rounded up.
+    """
+
+    def __init__(self, size: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.size, self.stride = size, stride
+        self.before, self.after = padding // 2, padding - padding // 2
+        # the same numbers without a padded copy
+        self.plain = (size, stride, padding) == (2, 2, 1)
+
+    def forward(self, x: Tensor, outputs: dict[int, Tensor]) -> Tensor:
+        if self.plain:
+            return F.max_pool2d(x, 2, 2, ceil_mode=True)
+        x = F.pad(x, [self.before, self.after, self.before, self.after], value=-float("inf"))
+        return F.max_pool2d(x, self.size, self.stride)
+
+
+class Route(nn.Module):
+    """The outputs of earlier layers, one after the other along the channels."""
+
+    def __init__(self, sources: list[int]) -> None:
+        super().__init__()
+        self.sources = sources
+
+    def forward(self, x: Tensor, outputs: dict[int, Tensor]) -> Tensor:
+        return torch.cat([outputs[source] for source in self.sources], dim=1)
+
+
+class Shortcut(nn.Module):
+    """The input plus the output of an earlier layer, then an activation."""
+
+    def __init__(self, source: int, activation: str) -> None:
+        super().__init__()
+        self.sources = [source]
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor, outputs: dict[int, Tensor]) -> Tensor:
+        return self.activation(x + outputs[self.sources[0]])
+
+
+class Reorg(nn.Module):
+    """Darknet's reorg (``reorg_cpu`` in ``src/blas.c``), which does not do what the paper says.
+
+    Forwards, it takes the memory of the C x H x W input for an image of C / s^2 x sH x sW, moves each s x s block of
+    that to channels, and takes the memory of the result for one of s^2 C x H / s x W / s. So rows and channels are
+    mixed in a way that no reordering of channels makes equal to :func:`torch.nn.functional.pixel_unshuffle`. With
+    ``reverse``, it moves channels to s x s blocks, without such a change of shapes.
+    """
+
+    def __init__(self, stride: int, reverse: bool) -> None:
+        super().__init__()
+        self.stride, self.reverse = stride, reverse
+
+    def forward(self, x: Tensor, outputs: dict[int, Tensor]) -> Tensor:
+        batch, channels, rows, columns = x.shape
+        s = self.stride
+        few = channels // (s * s)
+        if self.reverse:
+            blocks = x.reshape(batch, s, s, few, rows, columns)
+            return blocks.permute(0, 3, 4, 1, 5, 2).reshape(batch, few, rows * s, columns * s)
+        blocks = x.reshape(batch, few, rows, s, columns, s)
+        return blocks.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * s * s, rows // s, columns // s)

@@ -1,0 +1,67 @@
+"""Tests of loading some of the stages from a checkpoint. Whole files, and bad ones, are in test_handlers.py."""
+
+import pytest
+import torch
+from torch import nn
+
+from cmb_bundle.scripts.networks import TwoStageNetwork
+from cmb_bundle.scripts.weights import CheckpointError, load_weights
+
+
+def filled(value: float, features: int = 3) -> TwoStageNetwork:
+    network = TwoStageNetwork(nn.Linear(2, features), nn.Linear(4, 5))
+    for parameter in network.parameters():
+        nn.init.constant_(parameter, value)
+    return network
+
+
+def values(module: nn.Module) -> set[float]:
+    return {float(v) for p in module.parameters() for v in p.flatten()}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.save(filled(7.0).state_dict(), tmp_path / "model.pt")
+    return tmp_path / "model.pt"
+
+
+@pytest.mark.parametrize(("detector", "classifier"), [(True, True), (True, False), (False, True), (False, False)])
+def test_only_the_named_stages_are_loaded(checkpoint, detector, classifier):
+    network = filled(1.0)
+    assert load_weights(network, checkpoint, stages={"detector": detector, "classifier": classifier}) is network
+    assert values(network.detector) == {7.0 if detector else 1.0}
+    assert values(network.classifier) == {7.0 if classifier else 1.0}
+
+
+def test_no_file_is_needed_where_nothing_is_loaded(tmp_path):
+    nothing = {"detector": False, "classifier": False}
+    assert values(load_weights(filled(1.0), tmp_path / "nowhere.pt", stages=nothing)) == {1.0}
+    with pytest.raises(CheckpointError, match=r"nowhere\.pt do not exist"):
+        load_weights(filled(1.0), tmp_path / "nowhere.pt", stages=nothing | {"detector": True})
+
+
+def test_a_stage_that_is_not_loaded_may_be_of_another_architecture(checkpoint):
+    network = filled(1.0, features=6)
+    load_weights(network, checkpoint, stages={"detector": False, "classifier": True})
+    assert values(network.classifier) == {7.0}
+    with pytest.raises(CheckpointError, match=r"2 of another shape; for example weight: found \(3, 2\)"):
+        load_weights(network, checkpoint, stages={"detector": True, "classifier": False})
+
+
+def test_a_file_of_one_stage_alone(tmp_path):
+    torch.save(filled(7.0).detector.state_dict(), tmp_path / "detector_best.pt")
+    network = filled(1.0)
+    load_weights(network, tmp_path / "detector_best.pt", stages={"detector": True, "classifier": False})
+    assert values(network.detector) == {7.0}
+    assert values(network.classifier) == {1.0}
+
+
+def test_a_file_of_the_other_stage_is_refused(tmp_path):
+    torch.save({f"detector.{k}": v for k, v in filled(7.0).detector.state_dict().items()}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="2 tensors are missing, 0 unknown"):
+        load_weights(filled(1.0), tmp_path / "model.pt", stages={"detector": False, "classifier": True})
+
+
+def test_a_word_is_no_truth_value(checkpoint):
+    with pytest.raises(CheckpointError, match=r"detector_from_checkpoint is 'false'; .* True or False"):
+        load_weights(filled(1.0), checkpoint, stages={"detector": "false", "classifier": True})
