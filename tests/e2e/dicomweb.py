@@ -40,8 +40,9 @@ def run(python: Path, cohort: Path, folder: Path, pictures: Path) -> None:
             ill = max(series, key=lambda subject: len(truth_of(cohort, subject)))
             picture = pictures / "monai_label_ohif.png"
             study = tag(pacs, series[ill], "StudyInstanceUID")
-            script = Path(__file__).with_name("ohif.py")
-            subprocess.run([str(python), str(script), url, study, series[ill], str(picture)], check=True, timeout=900)
+            surest = Client(url).infer(series[ill])["microbleeds"][0]
+            script = [str(python), str(Path(__file__).with_name("ohif.py")), url, study, series[ill]]
+            subprocess.run([*script, str(round(surest["voxel"][2])), str(picture)], check=True, timeout=900)
 
 
 def check_server(client: Client, pacs: str, cohort: Path, series: dict[str, str], folder: Path) -> None:

@@ -115,5 +115,11 @@ def check_options(client: Client, subject: str, studies: Path, folder: Path) -> 
         number_microbleeds=True,
     )
     check_label_map(label, studies / f"{subject}.nii.gz", strict, number=True)
+    sensitive, specific = (client.infer(subject, operating_point=name) for name in ("sensitive", "specific"))
+    assert len(sensitive["microbleeds"]) >= len(specific["microbleeds"])
+    dropped = [
+        {c["reason"] for c in one["candidates"] if "probability" in c["reason"]} for one in (sensitive, specific)
+    ]
+    assert dropped[0] != dropped[1], "the operating point of a request does not count"
     loose = client.infer(subject, probability_threshold=0.0)
     assert len(loose["microbleeds"]) > len(strict["microbleeds"])

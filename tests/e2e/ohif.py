@@ -1,6 +1,6 @@
 """OHIF in headless Chromium: connect to MONAI Label, run the model, and take a picture of what is overlaid.
 
-Usage: ohif.py URL STUDY_UID SERIES_UID PICTURE.png, with Selenium and Debian's chromium-driver.
+Usage: ohif.py URL STUDY_UID SERIES_UID SLICE PICTURE.png, with Selenium and Debian's chromium-driver.
 """
 
 import base64
@@ -29,13 +29,15 @@ try {
 } catch (error) { return []; }
 """
 
-# one viewport alone, at the slice with the most marked voxels; which way scrolling goes is found by trying
+# a slice of the label map; which way scrolling goes is found by trying
 SHOW = """
-const services = window.services, best = arguments[0].indexOf(Math.max(...arguments[0]));
+const services = window.services, best = arguments[0];
 const grid = services.viewportGridService;
 const viewport = services.cornerstoneViewportService.getCornerstoneViewport(grid.getActiveViewportId());
 const volume = services.segmentationService.getLabelmapVolume('1');
 const shown = () => Math.round(volume.imageData.worldToIndex(viewport.getCamera().focalPoint)[2]);
+// the panel draws a colour at random, which may be that of the scan
+services.segmentationService.setSegmentColor(grid.getActiveViewportId(), '1', 1, [255, 220, 0, 255]);
 const before = shown();
 viewport.scroll(1);
 viewport.scroll((shown() > before ? 1 : -1) * (best - shown()));
@@ -57,8 +59,8 @@ def browser() -> webdriver.Chrome:
     return webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
 
 
-def main(url: str, study: str, series: str, picture: str) -> None:
-    """Open a series, run the model and take the picture."""
+def main(url: str, study: str, series: str, number: int, picture: str) -> None:
+    """Open a series, run the model and take the picture of a slice (from 0) in which something is found."""
     driver = browser()
     try:
         wait = WebDriverWait(driver, SECONDS)
@@ -85,7 +87,8 @@ def main(url: str, study: str, series: str, picture: str) -> None:
         driver.execute_script("window.commandsManager.runCommand('toggleOneUp')")
         time.sleep(3)
         counts = driver.execute_script(COUNT)
-        wanted, shown = driver.execute_script(SHOW, counts)
+        assert counts[number] > 0, counts
+        wanted, shown = driver.execute_script(SHOW, number)
         assert wanted == shown, f"slice {shown} is shown, not {wanted}"
         time.sleep(3)
         screen(driver).quantize(128).save(picture, optimize=True)
@@ -105,4 +108,4 @@ def screen(driver: webdriver.Chrome) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:4], int(sys.argv[4]), sys.argv[5])
