@@ -91,7 +91,7 @@ def main(url: str, study: str, series: str, number: int, picture: str) -> None:
         wanted, shown = driver.execute_script(SHOW, number)
         assert wanted == shown, f"slice {shown} is shown, not {wanted}"
         time.sleep(3)
-        screen(driver).quantize(128).save(picture, optimize=True)
+        screen(driver).save(picture, optimize=True)
         print("OHIF: voxels marked in each slice:", counts, flush=True)
         assert Path(picture).stat().st_size < 400_000
     except Exception:
