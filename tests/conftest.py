@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,12 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 CONFIGS = Path(__file__).parents[1] / "cmb_bundle" / "configs"
-STRIDE_8_STAGES = json.loads((CONFIGS / "train.json").read_text())["network_def"]["detector"]["network"]["stages"]
+STRIDE_8_STAGES = [
+    [[3, 32]],
+    [[3, 64]],
+    [[3, 128], [1, 64], [3, 128]],
+    [[3, 256], [1, 128], [3, 256], [1, 128], [3, 256], [3, 256], [3, 256]],
+]
 TINY_CONFIG = Path(__file__).parent / "configs" / "tiny.json"
 
 

@@ -9,6 +9,7 @@ import time
 
 import pandas as pd
 import pytest
+import torch
 
 from .conftest import CONFIGS, TINY_CONFIG
 
@@ -77,7 +78,10 @@ def test_killed_and_resumed_it_gives_the_same_report(whole, tiny_cohort, tmp_pat
     done = bundle("run", CROSS_VALIDATE, tmp_path, dataset_dir=tiny_cohort, output_dir=output, **FASTER)
     assert "Fold 0 (1 of 3 in this run): done before." in done.stdout
     assert (output / "fold_0" / "model.pt").stat().st_mtime_ns == before
-    for name in ("metrics.json", "per_subject.csv", "per_lesion.csv", "false_positives.csv"):
+    for fold in range(3):
+        first, second = (torch.load(f / f"fold_{fold}" / "model.pt", weights_only=True) for f in (whole, output))
+        assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    for name in ("metrics.json", "per_subject.csv", "per_lesion.csv", "false_positives.csv", "froc.csv"):
         assert (output / name).read_bytes() == (whole / name).read_bytes(), name
 
 

@@ -122,11 +122,12 @@ def test_swi_only(bundle, tiny_cohort, tmp_path):
 
 def test_no_averaging(bundle, tiny_cohort, tmp_path):
     train_and_infer(bundle, tiny_cohort, tmp_path, ["no_averaging.json", TINY_CONFIG])
+    published = "al_masni_2020.json"
     for start, key in (("train.json", "inferer"), ("train.json", "validate#inferer"), ("inference.json", "inferer")):
-        parser = configuration("no_averaging.json", start=start)
+        parser = configuration(published, "no_averaging.json", start=start)
         assert parser.get_parsed_content(key).average == 1
-        assert configuration(start=start).get_parsed_content(key).average == 3
-    assert configuration("no_averaging.json").get_parsed_content("train#slices").average == 1
+        assert configuration(published, start=start).get_parsed_content(key).average == 3
+    assert configuration(published, "no_averaging.json").get_parsed_content("train#slices").average == 1
 
 
 def test_no_phase_is_as_a_scan_without_a_phase(bundle, tiny_cohort, tmp_path):

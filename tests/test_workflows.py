@@ -141,6 +141,8 @@ def test_evaluation_scores_only_the_test_fold(trained, bundle, elsewhere, tiny_c
     split = json.loads((trained / "datalist.json").read_text())["training"]
     test = sorted(entry["subject"] for entry in split if entry["fold"] == 0)
     per_subject = pd.read_csv(output / "per_subject.csv")
+    assert set(per_subject["system"]) == {"YOLOv2 + 3D CNN", "3D-FRST + 3D CNN"}
+    per_subject = per_subject[per_subject["system"] == "YOLOv2 + 3D CNN"]
     assert sorted(per_subject["subject"]) == test
     truths = {s: json.loads((tiny_cohort / "Truth" / f"{s}.json").read_text())["microbleeds"] for s in test}
     assert list(per_subject.set_index("subject")["n_lesions"][test]) == [len(truths[s]) for s in test]
@@ -220,7 +222,9 @@ def test_metadata_describes_the_networks():
     image = metadata["network_data_format"]["inputs"]["image"]
     assert image["spatial_shape"] == [f"{network.detector.network.stride}*n"] * 2
     raw = network(torch.zeros(1, image["num_channels"], 64, 48))
-    assert raw.shape == (1, metadata["network_data_format"]["outputs"]["pred"]["num_channels"], 8, 6)
+    stride = network.detector.network.stride
+    channels = metadata["network_data_format"]["outputs"]["pred"]["num_channels"]
+    assert raw.shape == (1, channels, 64 // stride, 48 // stride)
     patch = metadata["classifier_data_format"]["inputs"]["image"]
     logits = network.classifier(torch.zeros(1, patch["num_channels"], *patch["spatial_shape"]))
     assert logits.shape == (1, metadata["classifier_data_format"]["outputs"]["pred"]["num_channels"])
@@ -240,8 +244,8 @@ def test_anchors_can_be_fitted_to_the_training_boxes(tiny_cohort, bundle, elsewh
     line = next(line for line in done.stdout.splitlines() if line.startswith("network_def#detector#anchors of"))
     anchors = json.loads(line.partition(": ")[2])
     assert len(anchors) == 2
-    # 8 mm at 0.8 mm a pixel and 8 pixels a cell; the few boxes at the edge of a slice are smaller
-    assert max(max(anchor) for anchor in anchors) == pytest.approx(8 / 0.8 / 8, rel=0.05)
+    # 8 mm at 0.6 mm a pixel and 4 pixels a cell; the few boxes at the edge of a slice are smaller
+    assert max(max(anchor) for anchor in anchors) == pytest.approx(8 / 0.6 / 4, rel=0.05)
 
 
 def test_another_fold_is_not_trained_into_the_same_output(trained, tiny_cohort, bundle, elsewhere):
