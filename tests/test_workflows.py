@@ -56,15 +56,34 @@ def subjects_of(cohort):
     return sorted(path.name.removesuffix(".nii.gz") for path in (cohort / "Data" / "SWI").iterdir())
 
 
-@pytest.mark.parametrize("config", ["train", "inference", "evaluate"])
-def test_configs_have_the_properties_of_a_bundle(config, trained, tiny_cohort, tmp_path):
-    files = ["inference.json", "evaluate.json"] if config == "evaluate" else [f"{config}.json"]
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train"],
+        *(
+            ["train", overlay]
+            for overlay in (
+                "al_masni_2020", "darknet", "federated", "no_averaging", "no_phase", "retinanet", "select_by_froc",
+                "swi_only",
+            )
+        ),
+        ["inference"],
+        ["inference", "evaluate"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_configs_have_the_properties_of_a_bundle(names, trained, tiny_cohort, tmp_path):
+    """multi_gpu_train needs several processes: the zoo's distributed test checks it. keras needs files of its own."""
+    files = [str(CONFIGS / f"{name}.json") for name in names] + [str(TINY_CONFIG)] * (
+        names[0] == "inference" or len(names) == 1
+    )
     workflow = ConfigWorkflow(
-        config_file=[str(CONFIGS / name) for name in files] + [str(TINY_CONFIG)],
-        workflow_type="train" if config == "train" else "infer",
+        config_file=files,
+        workflow_type="train" if names[0] == "train" else "infer",
         dataset_dir=str(tiny_cohort),
         output_dir=str(tmp_path / "output"),
-        **({} if config == "train" else {"checkpoint": str(trained / "model.pt")}),
+        folds=3,
+        **({} if names[0] == "train" else {"checkpoint": str(trained / "model.pt")}),
     )
     workflow.initialize()
     assert workflow.check_properties() == []
