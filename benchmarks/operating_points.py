@@ -22,7 +22,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from cmb_bundle.scripts.matching import match
+from cmb_bundle.scripts.matched import places_of
+from cmb_bundle.scripts.matching import match, suppress
 from cmb_bundle.scripts.records import SubjectRecord, load_records
 
 LIMITS = {"specific": 0.25, "balanced": 0.5, "sensitive": 2.0}
@@ -38,26 +39,24 @@ def own(records: Sequence[SubjectRecord]) -> list[SubjectRecord]:
 
 def findings(record: SubjectRecord, low: float, probability: float) -> tuple[np.ndarray, np.ndarray]:
     """Places (N, 3) in RAS mm and probabilities (N,) of what is reported at two thresholds."""
-    kept: list = []
-    for one in sorted(record.candidates, key=lambda c: -c.probability):
-        near = any(np.linalg.norm(np.subtract(one.ras_mm, other.ras_mm)) < DUPLICATE_MM for other in kept)
-        if one.detector_score >= low and one.probability >= probability and not near:
-            kept.append(one)
-    return np.array([c.ras_mm for c in kept]).reshape(-1, 3), np.array([c.probability for c in kept])
+    kept = [c for c in record.candidates if c.detector_score >= low and c.probability >= probability]
+    places, scores = places_of(kept), np.array([c.probability for c in kept], dtype=float)
+    apart = suppress(places, scores, DUPLICATE_MM)
+    return places[apart], scores[apart]
 
 
 def figures(records: Sequence[SubjectRecord], low: float, probability: float) -> dict[str, float]:
     """Sensitivity and false positives a subject, end to end and of stage 1, at two thresholds."""
     hits = false = hits_1 = false_1 = lesions = 0
     for record in records:
-        truth = np.array([lesion.ras_mm for lesion in record.lesions]).reshape(-1, 3)
+        truth = places_of(record.lesions)
         lesions += len(truth)
         for stage in (1, 2):
             if stage == 2:
                 places, scores = findings(record, low, probability)
             else:
                 chosen = [c for c in record.candidates if c.detector_score >= low]
-                places = np.array([c.ras_mm for c in chosen]).reshape(-1, 3)
+                places = places_of(chosen)
                 scores = np.array([c.detector_score for c in chosen])
             found = match(places, scores, truth, 5.0)
             hit, wrong = int(found.is_true_positive.sum()), int(found.is_false_positive.sum())
@@ -84,8 +83,8 @@ def reliability(axes, records: Sequence[SubjectRecord], title: str) -> float:
     """Draw the share of microbleeds over the probability; returns the expected calibration error."""
     probability, is_lesion = [], []
     for record in records:
-        truth = np.array([lesion.ras_mm for lesion in record.lesions]).reshape(-1, 3)
-        places = np.array([c.ras_mm for c in record.candidates]).reshape(-1, 3)
+        truth = places_of(record.lesions)
+        places = places_of(record.candidates)
         scores = np.array([c.probability for c in record.candidates], dtype=float)
         found = match(places, scores, truth, 5.0)
         probability += scores.tolist()

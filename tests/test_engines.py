@@ -265,6 +265,26 @@ def test_best_weights_of_both_stages_are_joined(tmp_path):
     assert not (tmp_path / "model.pt").exists()
 
 
+def test_joined_weights_are_calibrated_on_the_validation_patches(tmp_path):
+    torch.manual_seed(0)
+    backbone = YOLOv2Network(in_channels=2, num_anchors=1, width=0.125, stages=[[[3, 32]], [[3, 64]]])
+    network = TwoStageNetwork(YOLOv2Detector(backbone, [[1.0, 1.0]]), PatchClassifier(width=0.125))
+    torch.save(network.detector.state_dict(), tmp_path / "detector_best.pt")
+    torch.save(network.classifier.state_dict(), tmp_path / "classifier_best.pt")
+    # one microbleed in ten, whatever the patch: the probability must fall to about a tenth
+    batch = {"image": torch.rand(40, 1, 16, 32, 16), "label": torch.arange(40) % 10 == 0, "source": ["candidate"] * 40}
+    batch["label"] = batch["label"].long()
+    paths = tmp_path / "detector_best.pt", tmp_path / "classifier_best.pt", tmp_path / "model.pt"
+    network.load_state_dict(torch.load(join_weights(network, *paths, data_loader=[batch]), weights_only=True))
+    with torch.no_grad():
+        probability = network.classifier.eval()(batch["image"]).softmax(dim=1)[:, 1]
+    # Platt's smoothed share: 5 / 6 for the 4 and 1 / 38 for the 36
+    assert float(probability.mean()) == pytest.approx((4 * 5 / 6 + 36 / 38) / 40, abs=1e-3)
+    best = torch.load(tmp_path / "classifier_best.pt", weights_only=True)
+    changed = [name for name, tensor in network.classifier.state_dict().items() if not torch.equal(tensor, best[name])]
+    assert changed == ["head.6.weight", "head.6.bias"]
+
+
 # ------------------------------------------------------------------------------------ a cohort of which some fail
 
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
-from monai.engines import IterationEvents
 
 from cmb_bundle.scripts.evaluation import FILES, EvaluationOptions, EvaluationReport, write_evaluation
 from cmb_bundle.scripts.labels import LabelError
 from cmb_bundle.scripts.records import Candidate, Lesion, RecordsError, SubjectRecord, load_records, save_records
+
+from .conftest import run_subjects
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,21 +38,6 @@ def evaluation(*candidates, lesions):
     kept = [{k: v for k, v in c.items() if k != "accepted"} for c in candidates if c["accepted"]]
     label = None if lesions is None else torch.tensor(lesions, dtype=torch.float64).reshape(-1, 3)
     return {"label": label, "result": {"candidates": list(candidates), "microbleeds": kept}}
-
-
-def run(handler, outputs, batches=None):
-    """Run an engine over subjects as an evaluator with decollation does."""
-    batches = batches or [{"subject": f"s{n}"} for n in range(len(outputs))]
-
-    def step(engine, number):
-        engine.state.batch, engine.state.output = [batches[number]], [outputs[number]]
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return engine.state.output
-
-    engine = Engine(step)
-    engine.register_events(*IterationEvents)
-    handler.attach(engine)
-    engine.run(range(len(outputs)))
 
 
 TWO = [
@@ -125,7 +111,7 @@ def part(scores, like):
 
 
 def test_scores_of_two_subjects(tmp_path, capsys):
-    run(EvaluationReport(tmp_path, distance_mm=5.0, bootstrap=50), TWO)
+    run_subjects(EvaluationReport(tmp_path, distance_mm=5.0, bootstrap=50), TWO)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(FILES)
     scores = json.loads((tmp_path / "metrics.json").read_text())
     assert scores["distance_mm"] == 5.0
@@ -154,7 +140,7 @@ def test_scores_of_two_subjects(tmp_path, capsys):
 
 
 def test_tables_of_two_subjects(tmp_path, capsys):
-    run(EvaluationReport(tmp_path, bootstrap=0), TWO)
+    run_subjects(EvaluationReport(tmp_path, bootstrap=0), TWO)
     table = pd.read_csv(tmp_path / "per_subject.csv")
     counts = ["subject", "n_lesions", "true_positives", "false_negatives", "false_positives", "duplicates"]
     assert list(table.columns[:6]) == counts
@@ -197,14 +183,14 @@ def test_tables_of_two_subjects(tmp_path, capsys):
 
 
 def test_distance_is_used(tmp_path):
-    run(EvaluationReport(tmp_path, distance_mm=0.5, bootstrap=0), TWO)
+    run_subjects(EvaluationReport(tmp_path, distance_mm=0.5, bootstrap=0), TWO)
     scores = json.loads((tmp_path / "metrics.json").read_text())
     assert scores["stage_1"]["true_positives"] == scores["end_to_end"]["true_positives"] == 0
     assert scores["stage_2_given_stage_1"]["sensitivity"] is None
 
 
 def test_cohort_without_lesions_and_findings(tmp_path, capsys):
-    run(EvaluationReport(tmp_path), [evaluation(lesions=[]), evaluation(lesions=[])])
+    run_subjects(EvaluationReport(tmp_path), [evaluation(lesions=[]), evaluation(lesions=[])])
     text = (tmp_path / "metrics.json").read_text()
     assert "NaN" not in text
     scores = json.loads(text)
@@ -221,15 +207,15 @@ def test_cohort_without_lesions_and_findings(tmp_path, capsys):
 
 def test_second_run_starts_anew(tmp_path):
     report = EvaluationReport(tmp_path)
-    run(report, TWO)
-    run(report, TWO)
+    run_subjects(report, TWO)
+    run_subjects(report, TWO)
     assert json.loads((tmp_path / "metrics.json").read_text())["end_to_end"]["n_subjects"] == 2
     assert len((tmp_path / "Actual.csv").read_text().split()) == 6
 
 
 def test_subject_without_labels_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"no labels to evaluate against.*give the subject a label file"):
-        run(EvaluationReport(tmp_path), [evaluation(lesions=None)])
+        run_subjects(EvaluationReport(tmp_path), [evaluation(lesions=None)])
 
 
 def test_no_subject_writes_nothing(tmp_path):
@@ -259,7 +245,7 @@ def first_subject(tmp_path, **batch):
     image = MetaTensor(torch.rand(2, 40, 40, 5), affine=torch.diag(torch.tensor([3.0, 3, 4, 1], dtype=torch.float64)))
     scan = MetaTensor(torch.rand(1, 4, 4, 4), affine=torch.diag(torch.tensor([0.5, 0.5, 2.5, 1], dtype=torch.float64)))
     whole = {"subject": "s0", "image": image, "swi": scan, "notices": "No phase was found.", **batch}
-    run(EvaluationReport(tmp_path, bootstrap=20, fold=2, weights="w.pt", system="A"), TWO[:1], [whole])
+    run_subjects(EvaluationReport(tmp_path, bootstrap=20, fold=2, weights="w.pt", system="A"), TWO[:1], [whole])
     return load_records(tmp_path)[0]
 
 

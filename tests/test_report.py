@@ -6,26 +6,11 @@ import logging
 import nibabel as nib
 import numpy as np
 import torch
-from ignite.engine import Engine
 from monai.data import MetaTensor
-from monai.engines import IterationEvents
 
 from cmb_bundle.scripts.report import SubjectWriter
 
-
-def run(handler, outputs, batches=None):
-    """Run an engine over subjects as an evaluator with decollation does."""
-    batches = batches or [{"subject": f"s{n}"} for n in range(len(outputs))]
-
-    def step(engine, number):
-        engine.state.batch, engine.state.output = [batches[number]], [outputs[number]]
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return engine.state.output
-
-    engine = Engine(step)
-    engine.register_events(*IterationEvents)
-    handler.attach(engine)
-    engine.run(range(len(outputs)))
+from .conftest import run_subjects
 
 
 def written(notices=""):
@@ -55,7 +40,7 @@ def test_files_of_a_subject_and_what_is_said(tmp_path, capsys, caplog):
     batch, output = written("No phase was found.")
     none = {"pred": output["pred"] * 0, "result": {"microbleeds": [], "candidates": []}}
     with caplog.at_level(logging.INFO):
-        run(SubjectWriter(tmp_path), [output, none], [batch, {**batch, "subject": "s1"}])
+        run_subjects(SubjectWriter(tmp_path), [output, none], [batch, {**batch, "subject": "s1"}])
     names = ["s0_cmb.csv", "s0_cmb.json", "s0_cmb.nii.gz", "s0_cmb.png"]
     assert sorted(p.name for p in (tmp_path / "s0").iterdir()) == names
     assert json.loads((tmp_path / "s0" / "s0_cmb.json").read_text())["notices"] == "No phase was found."
@@ -70,7 +55,7 @@ def test_files_of_a_subject_and_what_is_said(tmp_path, capsys, caplog):
 
 def test_convention_and_picture_are_chosen(tmp_path):
     batch, output = written()
-    run(SubjectWriter(tmp_path, {"index_base": 0, "swap_xy": True}, picture=False), [output], [batch])
+    run_subjects(SubjectWriter(tmp_path, {"index_base": 0, "swap_xy": True}, picture=False), [output], [batch])
     assert sorted(p.suffix for p in (tmp_path / "s0").iterdir()) == [".csv", ".gz", ".json"]
     assert (tmp_path / "s0" / "s0_cmb.csv").read_text().splitlines()[1].startswith("1,1,3,2,")
 
@@ -78,7 +63,7 @@ def test_convention_and_picture_are_chosen(tmp_path):
 def test_nothing_found_is_said(tmp_path, capsys):
     batch, output = written()
     output["result"] = {"microbleeds": [], "candidates": []}
-    run(SubjectWriter(tmp_path, picture=False), [output], [batch])
+    run_subjects(SubjectWriter(tmp_path, picture=False), [output], [batch])
     printed = capsys.readouterr().out
     assert "Microbleeds found" not in printed
     assert "0 microbleeds in 1 subjects; subjects with none: s0" in printed
@@ -86,7 +71,7 @@ def test_nothing_found_is_said(tmp_path, capsys):
 
 def test_computed_swi_is_written_on_the_grid_of_the_file(tmp_path):
     batch, output = written("SWI was computed from magnitude and phase.")
-    run(SubjectWriter(tmp_path, picture=False), [output], [batch])
+    run_subjects(SubjectWriter(tmp_path, picture=False), [output], [batch])
     image = nib.load(tmp_path / "s0" / "s0_cmb_swi.nii.gz")
     np.testing.assert_allclose(image.affine, batch["swi"].meta["original_affine"])
     array = image.get_fdata()
@@ -101,6 +86,6 @@ def test_writer_forgets_the_former_run(tmp_path, capsys):
     batch, output = written()
     writer = SubjectWriter(tmp_path, picture=False)
     writer.found["earlier"] = []
-    run(writer, [output], [batch])
+    run_subjects(writer, [output], [batch])
     assert "subjects with none: -" in capsys.readouterr().out
     assert [m["probability"] for m in writer.found["s0"]] == [0.875]

@@ -63,8 +63,8 @@ def subjects_of(cohort):
         *(
             ["train", overlay]
             for overlay in (
-                "al_masni_2020", "darknet", "federated", "no_averaging", "no_phase", "retinanet", "select_by_froc",
-                "swi_only",
+                "al_masni_2020", "cross_validate", "darknet", "federated", "no_averaging", "no_phase", "retinanet",
+                "select_by_froc", "swi_only",
             )
         ),
         ["inference"],
@@ -73,10 +73,8 @@ def subjects_of(cohort):
     ids=" ".join,
 )  # fmt: skip
 def test_configs_have_the_properties_of_a_bundle(names, trained, tiny_cohort, tmp_path):
-    """multi_gpu_train needs several processes: the zoo's distributed test checks it. keras needs files of its own."""
-    files = [str(CONFIGS / f"{name}.json") for name in names] + [str(TINY_CONFIG)] * (
-        names[0] == "inference" or len(names) == 1
-    )
+    files = [str(CONFIGS / f"{name}.json") for name in names]
+    files += [] if len(names) == 2 and names[0] == "train" else [str(TINY_CONFIG)]
     workflow = ConfigWorkflow(
         config_file=files,
         workflow_type="train" if names[0] == "train" else "infer",
@@ -88,6 +86,39 @@ def test_configs_have_the_properties_of_a_bundle(names, trained, tiny_cohort, tm
     workflow.initialize()
     assert workflow.check_properties() == []
     assert workflow.bundle_root == str(CONFIGS.parent)
+
+
+PROPERTIES = """
+import sys
+from monai.bundle import ConfigWorkflow
+files, dataset_dir, output_dir = sys.argv[1].split(), *sys.argv[2:]
+workflow = ConfigWorkflow(config_file=files, workflow_type="train", dataset_dir=dataset_dir, output_dir=output_dir)
+workflow.initialize()
+print("lacking:", workflow.check_properties())
+"""
+
+
+@pytest.mark.parametrize(
+    ("overlay", "elsewhere_named"),
+    [
+        ("multi_gpu_train", []),
+        # the trainer of stage 2 names its own handlers and metric, below train_classifier and validate_classifier
+        ("federated_classifier", ["train_handlers", "val_handlers", "val_key_metric"]),
+    ],
+)
+def test_properties_of_overlays_that_need_processes_or_a_first_stage(
+    overlay, elsewhere_named, trained, tiny_cohort, tmp_path
+):
+    (tmp_path / "check.py").write_text(PROPERTIES)
+    shutil.copytree(trained, tmp_path / "output")
+    files = " ".join(str(path) for path in (CONFIGS / "train.json", TINY_CONFIG, CONFIGS / f"{overlay}.json"))
+    start = ["-m", "torch.distributed.run", "--standalone"] if overlay == "multi_gpu_train" else []
+    done = subprocess.run(
+        [sys.executable, *start, "check.py", files, str(tiny_cohort), "output"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"lacking: {elsewhere_named}" in done.stdout
 
 
 def test_training_writes_weights_logs_and_the_split(trained, tiny_cohort):
