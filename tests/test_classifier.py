@@ -75,3 +75,26 @@ def test_width_and_patch_size():
 def test_bad_patch_size_is_refused(patch_size):
     with pytest.raises(ValueError, match="three numbers of voxels, each 16 or more"):
         PatchClassifier(patch_size=patch_size)
+
+
+def test_average_over_mirror_images():
+    torch.manual_seed(0)
+    network = PatchClassifier(width=0.25, dropout=0.0, average_flips=True)
+    x = torch.rand(3, 1, 16, 32, 16)
+    network.train()(x)  # statistics of normalisation that are not those of a new network
+    averaged = network.eval()(x)
+    network.average_flips = False
+    mirrored = [x, x.flip(2), x.flip(-1), x.flip(-1).flip(2)]
+    torch.testing.assert_close(averaged, torch.stack([network(m) for m in mirrored]).mean(0))
+    assert not torch.allclose(averaged, network(x), atol=1e-5)
+    network.average_flips = True
+    torch.testing.assert_close(network(x.flip(2)), averaged)
+    torch.testing.assert_close(network(x.flip(4)), averaged)
+
+
+def test_training_sees_the_patch_as_it_is():
+    torch.manual_seed(0)
+    plain, averaging = (PatchClassifier(width=0.25, dropout=0.0, average_flips=a) for a in (False, True))
+    averaging.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 1, 16, 32, 16)
+    torch.testing.assert_close(averaging(x), plain(x), rtol=0, atol=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from .networks import scaled_channels
@@ -25,6 +26,9 @@ class PatchClassifier(nn.Module):
         patch_size: voxels of a patch along its three axes.
         width: multiplies the channels of the convolutions, see :func:`~.networks.scaled_channels`.
         dropout: probability of dropout.
+        average_flips: in evaluation mode, whether the logits are the means over the patch and its mirror images along
+            the first axis, the last, and both. Training mirrors patches at random, so that the four differ by noise
+            alone; it costs four times as much.
 
     Raises:
         ValueError: if nothing would be left of a patch after the convolutions.
@@ -37,8 +41,10 @@ class PatchClassifier(nn.Module):
         patch_size: Sequence[int] = (16, 32, 16),
         width: float = 1.0,
         dropout: float = 0.3,
+        average_flips: bool = False,
     ) -> None:
         super().__init__()
+        self.average_flips = average_flips
         final_size = [((size - 4) // 2 - 4) // 2 for size in patch_size]
         if len(patch_size) != 3 or min(final_size) < 1:
             raise ValueError(f"patch_size is {tuple(patch_size)}; give three numbers of voxels, each 16 or more.")
@@ -74,4 +80,7 @@ class PatchClassifier(nn.Module):
         Returns:
             (B, num_classes) logits; softmax is left to the loss and to the inferer.
         """
-        return self.head(self.features(x))
+        if self.training or not self.average_flips:
+            return self.head(self.features(x))
+        flipped = torch.cat([x.flip(axes) for axes in ((), (2,), (4,), (2, 4))])
+        return self.head(self.features(flipped)).unflatten(0, (4, len(x))).mean(dim=0)
