@@ -5,9 +5,9 @@
 of both thresholds and the operating points that follow; then the figures of the same points in the second; and draws
 the reliability diagram of both.
 
-An operating point is the pair of thresholds with the highest sensitivity among those within a limit: ``specific`` 0.25
-and ``balanced`` 0.5 false positives a subject, ``sensitive`` 2. Of equals, the pair with fewer false positives, then
-that with fewer candidates.
+An operating point is a pair of thresholds within a limit: ``specific`` 0.25 and ``balanced`` 0.5 false positives a
+subject, ``sensitive`` 2. Of the pairs whose sensitivity is at most 0.01 below the highest within the limit, it is that
+with the fewest candidates of stage 1; of these the most sensitive, then that with the fewest false positives.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from cmb_bundle.scripts.matched import places_of
 from cmb_bundle.scripts.matching import match, suppress
 from cmb_bundle.scripts.records import SubjectRecord, load_records
 
+TOLERANCE = 0.01
 LIMITS = {"specific": 0.25, "balanced": 0.5, "sensitive": 2.0}
-CANDIDATE_THRESHOLDS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
+CANDIDATE_THRESHOLDS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
 PROBABILITY_THRESHOLDS = tuple(np.round(np.arange(0.05, 0.96, 0.05), 2))
 DUPLICATE_MM = 3.0
 
@@ -74,7 +75,8 @@ def choose(table: pd.DataFrame) -> dict[str, pd.Series]:
     points = {}
     for name, limit in LIMITS.items():
         within = table[table["FPavg"] <= limit]
-        order = within.sort_values(["sensitivity", "FPavg", "stage 1 FPavg"], ascending=[False, True, True])
+        good = within[within["sensitivity"] >= within["sensitivity"].max() - TOLERANCE]
+        order = good.sort_values(["stage 1 FPavg", "sensitivity", "FPavg"], ascending=[True, False, True])
         points[name] = order.iloc[0]
     return points
 
