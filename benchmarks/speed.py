@@ -28,7 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "cmb_bundle"))
 
 from scripts.acceleration import accelerate  # noqa: E402
-from scripts.candidates import merge_slices  # noqa: E402
 from scripts.darknet import darknet_detector  # noqa: E402
 from scripts.networks import TwoStageNetwork  # noqa: E402
 from scripts.phantom import HR, make_cohort  # noqa: E402
@@ -72,7 +71,7 @@ def subject(parser: ConfigParser, network: torch.nn.Module, out: Path) -> pd.Dat
         data = clock.time(step, transform, data)
     volume = data["image"].as_tensor()
     detections = clock.time("stage 1", inferer.detect, volume, network.detector)
-    candidates = clock.time("merge", merge_slices, detections, inferer.spacing, merge_mm=inferer.merge_mm)
+    candidates = clock.time("merge", inferer.merge, detections)
     probability = clock.time("stage 2", inferer.probabilities, volume, candidates[:, :3], network.classifier)
     data["pred"] = torch.cat([candidates, probability[:, None]], dim=1)
     data = clock.time("write", parser.get_parsed_content("postprocessing"), data)

@@ -104,6 +104,24 @@ def test_no_boxes():
         assert merge_slices(detections, SPACING).shape == (0, 6)
 
 
+def test_score_over_two_slices_is_the_mean_of_their_odds():
+    entries = [(2, box(10, 10), 0.9), (1, box(10, 10), 0.5), (1, box(11, 10), 0.2), (3, box(10, 10), 0.3)]
+    alone = [(1, box(30, 30), 0.8), (1, box(31, 30), 0.7)]
+    candidates = merge_slices(stack(5, *entries, *alone), SPACING, score_slices=2)
+    # odds 9 and 1 on the two best slices: geometric mean 3; 4 and 0.005 / 0.995 where there is one slice
+    odds = np.sqrt(4 * 0.005 / 0.995)
+    np.testing.assert_allclose(candidates[:, 4], [3 / 4, odds / (1 + odds)], rtol=1e-6)
+    plain = merge_slices(stack(5, *entries, *alone), SPACING)
+    np.testing.assert_allclose(plain[:, 4], [0.9, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(candidates[:, [0, 1, 2, 3, 5]], plain[:, [0, 1, 2, 3, 5]])
+
+
+def test_score_over_two_slices_of_certain_boxes():
+    entries = [(1, box(10, 10), 1.0), (2, box(10, 10), 1.0), (1, box(40, 10), 0.0)]
+    candidates = merge_slices(stack(3, *entries), SPACING, score_slices=2)
+    np.testing.assert_allclose(candidates[:, 4], [0.995, 0.005], rtol=1e-5)
+
+
 def test_scores_of_zero():
     entries = [(1, box(10, 10), 0.0), (2, box(12, 10), 0.0)]
     np.testing.assert_allclose(merge_slices(stack(3, *entries), SPACING), [[11, 10, 1.5, 3, 0, 2]])
@@ -159,5 +177,7 @@ def test_errors():
         merge_slices([*stack(1), (torch.zeros(2, 4), torch.zeros(1))], SPACING)
     with pytest.raises(ValueError, match="max_gap 1 or more"):
         merge_slices(stack(1), SPACING, max_gap=0)
+    with pytest.raises(ValueError, match="score_slices is 0; expected 1 or more"):
+        merge_slices(stack(1), SPACING, score_slices=0)
     with pytest.raises(ValueError, match="merge_mm must be positive"):
         merge_slices(stack(1), SPACING, merge_mm=0)

@@ -114,6 +114,17 @@ def test_boxes_below_the_threshold_are_no_candidates():
     np.testing.assert_allclose(table[0, :, 4], [0.3, 0.25])
 
 
+def test_threshold_is_for_the_score_over_two_slices():
+    bright = (10, 12, 3, 0.9, 0.5)
+    faint_beside = (10, 12, 4, 0.2, 0.5)
+    alone = (30, 5, 8, 0.9, 0.5)
+    table = TwoStageInferer(SPACING, average=1, score_threshold=0.3, score_slices=2)(
+        volume(bright, faint_beside, alone)[None], network()
+    )
+    # odds 9 and 1/4: 3/2. The one beside is under the threshold itself; the other spot is on one slice alone.
+    np.testing.assert_allclose(table[0, :, [0, 4, 5]], [[10, 0.6, 2]], rtol=1e-5)
+
+
 @pytest.mark.parametrize(("merge_mm", "number"), [(4.0, 1), (2.0, 2)])
 def test_merge_mm_is_in_millimetres(merge_mm, number):
     image = volume((10, 12, 3, 0.4, 0.5), (14, 12, 3, 0.4, 0.5))  # 3.2 mm apart

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
+from scipy.special import expit, logit
 from torch import Tensor
 
 CANDIDATE_COLUMNS = ("i", "j", "k", "diameter_mm", "detector_score", "n_slices")
 """Columns of a candidate: continuous voxel index on the grid of the slices, mean in-plane extent of its boxes
-in mm, best score of its boxes, number of slices with a box."""
+in mm, score of its boxes, number of slices with a box."""
+
+NO_BOX = 0.005
+"""What a slice without a box counts in a score over several slices: half of the least score that the detector tells."""
 
 
 def merge_slices(
@@ -19,6 +23,7 @@ def merge_slices(
     spacing_mm: Sequence[float],
     merge_mm: float = 3.0,
     max_gap: int = 1,
+    score_slices: int = 1,
 ) -> Tensor:
     """Merge the boxes of all slices of a volume to candidates.
 
@@ -37,18 +42,23 @@ def merge_slices(
         merge_mm: radius in the plane and half height; the default is a little over the median apparent
             diameter of a microbleed (2.7 mm).
         max_gap: largest step between slices of a candidate; 1 allows no slice without a box in between.
+        score_slices: slices that a candidate's score is taken over: the probability at the mean of the logits of
+            the best scores on its best slices, where a slice without a box counts as :data:`NO_BOX`. 1 takes the best
+            score; with 2, what is dark on one slice alone stands back.
 
     Returns:
-        (M, 6) float32 on the CPU, columns :data:`CANDIDATE_COLUMNS`, best first. Position and diameter are
+        (M, 6) float32 on the CPU, columns :data:`CANDIDATE_COLUMNS`, by best box. Position and diameter are
         means weighted by score over the boxes taken; the centre of a box is at voxel index (min + max) / 2 -
         0.5.
 
     Raises:
-        ValueError: if ``merge_mm`` is not positive, ``max_gap`` is below 1, or a slice has
+        ValueError: if ``merge_mm`` is not positive, ``max_gap`` or ``score_slices`` is below 1, or a slice has
             other numbers of boxes and of scores.
     """
     if merge_mm <= 0 or max_gap < 1:
         raise ValueError(f"merge_mm must be positive and max_gap 1 or more, got {merge_mm} and {max_gap}.")
+    if score_slices < 1:
+        raise ValueError(f"score_slices is {score_slices}; expected 1 or more.")
     boxes, scores, slices = _gather(detections)
     if len(scores) == 0:
         return torch.zeros((0, len(CANDIDATE_COLUMNS)))
@@ -76,8 +86,16 @@ def merge_slices(
         free[members] = False
         position = np.average(centres[members], axis=0, weights=weights[members])
         diameter = np.average(diameters[members], weights=weights[members])
-        rows.append([*position, diameter, scores[seed], len(np.unique(slices[members]))])
+        score = scores[seed] if score_slices == 1 else _score(scores[members], slices[members], score_slices)
+        rows.append([*position, diameter, score, len(np.unique(slices[members]))])
     return torch.tensor(rows, dtype=torch.float32)
+
+
+def _score(scores: np.ndarray, slices: np.ndarray, number: int) -> float:
+    """Return the probability at the mean logit of the best scores on the ``number`` best slices."""
+    best = np.sort([scores[slices == k].max() for k in np.unique(slices)])[::-1][:number]
+    best = np.concatenate([best, np.full(number - len(best), NO_BOX)])
+    return expit(logit(best.clip(NO_BOX, 1 - NO_BOX)).mean())
 
 
 def _gather(detections: Sequence[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -47,11 +47,12 @@ class TwoStageInferer(Inferer):
         average: slices averaged for the detector, as in training.
         batch_size: slices at a time.
         patch_batch_size: patches at a time.
-        score_threshold: boxes with a lower detector score are no candidates.
+        score_threshold: what has a lower detector score is no candidate.
         merge_mm: in-plane distance in mm within which boxes of neighbouring slices are one candidate.
         patch_size: edge in voxels of the classifier's patches.
         max_candidates: candidates kept, the best by detector score.
         classify: False stops after the first stage; the probability is then NaN.
+        score_slices: slices that a candidate's score is taken over, see :func:`~.candidates.merge_slices`.
     """
 
     def __init__(
@@ -65,12 +66,13 @@ class TwoStageInferer(Inferer):
         max_candidates: int = 500,
         classify: bool = True,
         patch_batch_size: int = 64,
+        score_slices: int = 1,
     ) -> None:
         super().__init__()
         self.spacing = tuple(float(s) for s in spacing)
         self.average, self.batch_size, self.score_threshold = average, batch_size, score_threshold
         self.merge_mm, self.patch_size, self.max_candidates = merge_mm, patch_size, max_candidates
-        self.classify, self.patch_batch_size = classify, patch_batch_size
+        self.classify, self.patch_batch_size, self.score_slices = classify, patch_batch_size, score_slices
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args, **kwargs) -> torch.Tensor:
         """
@@ -101,18 +103,27 @@ class TwoStageInferer(Inferer):
     @torch.no_grad()
     def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module) -> torch.Tensor:
         """Stage 1: (2, i, j, k) to (N, 6) with the columns ``CANDIDATE_COLUMNS``, best score first."""
-        candidates = merge_slices(self.detect(volume, detector), self.spacing, merge_mm=self.merge_mm)
-        best = candidates[:, CANDIDATE_COLUMNS.index("detector_score")].argsort(descending=True, stable=True)
-        return candidates[best[: self.max_candidates]]
+        return self.merge(self.detect(volume, detector))
+
+    def merge(self, detections: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """The candidates (N, 6) of what :meth:`detect` found, best score first."""
+        candidates = merge_slices(detections, self.spacing, merge_mm=self.merge_mm, score_slices=self.score_slices)
+        score = candidates[:, CANDIDATE_COLUMNS.index("detector_score")]
+        best = score.argsort(descending=True, stable=True)
+        return candidates[best[score[best] >= self.score_threshold][: self.max_candidates]]
 
     @torch.no_grad()
     def detect(self, volume: torch.Tensor, detector: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The detector on every slice of (2, i, j, k): for each, boxes (N, 4) in pixel edges and scores (N,)."""
+        """The detector on every slice of (2, i, j, k): for each, boxes (N, 4) in pixel edges and scores (N,).
+
+        Where scores are taken over several slices, weak boxes are kept too: the threshold is for what they add up to.
+        """
+        least = self.score_threshold if self.score_slices == 1 else 0.0
         slices = average_slices(volume.float(), self.average).permute(3, 0, 1, 2)
         detections = []
         for batch in slices.split(self.batch_size):
             for found in detector(batch):
-                keep = found["scores"] >= self.score_threshold
+                keep = found["scores"] >= least
                 detections.append((found["boxes"][keep].cpu(), found["scores"][keep].cpu()))
         return detections
 
