@@ -1,9 +1,9 @@
 """Thresholds by validation, and how well probabilities are calibrated.
 
-``python benchmarks/operating_points.py VALIDATION TEST [PICTURE]`` reads the records of two evaluations (folders with
-``records.json``) that were run with a low ``--candidate_threshold``. It prints, by the first alone, figures over a grid
-of both thresholds and the operating points that follow; then the figures of the same points in the second; and draws
-the reliability diagram of both.
+``python benchmarks/operating_points.py PICTURE VALIDATION TEST ...`` reads the records of evaluations (folders with
+``records.json``) that were run with a low ``--candidate_threshold``. It prints the operating points that follow from
+the first alone, then the figures of the same points in each of the others and in all of them together; and draws a
+reliability diagram of each.
 
 An operating point is a pair of thresholds within a limit: ``specific`` 0.25 and ``balanced`` 0.5 false positives a
 subject, ``sensitive`` 2. Of the pairs whose sensitivity is at most 0.01 below the highest within the limit, it is that
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib
 
@@ -102,24 +103,35 @@ def reliability(axes, records: Sequence[SubjectRecord], title: str) -> float:
     for x, y, n in zip(mean, share, size, strict=True):
         if n:
             axes.annotate(str(n), (x, y), (5, -10), textcoords="offset points", fontsize=7, color="0.3")
-    axes.set(xlabel="probability given", ylabel="share that are microbleeds", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set(
+        xlabel="probability given",
+        ylabel="share that are microbleeds",
+        xlim=(-0.03, 1.03),
+        ylim=(-0.03, 1.03),
+        aspect="equal",
+    )
     axes.set_title(f"{title}\n{len(probability)} candidates, calibration error {error:.3f}", fontsize=9)
     return error
 
 
-def main(validation: str, test: str, picture: str | None = None) -> None:
-    """Print the tables and draw the diagram."""
-    first, second = own(load_records(validation)), own(load_records(test))
+def main(picture: str, validation: str, *tests: str) -> None:
+    """Print the tables and draw the diagrams."""
+    records = {Path(folder).name: own(load_records(folder)) for folder in (validation, *tests)}
+    first, *others = records.values()
     table = pd.DataFrame([figures(first, a, b) for a in CANDIDATE_THRESHOLDS for b in PROBABILITY_THRESHOLDS])
     points = choose(table)
-    print("validation\n" + pd.DataFrame(points).T.round(3).to_string(), end="\n\n")
-    same = {n: figures(second, p["candidate_threshold"], p["probability_threshold"]) for n, p in points.items()}
-    print("test\n" + pd.DataFrame(same).T.round(3).to_string())
-    if picture:
-        figure, axes = plt.subplots(1, 2, figsize=(8, 4.2), layout="constrained")
-        reliability(axes[0], first, "validation (calibrated on it)")
-        reliability(axes[1], second, "test")
-        figure.savefig(picture, dpi=110)
+    print("validation\n" + pd.DataFrame(points).T.round(3).to_string())
+    pooled = {
+        **dict(zip(list(records)[1:], others, strict=True)),
+        "together": [record for of_test in others for record in of_test],
+    }
+    for name, of_test in pooled.items():
+        same = {n: figures(of_test, p["candidate_threshold"], p["probability_threshold"]) for n, p in points.items()}
+        print(f"\n{name}\n" + pd.DataFrame(same).T.round(3).to_string())
+    figure, axes = plt.subplots(1, len(records), figsize=(4 * len(records), 4.2), layout="constrained")
+    for axis, (name, of_folder) in zip(axes, records.items(), strict=True):
+        reliability(axis, of_folder, name)
+    figure.savefig(picture, dpi=110)
 
 
 if __name__ == "__main__":
