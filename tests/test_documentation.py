@@ -49,7 +49,7 @@ def test_command_of_the_phantom_page_makes_a_cohort(tmp_path):
 def test_model_card_has_the_commands_of_the_readme():
     readme = {command.replace("cmb_bundle/", "") for command in commands(ROOT / "README.md")}
     card = commands(ROOT / "cmb_bundle" / "docs" / "README.md")
-    made_by = next(command for command in card if "--detector_epochs 60" in command)
+    made_by = next(command for command in card if "--detector_epochs 150" in command)
     assert made_by.partition(" --folds 6")[0] in readme
     assert set(card) - {made_by} == readme
 
