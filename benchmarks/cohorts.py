@@ -2,7 +2,8 @@
 
 ``python benchmarks/cohorts.py DIR`` makes them all (9 GB), or those named after DIR. Their seeds are disjoint. Those of
 the test cohorts were taken, before anything was simulated, so that a third of their 40 subjects has no microbleed.
-Nothing was chosen by looking at what is detected in ``test_hr``, ``test_lr`` or ``robustness``.
+No threshold and no design was chosen by what is detected in ``test_hr``, ``test_lr`` or ``robustness``; docs/weights.md
+says what was seen there first.
 """
 
 from __future__ import annotations

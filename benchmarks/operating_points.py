@@ -116,7 +116,7 @@ def reliability(axes, records: Sequence[SubjectRecord], title: str) -> float:
 
 def main(picture: str, validation: str, *tests: str) -> None:
     """Print the tables and draw the diagrams."""
-    records = {Path(folder).name: own(load_records(folder)) for folder in (validation, *tests)}
+    records = {folder: own(load_records(folder)) for folder in (validation, *tests)}
     first, *others = records.values()
     table = pd.DataFrame([figures(first, a, b) for a in CANDIDATE_THRESHOLDS for b in PROBABILITY_THRESHOLDS])
     points = choose(table)
@@ -130,9 +130,11 @@ def main(picture: str, validation: str, *tests: str) -> None:
         print(f"\n{name}\n" + pd.DataFrame(same).T.round(3).to_string())
     figure, axes = plt.subplots(1, len(records), figsize=(4 * len(records), 4.2), layout="constrained")
     for axis, (name, of_folder) in zip(axes, records.items(), strict=True):
-        reliability(axis, of_folder, name)
+        reliability(axis, of_folder, Path(name).name)
     figure.savefig(picture, dpi=110)
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4 or len(set(sys.argv[2:])) < len(sys.argv[2:]):
+        raise SystemExit("Expected a picture's name, the folder of the validation and those of tests, each once.")
     main(*sys.argv[1:])

@@ -1,6 +1,7 @@
 """Seconds and memory of inference on one HR subject, from files to files, beside the literal YOLOv2 in OpenCV.
 
-``python benchmarks/speed.py`` prints tables; all of it runs in one process, warm, on the threads that torch takes.
+``python benchmarks/speed.py`` prints tables; all of it runs in one process, warm, on the threads that torch takes,
+on Linux (memory is read from /proc).
 Machines differ and are noisy: read the ratios. Set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 as the
 Makefile does, or a third of the time goes into memory that is given back and asked for again.
 """
@@ -156,6 +157,8 @@ def main() -> None:
         make = get_context("spawn").Process(target=simulate, args=(folder / "hr",))
         make.start()
         make.join()
+        if make.exitcode:
+            raise RuntimeError("The simulation of the subject failed; see above.")
         parser = parse(folder / "hr")
         network = parser.get_parsed_content("network")
         runs = [subject(parser, network, folder / "out") for _ in range(REPEATS + 1)]
@@ -171,8 +174,9 @@ def main() -> None:
         process = subprocess.Popen(command, cwd=name, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         cold = time.perf_counter() - start
-        if status:
-            raise RuntimeError(f"{' '.join(command)} ended with status {status}; run it alone to see why.")
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}; run it alone to see why.")
         print(f"the same as a cold process: {cold:.1f} s, peak resident memory {usage.ru_maxrss / 1024**2:.2f} GiB\n")
         rivals = literal(folder)
         networks = steps["stage 1"] + steps["merge"] + steps["stage 2"]

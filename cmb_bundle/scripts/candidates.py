@@ -15,7 +15,8 @@ CANDIDATE_COLUMNS = ("i", "j", "k", "diameter_mm", "detector_score", "n_slices")
 in mm, score of its boxes, number of slices with a box."""
 
 NO_BOX = 0.005
-"""What a slice without a box counts in a score over several slices: half of the least score that the detector tells."""
+"""What a slice without a box counts in a score over several slices, and the least that a box counts: half of the
+detectors' configured ``score_thresh``."""
 
 
 def merge_slices(

@@ -83,4 +83,4 @@ class PatchClassifier(nn.Module):
         if self.training or not self.average_flips:
             return self.head(self.features(x))
         flipped = torch.cat([x.flip(axes) for axes in ((), (2,), (4,), (2, 4))])
-        return self.head(self.features(flipped)).unflatten(0, (4, len(x))).mean(dim=0)
+        return self.head(self.features(flipped)).unflatten(0, (4, -1)).mean(dim=0)
