@@ -117,14 +117,12 @@ def reliability(axes, records: Sequence[SubjectRecord], title: str) -> float:
 def main(picture: str, validation: str, *tests: str) -> None:
     """Print the tables and draw the diagrams."""
     records = {folder: own(load_records(folder)) for folder in (validation, *tests)}
-    first, *others = records.values()
+    first = records[validation]
     table = pd.DataFrame([figures(first, a, b) for a in CANDIDATE_THRESHOLDS for b in PROBABILITY_THRESHOLDS])
     points = choose(table)
     print("validation\n" + pd.DataFrame(points).T.round(3).to_string())
-    pooled = {
-        **dict(zip(list(records)[1:], others, strict=True)),
-        "together": [record for of_test in others for record in of_test],
-    }
+    pooled = {folder: records[folder] for folder in tests}
+    pooled["together"] = [record for of_test in pooled.values() for record in of_test]
     for name, of_test in pooled.items():
         same = {n: figures(of_test, p["candidate_threshold"], p["probability_threshold"]) for n, p in points.items()}
         print(f"\n{name}\n" + pd.DataFrame(same).T.round(3).to_string())

@@ -1,9 +1,9 @@
 """Seconds and memory of inference on one HR subject, from files to files, beside the literal YOLOv2 in OpenCV.
 
-``python benchmarks/speed.py`` prints tables; all of it runs in one process, warm, on the threads that torch takes,
-on Linux (memory is read from /proc).
-Machines differ and are noisy: read the ratios. Set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 as the
-Makefile does, or a third of the time goes into memory that is given back and asked for again.
+``python benchmarks/speed.py`` prints tables; all of it runs in one process, warm, on the threads that torch takes, on
+Linux (memory is read from /proc). Machines differ and are noisy: read the ratios. Set MALLOC_MMAP_MAX_=0
+MALLOC_TRIM_THRESHOLD_=17179869184 as the Makefile does, or a third of the time goes into memory that is given back and
+asked for again.
 """
 
 from __future__ import annotations
