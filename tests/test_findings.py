@@ -205,8 +205,8 @@ def test_duplicate_of_a_dropped_candidate_is_none():
 
 @pytest.mark.parametrize("table", [torch.zeros((0, 7)), torch.full((2, 7), torch.nan)])
 def test_no_candidates(table):
-    result, labels = find(np.full((20, 20, 10), 100.0), table)
-    assert result == {"microbleeds": [], "candidates": []}
+    result, labels = find(np.full((20, 20, 10), 100.0), table, probability_threshold=0.3)
+    assert result == {"probability_threshold": 0.3, "microbleeds": [], "candidates": []}
     assert labels.shape == (20, 20, 10)
     assert not labels.any()
 

@@ -88,6 +88,28 @@ def test_configs_have_the_properties_of_a_bundle(names, trained, tiny_cohort, tm
     assert workflow.bundle_root == str(CONFIGS.parent)
 
 
+def nodes(config, target):
+    """Every part of a configuration whose ``_target_`` ends in ``target``."""
+    if isinstance(config, dict) and str(config.get("_target_")).endswith(target):
+        yield config
+    for part in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from nodes(part, target)
+
+
+@pytest.mark.parametrize("names", ["train", "train multi_gpu_train", "train select_by_froc", "inference"])
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda:0", True)])
+def test_batches_are_pinned_and_sent_without_waiting_on_cuda_alone(names, device, pinned):
+    config = ConfigParser.load_config_files([str(CONFIGS / f"{name}.json") for name in names.split()])
+    parser = ConfigParser(config)
+    parser.update({"device": device})
+    assert parser.get_parsed_content("pin_memory") is pinned
+    loaders = list(nodes(config, "DataLoader"))
+    engines = [*nodes(config, "Trainer"), *nodes(config, "Evaluator")]
+    assert [loader["pin_memory"] for loader in loaders] == ["@pin_memory"] * len(loaders)
+    assert [engine["non_blocking"] for engine in engines] == ["@pin_memory"] * len(engines)
+    assert min(len(loaders), len(engines)) >= (1 if names == "inference" else 4)
+
+
 PROPERTIES = """
 import sys
 from monai.bundle import ConfigWorkflow

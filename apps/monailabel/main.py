@@ -65,8 +65,7 @@ class CMBApp(MONAILabelApp):
         result = super().infer(request, datastore)
         store, image = datastore or self.datastore(), request.get("image")
         if isinstance(image, str) and not Path(image).exists() and "candidates" in (result["params"] or {}):
-            threshold = float(request.get("probability_threshold", self._infers[NAME].threshold()))
-            found = candidate_uncertainty(result["params"]["candidates"], threshold)
+            found = candidate_uncertainty(result["params"]["candidates"], result["params"]["probability_threshold"])
             weights = weights_in_use(str(self.bundle), request.get("model_filename"))
             store.update_image_info(image, {"cmb": {"uncertainty": found, "weights": weights}})
         return result

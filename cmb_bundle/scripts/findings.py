@@ -55,7 +55,7 @@ class Findingsd(Transform):
         (0 background, 1..n microbleeds, most probable first), and ``result``: ``notices`` on how the scan was read, if
         any; ``microbleeds`` and ``candidates`` as lists of dictionaries with ``voxel`` (0-based, continuous, input
         grid), ``ras_mm``, ``diameter_mm``, ``detector_score``, ``probability``; candidates also ``accepted`` and
-        ``reason``.
+        ``reason``; and ``probability_threshold`` as given.
     """
 
     def __init__(
@@ -104,7 +104,11 @@ class Findingsd(Transform):
         for number, microbleed in enumerate(microbleeds, 1):
             microbleed["diameter_mm"] = round(self._grow(swi, centres, labels, number), 2)
         candidates = [{**entry, "accepted": why is None, "reason": why or "accepted"} for entry, why in judged]
-        d["result"] = {"microbleeds": microbleeds, "candidates": candidates}
+        d["result"] = {
+            "probability_threshold": self.probability_threshold,
+            "microbleeds": microbleeds,
+            "candidates": candidates,
+        }
         if d.get("notices"):
             d["result"]["notices"] = d["notices"]
         if not self.number:

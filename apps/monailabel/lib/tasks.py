@@ -27,10 +27,6 @@ class CMBInferTask(BundleInferTask):
         self.config()
         return super().__call__(request, callbacks)
 
-    def threshold(self) -> float:
-        """The probability from which a candidate is a microbleed, where the request names none."""
-        return float(self.displayable_configs["probability_threshold"])
-
 
 class CMBTrainTask(BundleTrainTask):
     """The stock task; `max_epochs` counts for both stages, and the learning rates are options."""
