@@ -1,4 +1,4 @@
-"""The cohorts that the shipped weights come from: training and validation, test, and one protocol change at a time.
+"""The cohorts that the shipped weights come from: training and validation, thresholds, test, and changes of protocol.
 
 ``python benchmarks/cohorts.py DIR`` makes them all (9 GB), or those named after DIR. Their seeds are disjoint. Those of
 the test cohorts were taken, before anything was simulated, so that a third of their 40 subjects has no microbleed.
@@ -50,9 +50,13 @@ def folder_of(change: str) -> str:
 
 def make(folder: Path, names: list[str]) -> None:
     """Make the cohorts, all of them if none is named."""
-    wanted = names or ["training", "test_hr", "test_lr", "robustness"]
+    wanted = names or ["training", "points_hr", "points_lr", "test_hr", "test_lr", "robustness"]
     if "training" in wanted:
         make_cohort(folder / "training", 170, LR, seed=1000, vary=True, vary_geometry=True)
+    if "points_hr" in wanted:
+        make_cohort(folder / "points_hr", 20, HR.changed(positive_share=2 / 3), seed=2000)
+    if "points_lr" in wanted:
+        make_cohort(folder / "points_lr", 20, LR.changed(positive_share=2 / 3), seed=2500)
     if "test_hr" in wanted:
         make_cohort(folder / "test_hr", 20, HR.changed(positive_share=2 / 3), seed=3009)
     if "test_lr" in wanted:

@@ -1,13 +1,14 @@
 """Thresholds by validation, and how well probabilities are calibrated.
 
-``python benchmarks/operating_points.py PICTURE VALIDATION TEST ...`` reads the records of evaluations (folders with
-``records.json``) that were run with a low ``--candidate_threshold``. It prints the operating points that follow from
-the first alone, then the figures of the same points in each of the others and in all of them together; and draws a
-reliability diagram of each.
+``python benchmarks/operating_points.py PICTURE VALIDATION POINTS_HR POINTS_LR TEST ...`` reads the records of
+evaluations (folders with ``records.json``) that were run with a low ``--candidate_threshold``. It prints the
+operating points that follow from the first three alone, then the figures of the same points in each of the others and
+in all of them together; and draws a reliability diagram of the validation and of each test.
 
-An operating point is a pair of thresholds within a limit: ``specific`` 0.25 and ``balanced`` 0.5 false positives a
-subject, ``sensitive`` 2. Of the pairs whose sensitivity is at most 0.01 below the highest within the limit, it is that
-with the fewest candidates of stage 1; of these the most sensitive, then that with the fewest false positives.
+The threshold of candidates is the lowest that leaves stage 1 no more than 10 false candidates a scan (``sensitive``:
+30) in POINTS_HR and POINTS_LR together, scans of the protocols for which this budget is set. The threshold of
+probability is by VALIDATION, scans of every protocol: the most sensitive within 0.25 (``specific``), 0.5
+(``balanced``) and 2 (``sensitive``) false positives a scan, and of equals that with the fewest false positives.
 """
 
 from __future__ import annotations
@@ -27,9 +28,8 @@ from cmb_bundle.scripts.matched import places_of
 from cmb_bundle.scripts.matching import match, suppress
 from cmb_bundle.scripts.records import SubjectRecord, load_records
 
-TOLERANCE = 0.01
-LIMITS = {"specific": 0.25, "balanced": 0.5, "sensitive": 2.0}
-CANDIDATE_THRESHOLDS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
+LIMITS = {"specific": (10, 0.25), "balanced": (10, 0.5), "sensitive": (30, 2.0)}
+CANDIDATE_THRESHOLDS = tuple(np.round(np.arange(0.02, 0.61, 0.01), 2))
 PROBABILITY_THRESHOLDS = tuple(np.round(np.arange(0.05, 0.96, 0.05), 2))
 DUPLICATE_MM = 3.0
 
@@ -71,14 +71,15 @@ def figures(records: Sequence[SubjectRecord], low: float, probability: float) ->
     }  # fmt: skip
 
 
-def choose(table: pd.DataFrame) -> dict[str, pd.Series]:
-    """The operating points by a table of :func:`figures`."""
+def choose(validation: Sequence[SubjectRecord], published: Sequence[SubjectRecord]) -> dict[str, dict[str, float]]:
+    """The operating points, with what :func:`figures` tells of them in the validation."""
+    false_candidates = {low: figures(published, low, 1.0)["stage 1 FPavg"] for low in CANDIDATE_THRESHOLDS}
     points = {}
-    for name, limit in LIMITS.items():
-        within = table[table["FPavg"] <= limit]
-        good = within[within["sensitivity"] >= within["sensitivity"].max() - TOLERANCE]
-        order = good.sort_values(["stage 1 FPavg", "sensitivity", "FPavg"], ascending=[True, False, True])
-        points[name] = order.iloc[0]
+    for name, (candidates, false) in LIMITS.items():
+        low = min(low for low, number in false_candidates.items() if number <= candidates)
+        table = [figures(validation, low, probability) for probability in PROBABILITY_THRESHOLDS]
+        within = [row for row in table if row["FPavg"] <= false]
+        points[name] = max(within, key=lambda row: (row["sensitivity"], -row["FPavg"]))
     return points
 
 
@@ -114,15 +115,14 @@ def reliability(axes, records: Sequence[SubjectRecord], title: str) -> float:
     return error
 
 
-def main(picture: str, validation: str, *tests: str) -> None:
+def main(picture: str, validation: str, points_hr: str, points_lr: str, *tests: str) -> None:
     """Print the tables and draw the diagrams."""
-    records = {folder: own(load_records(folder)) for folder in (validation, *tests)}
-    first = records[validation]
-    table = pd.DataFrame([figures(first, a, b) for a in CANDIDATE_THRESHOLDS for b in PROBABILITY_THRESHOLDS])
-    points = choose(table)
+    records = {folder: own(load_records(folder)) for folder in (validation, points_hr, points_lr, *tests)}
+    published = records.pop(points_hr) + records.pop(points_lr)
+    points = choose(records[validation], published)
     print("validation\n" + pd.DataFrame(points).T.round(3).to_string())
-    pooled = {folder: records[folder] for folder in tests}
-    pooled["together"] = [record for of_test in pooled.values() for record in of_test]
+    pooled = {"points_hr and points_lr": published} | {folder: records[folder] for folder in tests}
+    pooled["tests together"] = [record for folder in tests for record in records[folder]]
     for name, of_test in pooled.items():
         same = {n: figures(of_test, p["candidate_threshold"], p["probability_threshold"]) for n, p in points.items()}
         print(f"\n{name}\n" + pd.DataFrame(same).T.round(3).to_string())
@@ -133,6 +133,6 @@ def main(picture: str, validation: str, *tests: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 4 or len(set(sys.argv[2:])) < len(sys.argv[2:]):
-        raise SystemExit("Expected a picture's name, the folder of the validation and those of tests, each once.")
+    if len(sys.argv) < 6 or len(set(sys.argv[2:])) < len(sys.argv[2:]):
+        raise SystemExit("Expected PICTURE VALIDATION POINTS_HR POINTS_LR TEST ..., each folder once.")
     main(*sys.argv[1:])
