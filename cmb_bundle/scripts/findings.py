@@ -128,20 +128,21 @@ class Findingsd(Transform):
 
     def _grow(self, swi: MetaTensor, centres: np.ndarray, labels: np.ndarray, number: int) -> float:
         """Write ``number`` into ``labels`` at that microbleed's voxels; return the diameter of their volume in mm."""
-        spacing, centre = swi.pixdim.numpy(), centres[number - 1]
+        spacing = swi.pixdim.numpy()
         margin = np.ceil(2 * self.reach_mm / spacing).astype(int)
-        middle = np.clip(np.round(centre).astype(int), 0, np.array(labels.shape) - 1)
+        middle = np.clip(np.round(centres[number - 1]).astype(int), 0, np.array(labels.shape) - 1)
         low, high = np.maximum(middle - margin, 0), np.minimum(middle + margin + 1, labels.shape)
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         grid = np.stack(np.meshgrid(*[np.arange(a, b) for a, b in zip(low, high, strict=True)], indexing="ij"), -1)
         values = swi[0][box].numpy()
         own = (cKDTree(centres * spacing).query(grid * spacing)[1] == number - 1) & ~background(values)
-        from_centre = np.linalg.norm((grid - centre) * spacing, axis=-1)
-        near = own & (from_centre <= max(2.0, spacing.max() / 2 * np.sqrt(3)))
+        # from a whole voxel, so that a place that differs by a hair does not begin at another voxel
+        from_middle = np.linalg.norm((grid - middle) * spacing, axis=-1).round(3)
+        near = own & (from_middle <= max(2.0, spacing.max() / 2 * np.sqrt(3)))
         if not near.any():
-            near = from_centre == from_centre.min()
+            near = from_middle == from_middle.min()
         darkest = near & (values == values[near].min())
-        core = np.unravel_index(np.argmin(np.where(darkest, from_centre, np.inf)), values.shape)
+        core = np.unravel_index(np.argmin(np.where(darkest, from_middle, np.inf)), values.shape)
         from_core = np.linalg.norm((grid - grid[core]) * spacing, axis=-1)
         around = (from_core > self.reach_mm) & (values > 0)
         edge = (values[core] + np.median(values[around])) / 2 if around.any() else values[core]
