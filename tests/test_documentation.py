@@ -27,7 +27,7 @@ def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):
     (tmp_path / "cmb_bundle").symlink_to(ROOT / "cmb_bundle")
     (tmp_path / "D").symlink_to(tiny_cohort)
     found = commands(ROOT / "README.md")
-    assert len(found) == 3
+    assert len(found) == 4
     for command in found:
         words = shlex.split(command)
         for start, extra in QUICK.items():
@@ -36,6 +36,7 @@ def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
     assert (tmp_path / "O" / "model.pt").is_file()
+    assert (tmp_path / "F" / "model.pt").is_file()
     assert json.loads((tmp_path / "R" / "metrics.json").read_text())["end_to_end"]["n_subjects"] == 1
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cmb_bundle.scripts.networks import TwoStageNetwork
-from cmb_bundle.scripts.weights import CheckpointError, load_weights
+from cmb_bundle.scripts.weights import CheckpointError, initialize, load_weights
 
 
 def filled(value: float, features: int = 3) -> TwoStageNetwork:
@@ -65,3 +65,12 @@ def test_a_file_of_the_other_stage_is_refused(tmp_path):
 def test_a_word_is_no_truth_value(checkpoint):
     with pytest.raises(CheckpointError, match=r"detector_from_checkpoint is 'false'; .* True or False"):
         load_weights(filled(1.0), checkpoint, stages={"detector": "false", "classifier": True})
+
+
+def test_a_training_starts_from_given_weights(checkpoint):
+    assert values(initialize(filled(1.0), checkpoint)) == {7.0}
+    assert values(initialize(filled(1.0))) == {1.0}
+    with pytest.raises(CheckpointError, match=r"initial_weights .*nowhere\.pt do not exist\. Give a file of weights"):
+        initialize(filled(1.0), checkpoint.with_name("nowhere.pt"))
+    with pytest.raises(CheckpointError, match=r"model\.pt is of another architecture"):
+        initialize(filled(1.0, features=6), checkpoint)

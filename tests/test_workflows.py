@@ -176,6 +176,21 @@ def test_training_on_a_flat_folder_gives_the_same_weights(trained, flat, tiny_co
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
+def test_fine_tuning_starts_both_stages_from_the_given_weights(trained, tiny_cohort, bundle, elsewhere):
+    start, output = trained / "model.pt", elsewhere / "tuned"
+    bundle(
+        "training", TRAIN, elsewhere, dataset_dir=tiny_cohort, output_dir=output, initial_weights=start,
+        detector_learning_rate=0.0, classifier_learning_rate=0.0, detector_epochs=1, classifier_epochs=1,
+    )  # fmt: skip
+    given = torch.load(start, weights_only=True)
+    tuned = torch.load(output / "model.pt", weights_only=True)
+    learned = [key for key in given if key.endswith(("weight", "bias"))]
+    # calibration scales the last layer of stage 2
+    last = [key for key in learned if key.startswith("classifier.")][-2:]
+    assert all(torch.equal(given[key], tuned[key]) for key in set(learned) - set(last))
+    assert int(tuned["detector.loss.seen"]) > int(given["detector.loss.seen"])
+
+
 def test_inference_on_a_flat_folder_without_labels(trained, flat, bundle, elsewhere, tiny_cohort):
     output = elsewhere / "found"
     done = bundle(

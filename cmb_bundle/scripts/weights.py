@@ -64,6 +64,30 @@ def load_weights(
     return network
 
 
+def initialize(network: torch.nn.Module, path: str | Path | None = None) -> torch.nn.Module:
+    """
+    Give a network the weights that a training starts from, in place of random ones.
+
+    Args:
+        network: both stages.
+        path: weights of both stages, such as ``models/model.pt``; None leaves the network as it is.
+
+    Returns:
+        the network.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, or of another architecture.
+    """
+    if path is None:
+        return network
+    if not Path(path).is_file():
+        raise CheckpointError(
+            f"initial_weights {path} do not exist. Give a file of weights of both stages, such as models/model.pt of "
+            "the bundle, or none to train from nothing."
+        )
+    return load_weights(network, path)
+
+
 def read_state(path: str | Path, map_location: object, advice: str) -> dict:
     """Read a dictionary that :func:`torch.save` wrote; where that fails, the error ends with ``advice``."""
     try:
