@@ -50,13 +50,17 @@ def folder_of(change: str) -> str:
 
 def make(folder: Path, names: list[str]) -> None:
     """Make the cohorts, all of them if none is named."""
-    wanted = names or ["training", "points_hr", "points_lr", "test_hr", "test_lr", "robustness"]
+    wanted = names or ["training", "points_hr", "points_lr", "dense_hr", "dense_lr", "test_hr", "test_lr", "robustness"]
     if "training" in wanted:
         make_cohort(folder / "training", 170, LR, seed=1000, vary=True, vary_geometry=True)
     if "points_hr" in wanted:
         make_cohort(folder / "points_hr", 20, HR.changed(positive_share=2 / 3), seed=2000)
     if "points_lr" in wanted:
         make_cohort(folder / "points_lr", 20, LR.changed(positive_share=2 / 3), seed=2500)
+    if "dense_hr" in wanted:
+        make_cohort(folder / "dense_hr", 8, HR.changed(microbleeds=60), seed=2600)
+    if "dense_lr" in wanted:
+        make_cohort(folder / "dense_lr", 8, LR.changed(microbleeds=60), seed=2700)
     if "test_hr" in wanted:
         make_cohort(folder / "test_hr", 20, HR.changed(positive_share=2 / 3), seed=3009)
     if "test_lr" in wanted:

@@ -108,6 +108,18 @@ def test_slices_are_averaged_for_the_detector_only():
     np.testing.assert_allclose(seen[:, 1], [0, 0, 0, 0.1, 0.1, 0.1, 0, 0, 0, 0, 0], atol=1e-6)
 
 
+def test_the_detector_sees_the_neighbours_of_a_slice_and_the_classifier_does_not():
+    image = volume((10, 12, 4, 0.9, 0.3))
+    table = TwoStageInferer(SPACING, average=1, context=3)(image[None], both := network())
+    seen = torch.cat(both.detector.batches)[:, :, 10, 12]
+    assert seen.shape == (11, 6)
+    # the slice before is the first channel, so that the spot is there one slice later
+    np.testing.assert_allclose(seen[3:6, :3], [[0, 0, 0.9], [0, 0.9, 0], [0.9, 0, 0]])
+    np.testing.assert_allclose(seen[3:6, 3:], [[0, 0, 0.3], [0, 0.3, 0], [0.3, 0, 0]])
+    assert table[0, 0, 2] == 5
+    assert both.classifier.batches[0].shape[1:] == (1, 16, 32, 16)
+
+
 def test_boxes_below_the_threshold_are_no_candidates():
     image = volume((10, 12, 3, 0.3, 0.5), (30, 5, 8, 0.25, 0.5), (20, 20, 5, 0.24, 0.5))
     table = TwoStageInferer(SPACING, average=1, score_threshold=0.25)(image[None], network())

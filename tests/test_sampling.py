@@ -20,6 +20,7 @@ from cmb_bundle.scripts.sampling import (
     RandSlicesd,
     average_slices,
     cut_patch,
+    stack_slices,
     to_classifier_input,
 )
 
@@ -83,6 +84,26 @@ def test_swi_comes_first_along_the_second_axis():
     d = ClassifierInputd("image")({"image": MetaTensor(patch), "label": 3})
     assert torch.equal(torch.as_tensor(d["image"]), side_by_side)
     assert d["label"] == 3
+
+
+# --- slices side by side ---
+
+
+def test_neighbours_stand_beside_each_slice_by_hand():
+    volume = torch.tensor([[0.0, 1, 2], [10, 11, 12]]).view(2, 1, 1, 3)
+    stacked = stack_slices(volume, 3)
+    assert stacked.shape == (6, 1, 1, 3)
+    # before, itself and after, of the first channel and then of the second; at the ends the last slice stands twice
+    assert stacked[:, 0, 0, 0].tolist() == [0, 0, 1, 10, 10, 11]
+    assert stacked[:, 0, 0, 1].tolist() == [0, 1, 2, 10, 11, 12]
+    assert stacked[:, 0, 0, 2].tolist() == [1, 2, 2, 11, 12, 12]
+    assert torch.equal(stack_slices(volume, 1), volume)
+
+
+@pytest.mark.parametrize("number", [0, 2, -1])
+def test_neighbours_are_as_many_on_either_side(number):
+    with pytest.raises(ValueError, match=rf"context is {number}; expected an odd number of slices"):
+        stack_slices(torch.zeros(2, 3, 3, 4), number)
 
 
 # --- slices with boxes ---
@@ -185,6 +206,21 @@ def test_the_dot_is_at_the_centre_of_its_box_and_averaged(size, seed):
             assert swi[i, j] == pytest.approx(1 / 3)
             assert phase[i, j] == pytest.approx(0.25 / 3)
     assert max(seen) >= 1
+
+
+@pytest.mark.parametrize("average", [1, 3])
+@pytest.mark.parametrize("context", [3, 5])
+def test_a_drawn_slice_has_its_neighbours_as_the_inferer_sees_them(average, context):
+    d = subject([[20, 30, 0], [10, 8, 5]])
+    d["image"] = d["image"] + torch.rand(d["image"].shape, generator=torch.Generator().manual_seed(1))
+    seen = stack_slices(average_slices(d["image"].as_tensor(), average), context)
+    size = tuple(seen.shape[1:3])
+    for item in draw(d, 3, size=size, average=average, context=context):
+        assert any(torch.allclose(item["image"], seen[..., k]) for k in range(seen.shape[-1]))
+    for wide, plain in zip(draw(d, 4, average=average, context=context), draw(d, 4, average=average), strict=True):
+        middle = [context // 2, context + context // 2]
+        assert torch.equal(wide["image"][middle], plain["image"])
+        assert torch.equal(wide["boxes"], plain["boxes"])
 
 
 def test_beyond_the_slice_are_zeros():
@@ -299,6 +335,17 @@ def test_phase_is_dropped_as_often_as_asked():
     transform.set_random_state(0)
     dropped = [float(transform({"image": before})["image"][1].max()) == 0 for _ in range(400)]
     assert np.mean(dropped) == pytest.approx(0.25, abs=0.09)
+
+
+def test_all_slices_of_swi_and_of_phase_change_alike():
+    swi, phase = image()
+    beside = torch.stack([swi, swi, swi, phase, phase, phase])
+    fixed = {"prob": 1.0, "gamma": (2.0, 2.0), "gain": (0.75, 0.75), "phase_factor": (1.5, 1.5), "noise": 0.0}
+    plain = RandContrastd("image", **fixed)({"image": image()})["image"]
+    changed = RandContrastd("image", **fixed, slices=3)({"image": beside})["image"]
+    assert torch.equal(changed, plain.repeat_interleave(3, dim=0))
+    gone = RandDropPhased("image", prob=1.0, slices=3)({"image": beside})["image"]
+    assert torch.equal(gone, torch.cat([beside[:3], torch.zeros_like(beside[3:])]))
 
 
 def test_swi_alone_has_one_channel():

@@ -353,6 +353,25 @@ def test_weights_of_another_architecture_are_refused(trained, flat, bundle, else
     assert not (elsewhere / "refused").exists()
 
 
+@pytest.mark.parametrize("overlay", [[], ["swi_only.json"]], ids=["SWI and phase", "SWI"])
+def test_stage_1_with_neighbouring_slices(overlay, tiny_cohort, bundle, elsewhere):
+    output = elsewhere / f"context{len(overlay)}"
+    how = {"dataset_dir": tiny_cohort, "context": 3}
+    bundle(
+        "training", [*TRAIN, *overlay], elsewhere, output_dir=output, detector_epochs=1, classifier_epochs=1, **how
+    )  # fmt: skip
+    weights = torch.load(output / "model.pt", weights_only=True)
+    first = next(tensor for key, tensor in weights.items() if key.startswith("detector.network.stages.0"))
+    assert first.shape[1] == (3 if overlay else 6)
+    bundle(
+        "run", [*INFERENCE, *overlay], elsewhere, checkpoint=output / "model.pt", output_dir=output / "found",
+        candidate_threshold=0.0, **how,
+    )  # fmt: skip
+    results = [json.loads(path.read_text()) for path in (output / "found").glob("*/*_cmb.json")]
+    assert len(results) == 5
+    assert sum(len(result["candidates"]) for result in results) > 0
+
+
 def test_killed_training_resumes_to_the_weights_of_an_unbroken_one(trained, tiny_cohort, elsewhere, bundle):
     output = elsewhere / "killed"
     files = str([str(CONFIGS / "train.json"), str(TINY_CONFIG)])

@@ -6,7 +6,7 @@ import torch
 from monai.inferers import Inferer, SimpleInferer
 
 from .candidates import CANDIDATE_COLUMNS, merge_slices
-from .sampling import average_slices, cut_patch, to_classifier_input
+from .sampling import average_slices, cut_patch, stack_slices, to_classifier_input
 
 TABLE_COLUMNS = (*CANDIDATE_COLUMNS, "probability")
 
@@ -53,6 +53,7 @@ class TwoStageInferer(Inferer):
         max_candidates: candidates kept, the best by detector score.
         classify: False stops after the first stage; the probability is then NaN.
         score_slices: slices that a candidate's score is taken over, see :func:`~.candidates.merge_slices`.
+        context: slices that are the channels of one image, as in training, see :func:`~.sampling.stack_slices`.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class TwoStageInferer(Inferer):
         classify: bool = True,
         patch_batch_size: int = 64,
         score_slices: int = 1,
+        context: int = 1,
     ) -> None:
         super().__init__()
         self.spacing = tuple(float(s) for s in spacing)
         self.average, self.batch_size, self.score_threshold = average, batch_size, score_threshold
         self.merge_mm, self.patch_size, self.max_candidates = merge_mm, patch_size, max_candidates
         self.classify, self.patch_batch_size, self.score_slices = classify, patch_batch_size, score_slices
+        self.context = context
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args, **kwargs) -> torch.Tensor:
         """
@@ -119,7 +122,7 @@ class TwoStageInferer(Inferer):
         Where scores are taken over several slices, weak boxes are kept too: the threshold is for what they add up to.
         """
         least = self.score_threshold if self.score_slices == 1 else 0.0
-        slices = average_slices(volume.float(), self.average).permute(3, 0, 1, 2)
+        slices = stack_slices(average_slices(volume.float(), self.average), self.context).permute(3, 0, 1, 2)
         detections = []
         for batch in slices.split(self.batch_size):
             for found in detector(batch):

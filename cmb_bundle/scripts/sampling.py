@@ -33,6 +33,38 @@ def average_slices(volume: torch.Tensor, number: int = 3) -> torch.Tensor:
     return avg_pool1d(flat, number, 1, number // 2, count_include_pad=False).reshape(volume.shape)
 
 
+def neighbouring_slices(k: int, slices: int, number: int) -> list[int]:
+    """
+    Indices of a slice and its neighbours, in order; beyond the ends stands the last slice.
+
+    Args:
+        k: the slice.
+        slices: how many there are.
+        number: how many to take, odd.
+
+    Raises:
+        ValueError: ``number`` is even or below 1.
+    """
+    if number < 1 or number % 2 == 0:
+        raise ValueError(f"context is {number}; expected an odd number of slices, such as 1 or 3.")
+    return [min(max(k + step, 0), slices - 1) for step in range(-(number // 2), number // 2 + 1)]
+
+
+def stack_slices(volume: torch.Tensor, number: int) -> torch.Tensor:
+    """
+    Put beside each slice its neighbours, as channels.
+
+    Args:
+        volume: (C, i, j, k).
+        number: slices for each, see :func:`neighbouring_slices`.
+
+    Returns:
+        (C number, i, j, k), all slices of the first channel first.
+    """
+    around = [neighbouring_slices(k, volume.shape[-1], number) for k in range(volume.shape[-1])]
+    return volume if number == 1 else volume[..., torch.tensor(around).T].movedim(-2, 1).flatten(0, 1)
+
+
 def cut_patch(volume: torch.Tensor, voxel, size: int) -> torch.Tensor:
     """
     Cut a cube around a point, with zeros beyond the volume.
@@ -79,14 +111,15 @@ class RandSlicesd(RandomizableTransform, MapTransform):
         size: in-plane size (i, j) in voxels of what is cut from a slice; a slice through a lesion is cut so that the
             lesion is in it; beyond the slice are zeros.
         average: slices averaged, see :func:`average_slices`.
+        context: (averaged) slices that are the channels of one image, see :func:`stack_slices`.
         box_mm: edge of the box around a lesion, at least; larger for lesions known to be large.
         box_scale: edge of the box in diameters, where the diameter is known.
         reach_mm: a lesion is marked on slices up to this far from its centre along the slice axis, or its radius or
             half a slice if that is larger.
 
     Returns:
-        a list of ``number`` dictionaries with ``image`` (2, *size) and the detector's targets ``boxes`` (N, 4), in
-        pixel-edge units of the cut, and ``labels`` (N,), all 0.
+        a list of ``number`` dictionaries with ``image`` (2 context, *size) and the detector's targets ``boxes`` (N, 4),
+        in pixel-edge units of the cut, and ``labels`` (N,), all 0.
     """
 
     def __init__(
@@ -99,11 +132,13 @@ class RandSlicesd(RandomizableTransform, MapTransform):
         box_mm: float = 6.0,
         box_scale: float = 1.5,
         reach_mm: float = 2.0,
+        context: int = 1,
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
         self.number, self.lesion_fraction, self.size, self.average = number, lesion_fraction, tuple(size), average
         self.box_mm, self.box_scale, self.reach_mm = box_mm, box_scale, reach_mm
+        self.context = context
 
     def __call__(self, data: Mapping[Hashable, object]) -> list[dict]:
         volume = data[self.keys[0]]
@@ -144,13 +179,17 @@ class RandSlicesd(RandomizableTransform, MapTransform):
         boxes = np.concatenate([centre - half[on_slice, :2], centre + half[on_slice, :2]], axis=1)
         inside = ((centre >= 0) & (centre < np.array(self.size))).all(axis=1)
         boxes = boxes[inside].clip(0, np.tile(self.size, 2))
-        first = max(0, k - self.average // 2)
-        around = volume[..., first : k + self.average // 2 + 1].float()
+        around = [self._plane(volume, one) for one in neighbouring_slices(k, shape[2], self.context)]
         return {
-            "image": self._cut(average_slices(around, self.average)[..., k - first], start),
+            "image": self._cut(torch.stack(around, dim=1).flatten(0, 1), start),
             "boxes": torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             "labels": torch.zeros(len(boxes), dtype=torch.int64),
         }
+
+    def _plane(self, volume: torch.Tensor, k: int) -> torch.Tensor:
+        first = max(0, k - self.average // 2)
+        around = volume[..., first : k + self.average // 2 + 1].float()
+        return average_slices(around, self.average)[..., k - first]
 
     def _cut(self, plane: torch.Tensor, start: list[int]) -> torch.Tensor:
         before = [max(-s, 0) for s in start]
@@ -168,6 +207,7 @@ class RandContrastd(RandomizableTransform, MapTransform):
 
     Args:
         keys: key of an image with channels SWI and, if there, complement phase; any spatial shape.
+        slices: channels of SWI, which come first, see :func:`stack_slices`.
         prob: probability of a change.
         gamma: range of the exponent.
         gain: range of the gain of SWI.
@@ -183,9 +223,11 @@ class RandContrastd(RandomizableTransform, MapTransform):
         gain: tuple[float, float] = (0.9, 1.1),
         phase_factor: tuple[float, float] = (0.6, 1.5),
         noise: float = 0.03,
+        slices: int = 1,
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
+        self.slices = slices
         self.gamma, self.gain, self.phase_factor, self.noise = gamma, gain, phase_factor, noise
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
@@ -198,8 +240,9 @@ class RandContrastd(RandomizableTransform, MapTransform):
         for key in self.keys:
             image = d[key].clone()
             there = image > 0
-            image[0] = 0.5 * (2 * gain * image[0]).pow(gamma)
-            image[1:] = 0.5 + factor * (image[1:] - 0.5)
+            swi, phase = image[: self.slices], image[self.slices :]
+            swi.copy_(0.5 * (2 * gain * swi).pow(gamma))
+            phase.copy_(0.5 + factor * (phase - 0.5))
             grain = torch.as_tensor(self.R.normal(0, noise, image.shape), dtype=image.dtype)
             d[key] = ((image + grain).clamp(0, 1)) * there
         return d
@@ -210,13 +253,15 @@ class RandDropPhased(RandomizableTransform, MapTransform):
     Set the phase channel to zero now and then, so that the networks know scans without a phase.
 
     Args:
-        keys: key of an image with the phase as channel 1; one of SWI alone stays as it is.
+        keys: key of an image with the phase as its last channels; one of SWI alone stays as it is.
         prob: probability of dropping it.
+        slices: channels of SWI, which come first, see :func:`stack_slices`.
     """
 
-    def __init__(self, keys: KeysCollection, prob: float = 0.1) -> None:
+    def __init__(self, keys: KeysCollection, prob: float = 0.1, slices: int = 1) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
+        self.slices = slices
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = dict(data)
@@ -224,5 +269,5 @@ class RandDropPhased(RandomizableTransform, MapTransform):
         for key in self.keys:
             if self._do_transform:
                 d[key] = d[key].clone()
-                d[key][1:] = 0
+                d[key][self.slices :] = 0
         return d
