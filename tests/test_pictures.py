@@ -94,6 +94,11 @@ def test_only_slices_with_microbleeds_are_drawn_each_once(tmp_path, texts):
     assert texts["figure"] == ["s1: 3 microbleeds by the program.\nR is left. Not for diagnosis."]
 
 
+def test_one_microbleed_is_told_in_the_singular(tmp_path, texts):
+    draw(tmp_path / "a.png", volume(), result((10, 10, 3)))
+    assert texts["figure"][0].startswith("s1: 1 microbleed by the program.")
+
+
 def test_subject_without_microbleeds_gets_six_slices_without_a_circle(tmp_path, texts):
     picture = draw(tmp_path / "a.png", volume(), result())
     assert not ((picture[..., 0] > 0.8) & (picture[..., 2] < 0.35)).any()

@@ -59,7 +59,8 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict) -> None:
             label.set_path_effects([withStroke(linewidth=2, foreground="black")])
     hidden = len(np.unique(on_slice)) - len(slices) if len(microbleeds) else 0
     more = f", {hidden} more slices in the table" if hidden > 0 else ""
-    title = f"{subject}: {len(microbleeds)} microbleeds by the program{more}.\nR is left. Not for diagnosis."
+    found = f"{len(microbleeds)} microbleed{'' if len(microbleeds) == 1 else 's'}"
+    title = f"{subject}: {found} by the program{more}.\nR is left. Not for diagnosis."
     figure.suptitle(title, color="white", fontsize=9, wrap=True)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.4 / figure.get_figheight()))
     figure.savefig(path, dpi=110, facecolor="black")
