@@ -90,20 +90,21 @@ def test_swi_comes_first_along_the_second_axis():
 
 
 def test_neighbours_stand_beside_each_slice_by_hand():
-    volume = torch.tensor([[0.0, 1, 2], [10, 11, 12]]).view(2, 1, 1, 3)
-    stacked = stack_slices(volume, 3)
-    assert stacked.shape == (6, 1, 1, 3)
+    slices = torch.tensor([[0.0, 10], [1, 11], [2, 12]]).view(3, 2, 1, 1)
+    stacked = stack_slices(slices, 3)
+    assert stacked.shape == (3, 6, 1, 1)
     # before, itself and after, of the first channel and then of the second; at the ends the last slice stands twice
-    assert stacked[:, 0, 0, 0].tolist() == [0, 0, 1, 10, 10, 11]
-    assert stacked[:, 0, 0, 1].tolist() == [0, 1, 2, 10, 11, 12]
-    assert stacked[:, 0, 0, 2].tolist() == [1, 2, 2, 11, 12, 12]
-    assert torch.equal(stack_slices(volume, 1), volume)
+    assert stacked[0, :, 0, 0].tolist() == [0, 0, 1, 10, 10, 11]
+    assert stacked[1, :, 0, 0].tolist() == [0, 1, 2, 10, 11, 12]
+    assert stacked[2, :, 0, 0].tolist() == [1, 2, 2, 11, 12, 12]
+    assert torch.equal(stack_slices(slices, 3, [2, 0]), stacked[[2, 0]])
+    assert torch.equal(stack_slices(slices, 1), slices)
 
 
 @pytest.mark.parametrize("number", [0, 2, -1])
 def test_neighbours_are_as_many_on_either_side(number):
     with pytest.raises(ValueError, match=rf"context is {number}; expected an odd number of slices"):
-        stack_slices(torch.zeros(2, 3, 3, 4), number)
+        stack_slices(torch.zeros(4, 2, 3, 3), number)
 
 
 # --- slices with boxes ---
@@ -213,10 +214,10 @@ def test_the_dot_is_at_the_centre_of_its_box_and_averaged(size, seed):
 def test_a_drawn_slice_has_its_neighbours_as_the_inferer_sees_them(average, context):
     d = subject([[20, 30, 0], [10, 8, 5]])
     d["image"] = d["image"] + torch.rand(d["image"].shape, generator=torch.Generator().manual_seed(1))
-    seen = stack_slices(average_slices(d["image"].as_tensor(), average), context)
-    size = tuple(seen.shape[1:3])
+    seen = stack_slices(average_slices(d["image"].as_tensor(), average).permute(3, 0, 1, 2), context)
+    size = tuple(seen.shape[2:])
     for item in draw(d, 3, size=size, average=average, context=context):
-        assert any(torch.allclose(item["image"], seen[..., k]) for k in range(seen.shape[-1]))
+        assert any(torch.allclose(item["image"], one) for one in seen)
     for wide, plain in zip(draw(d, 4, average=average, context=context), draw(d, 4, average=average), strict=True):
         middle = [context // 2, context + context // 2]
         assert torch.equal(wide["image"][middle], plain["image"])
@@ -387,7 +388,7 @@ def test_the_configured_augmentation_runs_and_repeats(voxels):
         results.append(transform(subject(voxels, fill=0.5)))
     assert len(results[0]) == parser["slices_per_subject"]
     for first, again in zip(*results, strict=True):
-        assert first["image"].shape == (2, *parser["slice_size"])
+        assert first["image"].shape == (2 * parser["context"], *parser["slice_size"])
         assert len(first["boxes"]) == len(first["labels"])
         torch.testing.assert_close(torch.as_tensor(first["image"]), torch.as_tensor(again["image"]))
         torch.testing.assert_close(torch.as_tensor(first["boxes"]), torch.as_tensor(again["boxes"]))

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cmb_bundle.scripts.networks import TwoStageNetwork
+from cmb_bundle.scripts.networks import TwoStageNetwork, YOLOv2Network
+from cmb_bundle.scripts.sampling import stack_slices
 from cmb_bundle.scripts.weights import CheckpointError, initialize, load_weights
 
 
@@ -74,3 +75,22 @@ def test_a_training_starts_from_given_weights(checkpoint):
         initialize(filled(1.0), checkpoint.with_name("nowhere.pt"))
     with pytest.raises(CheckpointError, match=r"model\.pt is of another architecture"):
         initialize(filled(1.0, features=6), checkpoint)
+
+
+def small_detector(context: int) -> TwoStageNetwork:
+    detector = YOLOv2Network(2 * context, num_anchors=2, width=0.25, stages=[[[3, 16]], [[3, 32]]])
+    return TwoStageNetwork(detector, nn.Linear(4, 5)).eval()
+
+
+def test_weights_for_single_slices_start_a_detector_with_neighbours_that_gives_the_same(tmp_path):
+    single, slices = small_detector(1), torch.rand(4, 2, 16, 16)
+    torch.save(single.state_dict(), tmp_path / "model.pt")
+    wide = initialize(small_detector(3), tmp_path / "model.pt")
+    torch.testing.assert_close(wide.detector(stack_slices(slices, 3)), single.detector(slices))
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(3, 1), (3, 5), (1, 2)])
+def test_other_numbers_of_slices_do_not_fit(tmp_path, given, wanted):
+    torch.save(small_detector(given).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"1 of another shape; for example detector\."):
+        initialize(small_detector(wanted), tmp_path / "model.pt")

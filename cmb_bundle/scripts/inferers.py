@@ -122,10 +122,12 @@ class TwoStageInferer(Inferer):
         Where scores are taken over several slices, weak boxes are kept too: the threshold is for what they add up to.
         """
         least = self.score_threshold if self.score_slices == 1 else 0.0
-        slices = stack_slices(average_slices(volume.float(), self.average), self.context).permute(3, 0, 1, 2)
+        # what an accelerated network would round its slices to, once and not for each neighbour
+        dtype = getattr(getattr(detector, "network", None), "dtype", torch.float32)
+        slices = average_slices(volume.float(), self.average).to(dtype).permute(3, 0, 1, 2)
         detections = []
-        for batch in slices.split(self.batch_size):
-            for found in detector(batch):
+        for batch in torch.arange(len(slices)).split(self.batch_size):
+            for found in detector(stack_slices(slices, self.context, batch.tolist())):
                 keep = found["scores"] >= least
                 detections.append((found["boxes"][keep].cpu(), found["scores"][keep].cpu()))
         return detections

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -50,19 +50,24 @@ def neighbouring_slices(k: int, slices: int, number: int) -> list[int]:
     return [min(max(k + step, 0), slices - 1) for step in range(-(number // 2), number // 2 + 1)]
 
 
-def stack_slices(volume: torch.Tensor, number: int) -> torch.Tensor:
+def stack_slices(slices: torch.Tensor, number: int, chosen: Sequence[int] | None = None) -> torch.Tensor:
     """
-    Put beside each slice its neighbours, as channels.
+    Put beside slices their neighbours, as channels.
 
     Args:
-        volume: (C, i, j, k).
+        slices: (k, C, i, j).
         number: slices for each, see :func:`neighbouring_slices`.
+        chosen: which slices; None takes all.
 
     Returns:
-        (C number, i, j, k), all slices of the first channel first.
+        (chosen, C number, i, j), all slices of the first channel first.
     """
-    around = [neighbouring_slices(k, volume.shape[-1], number) for k in range(volume.shape[-1])]
-    return volume if number == 1 else volume[..., torch.tensor(around).T].movedim(-2, 1).flatten(0, 1)
+    wanted = range(len(slices)) if chosen is None else chosen
+    around = torch.tensor([neighbouring_slices(k, len(slices), number) for k in wanted])
+    first, last = int(around.min()), int(around.max())
+    window = slices[first : last + 1].contiguous()  # slices of a volume lie far apart in memory
+    channels = torch.arange(slices.shape[1])
+    return window[(around - first)[:, None, :], channels[None, :, None]].flatten(1, 2)
 
 
 def cut_patch(volume: torch.Tensor, voxel, size: int) -> torch.Tensor:

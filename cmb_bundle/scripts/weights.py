@@ -9,6 +9,8 @@ import torch
 
 from .files import write_whole
 
+NOT_WEIGHTS = "Expected a PyTorch state_dict; copy the file again or train anew."
+
 
 class CheckpointError(RuntimeError):
     """A file of weights, or of the state of a training, cannot be read or does not fit."""
@@ -52,7 +54,7 @@ def load_weights(
         raise CheckpointError(
             f"The weights {path} do not exist. Train first (run training), or give their path by --checkpoint."
         )
-    state = read_state(path, map_location, "Expected a PyTorch state_dict; copy the file again or train anew.")
+    state = read_state(path, map_location, NOT_WEIGHTS)
     if children is None:
         fit_weights(network, state, path)
         return network
@@ -67,6 +69,9 @@ def load_weights(
 def initialize(network: torch.nn.Module, path: str | Path | None = None) -> torch.nn.Module:
     """
     Give a network the weights that a training starts from, in place of random ones.
+
+    Weights of a detector that sees single slices start one that sees neighbours too (``context``): it gives what
+    they gave until it has learned to use the neighbours, whose weights start at 0.
 
     Args:
         network: both stages.
@@ -85,7 +90,22 @@ def initialize(network: torch.nn.Module, path: str | Path | None = None) -> torc
             f"initial_weights {path} do not exist. Give a file of weights of both stages, such as models/model.pt of "
             "the bundle, or none to train from nothing."
         )
-    return load_weights(network, path)
+    state = read_state(path, "cpu", NOT_WEIGHTS)
+    wanted = network.state_dict()
+    fit_weights(network, {key: _with_neighbours(tensor, wanted.get(key)) for key, tensor in state.items()}, path)
+    return network
+
+
+def _with_neighbours(weight: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
+    """A convolution's weight for channels that are slices, from one for the middle slice of each, if it is one."""
+    if wanted is None or wanted.ndim != 4 or weight.ndim != 4 or weight.shape == wanted.shape:
+        return weight
+    slices, rest = divmod(wanted.shape[1], weight.shape[1])
+    if rest or slices % 2 == 0:
+        return weight
+    widened = weight.new_zeros(weight.shape[0], wanted.shape[1], *weight.shape[2:])
+    widened[:, slices // 2 :: slices] = weight
+    return widened
 
 
 def read_state(path: str | Path, map_location: object, advice: str) -> dict:
