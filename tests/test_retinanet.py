@@ -15,6 +15,7 @@ from cmb_bundle.scripts.retinanet import RetinaNet2DDetector, RetinaNet2DNetwork
 
 from .conftest import CONFIGS
 from .test_documentation import commands
+from .test_overlays import configuration
 
 SIZES = [[4, 6, 8], [12, 16, 20]]
 
@@ -266,7 +267,6 @@ def test_commands_of_the_page(tiny_cohort, tmp_path):
 
 
 def test_weights_fit_the_size_that_a_model_file_may_have():
-    config = json.loads((CONFIGS / "retinanet.json").read_text())["network_def#detector"]
-    arguments = {key: value for key, value in config["network"].items() if key != "_target_"}
-    ours = detector(RetinaNet2DNetwork(**arguments), anchor_sizes=config["anchor_sizes"])
+    ours = configuration("retinanet.json").get_parsed_content("network_def#detector")
+    assert ours.network.in_channels == 10
     assert sum(4 * v.numel() for v in ours.state_dict().values()) < 10e6

@@ -353,16 +353,18 @@ def test_weights_of_another_architecture_are_refused(trained, flat, bundle, else
     assert not (elsewhere / "refused").exists()
 
 
-@pytest.mark.parametrize("overlay", [[], ["swi_only.json"]], ids=["SWI and phase", "SWI"])
-def test_stage_1_with_neighbouring_slices(overlay, tiny_cohort, bundle, elsewhere):
-    output = elsewhere / f"context{len(overlay)}"
-    how = {"dataset_dir": tiny_cohort, "context": 3}
+@pytest.mark.parametrize(
+    ("overlay", "context", "channels"), [([], 1, 2), (["swi_only.json"], 3, 3)], ids=["single slices", "SWI alone"]
+)
+def test_stage_1_on_other_channels(overlay, context, channels, tiny_cohort, bundle, elsewhere):
+    output = elsewhere / f"context{context}"
+    how = {"dataset_dir": tiny_cohort, "context": context}
     bundle(
         "training", [*TRAIN, *overlay], elsewhere, output_dir=output, detector_epochs=1, classifier_epochs=1, **how
     )  # fmt: skip
     weights = torch.load(output / "model.pt", weights_only=True)
     first = next(tensor for key, tensor in weights.items() if key.startswith("detector.network.stages.0"))
-    assert first.shape[1] == (3 if overlay else 6)
+    assert first.shape[1] == channels
     bundle(
         "run", [*INFERENCE, *overlay], elsewhere, checkpoint=output / "model.pt", output_dir=output / "found",
         candidate_threshold=0.0, **how,
