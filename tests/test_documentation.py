@@ -50,9 +50,14 @@ def test_command_of_the_phantom_page_makes_a_cohort(tmp_path):
 def test_model_card_has_the_commands_of_the_readme():
     readme = {command.replace("cmb_bundle/", "") for command in commands(ROOT / "README.md")}
     card = commands(ROOT / "cmb_bundle" / "docs" / "README.md")
-    made_by = next(command for command in card if "--detector_epochs 150" in command)
-    assert made_by.partition(" --folds 6")[0] in readme
-    assert set(card) - {made_by} == readme
+    made_by = [command for command in card if "--folds 6" in command]
+    assert made_by[1].partition(" --folds 6")[0] in readme
+    assert set(card) - set(made_by) == readme
+    trained = [
+        command.replace("cmb_bundle/", "")
+        for command in commands(ROOT / "docs" / "weights.md", "python -m monai.bundle run training")
+    ]
+    assert [command.replace("C/training", "D") for command in trained] == made_by
 
 
 def test_keys_of_the_readme_are_at_the_top_of_the_config():
