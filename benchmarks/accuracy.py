@@ -1,8 +1,8 @@
 """Accuracy of the shipped weights on the test cohorts, and over one change of protocol at a time.
 
-``python benchmarks/accuracy.py DIR`` scores the cohorts that ``cohorts.py DIR`` made: HR and LR as an evaluation does,
-beside the classical baseline, with reports in DIR/results; then a table over protocols. ``--checkpoint FILE`` scores
-other weights; further ``--key value`` pairs are those of the bundle's configs.
+``python benchmarks/accuracy.py DIR`` scores the cohorts that ``cohorts.py DIR`` made: test and unseen, HR and LR, as an
+evaluation does, beside the classical baseline, with reports in DIR/results; then a table over protocols.
+``--checkpoint FILE`` scores other weights; further ``--key value`` pairs are those of the bundle's configs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(folder: Path, overrides: dict) -> None:
     """Print both tables."""
     results = folder / "results"
     rows = {}
-    for name in ("test_hr", "test_lr"):
+    for name in ("test_hr", "test_lr", "unseen_hr", "unseen_lr"):
         metrics = evaluate(folder / name, results / name, **overrides)
         rows[name] = row(metrics)
         rows |= {f"{name}, {system}": row(rival) for system, rival in metrics["rivals"].items()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmb_bundle.scripts.acceleration import Accelerated, accelerate
+from cmb_bundle.scripts.acceleration import Accelerated, MaxPool2x2, accelerate
 from cmb_bundle.scripts.classifier import PatchClassifier
 from cmb_bundle.scripts.detector import YOLOv2Detector
 from cmb_bundle.scripts.networks import TwoStageNetwork, YOLOv2Network
@@ -66,6 +66,28 @@ def test_normalisation_before_a_convolution_is_not_folded():
     sequence = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3), nn.ReLU(), nn.BatchNorm2d(3)).eval()
     x = torch.rand(1, 2, 8, 8)
     torch.testing.assert_close(Accelerated(copy.deepcopy(sequence), torch.float32)(x), sequence(x))
+
+
+@pytest.mark.parametrize("size", [(6, 8), (7, 5)])
+def test_pooling_is_that_of_torch(size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size)
+    x[0, 0, 1, 1] = torch.nan
+    torch.testing.assert_close(MaxPool2x2()(x), nn.MaxPool2d(2)(x), rtol=0, atol=0, equal_nan=True)
+
+
+def test_only_plain_pooling_is_replaced():
+    others = [nn.MaxPool2d(2, 1), nn.MaxPool2d(3), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, ceil_mode=True)]
+    fast = Accelerated(nn.Sequential(nn.MaxPool2d(2, 2), *others).eval(), torch.float32)
+    assert [type(module) for module in fast.network] == [MaxPool2x2] + 4 * [nn.MaxPool2d]
+
+
+@torch.no_grad()
+def test_reorg_is_part_of_the_convolution_before_it(network):
+    fine = torch.rand(2, network.detector.network.passthrough[0].in_channels, 12, 20)
+    slow, fast = network.detector.network, accelerate(network, precision="float32").detector.network
+    assert isinstance(fast.reorg, nn.Identity)
+    torch.testing.assert_close(fast.passthrough(fine), slow.reorg(slow.passthrough(fine)))
 
 
 def test_auto_is_bfloat16_where_the_processor_has_it(network, monkeypatch):

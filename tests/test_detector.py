@@ -192,6 +192,18 @@ def test_nothing_found_and_meta_tensors():
     assert not isinstance(found["boxes"], monai.data.MetaTensor)
 
 
+def test_the_network_is_given_plain_tensors_in_the_order_in_memory_that_they_have():
+    detector, seen = fixed_detector(silent(2)), []
+    detector.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = torch.zeros(2, 2, 32, 48).to(memory_format=torch.channels_last)
+    detector(images)
+    detector(monai.data.MetaTensor(images))
+    detector([monai.data.MetaTensor(torch.zeros(2, 32, 48))] * 2)
+    assert [type(x) for x in seen] == 3 * [torch.Tensor]
+    assert seen[0].data_ptr() == images.data_ptr()
+    assert seen[1].is_contiguous(memory_format=torch.channels_last)
+
+
 def small_detector(**arguments):
     torch.manual_seed(0)
     network = YOLOv2Network(in_channels=1, num_anchors=2, width=0.25, stages=STRIDE_8_STAGES)

@@ -99,6 +99,8 @@ def test_neighbours_stand_beside_each_slice_by_hand():
     assert stacked[2, :, 0, 0].tolist() == [1, 2, 2, 11, 12, 12]
     assert torch.equal(stack_slices(slices, 3, [2, 0]), stacked[[2, 0]])
     assert torch.equal(stack_slices(slices, 1), slices)
+    wide = torch.rand(4, 2, 3, 5)
+    assert stack_slices(wide, 3).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("number", [0, 2, -1])

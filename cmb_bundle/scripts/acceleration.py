@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .networks import YOLOv2Network
+
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def accelerate(network: nn.Module, device: torch.device | str = "cpu", precision: str = "auto") -> nn.Module:
-    """Copy a network of both stages for inference: batch normalisation folded, channels last, half the bits.
+    """Copy a network of both stages for inference: fewer passes over memory, channels last, half the bits.
 
     A batch normalisation that follows a convolution in a Sequential becomes part of it, which is exact but for
-    rounding. Weights are kept with the channels last, the order in which convolutions run fastest.
+    rounding; so does YOLOv2's reorg, which is exact. Pooling finds the largest value without its place. Weights are
+    kept with the channels last, the order in which convolutions run fastest.
 
     Args:
         network: with children ``detector`` (with a child ``network``) and ``classifier``; it is not changed.
@@ -47,6 +50,19 @@ def accelerate(network: nn.Module, device: torch.device | str = "cpu", precision
     return network.to(device)
 
 
+class MaxPool2x2(nn.Module):
+    """The 2 x 2 max pooling of :class:`torch.nn.MaxPool2d`, for inference, in a quarter of its time on a CPU.
+
+    PyTorch's looks for places too, which gradients need.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H // 2, W // 2)."""
+        height, width = x.shape[-2] // 2 * 2, x.shape[-1] // 2 * 2
+        rows = torch.maximum(x[..., 0:height:2, :width], x[..., 1:height:2, :width])
+        return torch.maximum(rows[..., 0::2], rows[..., 1::2])
+
+
 class Accelerated(nn.Module):
     """A network with folded normalisation, which takes and returns float32 whatever it works in.
 
@@ -61,6 +77,9 @@ class Accelerated(nn.Module):
         super().__init__()
         for module in [m for m in network.modules() if isinstance(m, nn.Sequential)]:
             _fold(module)
+        if isinstance(network, YOLOv2Network):
+            _fold_reorg(network)
+        _replace_pooling(network)
         convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
         volumetric = any(isinstance(m, nn.Conv3d) for m in convolutions)
         self.memory_format = torch.channels_last_3d if volumetric else torch.channels_last
@@ -87,3 +106,28 @@ def _fold(sequence: nn.Sequential) -> None:
         if isinstance(modules[before], nn.Conv2d) and isinstance(modules[after], nn.BatchNorm2d):
             modules[before] = fuse_conv_bn_eval(modules[before], modules[after])
             modules[after] = nn.Identity()
+
+
+def _fold_reorg(network: YOLOv2Network) -> None:
+    """Make the 1 x 1 convolution before reorg one of 2 x 2 and stride 2 that gives reorg's channels.
+
+    Moving values from space to channels is a pass over memory against the order of channels-last.
+    """
+    old = network.passthrough[0]
+    block = network.reorg.downscale_factor
+    new = nn.Conv2d(old.in_channels, old.out_channels * block**2, block, stride=block)
+    weight = torch.zeros(old.out_channels, block, block, old.in_channels, block, block)
+    for row in range(block):
+        for column in range(block):
+            weight[:, row, column, :, row, column] = old.weight[:, :, 0, 0]
+    new.weight = nn.Parameter(weight.flatten(0, 2), requires_grad=False)
+    new.bias = nn.Parameter(old.bias.repeat_interleave(block**2), requires_grad=False)
+    network.passthrough[0], network.reorg = new, nn.Identity()
+
+
+def _replace_pooling(network: nn.Module) -> None:
+    """Put :class:`MaxPool2x2` in the place of every plain 2 x 2 max pooling."""
+    for parent in list(network.modules()):
+        for name, module in parent.named_children():
+            if repr(module) == repr(nn.MaxPool2d(2)):
+                setattr(parent, name, MaxPool2x2())

@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 from monai.apps.detection.utils.detector_utils import check_training_targets, preprocess_images
+from monai.data import MetaTensor
 from monai.data.box_utils import box_iou
-from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from .region_loss import RegionLoss, predicted_boxes, split_predictions
+
+
+def without_meta(images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    """Plain tensors; :func:`monai.utils.convert_to_tensor` would give up a channels-last order in memory."""
+    if isinstance(images, list):
+        return [without_meta(image) for image in images]
+    return images.as_tensor() if isinstance(images, MetaTensor) else images
 
 
 def non_max_suppression(boxes: Tensor, scores: Tensor, nms_thresh: float) -> Tensor:
@@ -148,7 +155,7 @@ class YOLOv2Detector(nn.Module):
         Raises:
             ValueError: in training without (valid) targets.
         """
-        images = convert_to_tensor(images, track_meta=False)
+        images = without_meta(images)
         if self.training:
             targets = check_training_targets(
                 images, targets, self.spatial_dims, self.target_label_key, self.target_box_key

@@ -99,7 +99,7 @@ class Findingsd(Transform):
                 microbleeds.append(entry)
                 taken = np.vstack([taken, ras[row]])
             judged.append((entry, reason))
-        labels = np.zeros(swi.shape[1:], dtype=np.int16)
+        labels = np.zeros(swi.shape[1:], dtype=np.int16, order="F")  # the order of NIfTI files
         centres = nib.affines.apply_affine(np.linalg.inv(swi.affine.numpy()), taken)
         for number, microbleed in enumerate(microbleeds, 1):
             microbleed["diameter_mm"] = round(self._grow(swi, centres, labels, number), 2)
@@ -182,4 +182,4 @@ def to_file_grid(labels: np.ndarray, ras_affine: np.ndarray, file_affine: np.nda
     turned = nib.orientations.apply_orientation(labels, back)
     if turned.shape != tuple(file_shape):
         raise RuntimeError(f"the label map has shape {turned.shape} on the input's grid; expected {tuple(file_shape)}.")
-    return MetaTensor(torch.as_tensor(np.ascontiguousarray(turned))[None], affine=torch.as_tensor(file_affine))
+    return MetaTensor(torch.as_tensor(turned.copy(order="K"))[None], affine=torch.as_tensor(file_affine))

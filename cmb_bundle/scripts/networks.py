@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 Stages = Sequence[Sequence[Sequence[int]]]
@@ -102,6 +101,7 @@ class YOLOv2Network(nn.Module):
             stage_channels.append(channels)
         passthrough = scaled_channels(passthrough, width)
         self.passthrough = convolution_block(stage_channels[-2], passthrough, 1)
+        self.reorg = nn.PixelUnshuffle(2)
         self.head = convolution_block(4 * passthrough + channels, channels, 3)
         self.predictions = nn.Conv2d(channels, num_anchors * (5 + num_classes), 1)
         self._initialise(objectness_prior)
@@ -131,8 +131,7 @@ class YOLOv2Network(nn.Module):
         fine = x
         for stage in self.stages:
             fine, x = x, stage(x)
-        reorganised = F.pixel_unshuffle(self.passthrough(fine), 2)
-        return self.predictions(self.head(torch.cat([reorganised, x], dim=1)))
+        return self.predictions(self.head(torch.cat([self.reorg(self.passthrough(fine)), x], dim=1)))
 
 
 class TwoStageNetwork(nn.Module):

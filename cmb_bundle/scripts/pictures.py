@@ -44,7 +44,9 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict) -> None:
     ]
     figure = Figure(figsize=(3.2 * columns, 3.6 * rows + 0.6), facecolor="black")
     FigureCanvasAgg(figure)
-    limits = np.percentile(volume[volume > 0], [1, 99.5]) if (volume > 0).any() else (0, 1)
+    tissue = volume[::2, ::2]  # a quarter tells as much
+    tissue = tissue[tissue > 0]
+    limits = np.percentile(tissue, [1, 99.5]) if tissue.size else (0, 1)
     for position, k in enumerate(slices, 1):
         axes = figure.add_subplot(rows, columns, position)
         axes.imshow(volume[:, :, k].T, cmap="gray", origin="lower", extent=extent, vmin=limits[0], vmax=limits[1])

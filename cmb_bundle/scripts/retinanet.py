@@ -11,10 +11,9 @@ from monai.apps.detection.utils.anchor_utils import AnchorGenerator
 from monai.apps.detection.utils.detector_utils import check_training_targets, preprocess_images
 from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
 from monai.networks.nets import ResNet
-from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
-from .detector import check_finite, select_boxes
+from .detector import check_finite, select_boxes, without_meta
 from .networks import scaled_channels
 
 
@@ -212,7 +211,7 @@ class RetinaNet2DDetector(RetinaNetDetector):
         Raises:
             ValueError: in training without (valid) targets, or where a value is not finite.
         """
-        images = convert_to_tensor(images, track_meta=False)
+        images = without_meta(images)
         if self.training:
             targets = check_training_targets(
                 images, targets, self.spatial_dims, self.target_label_key, self.target_box_key

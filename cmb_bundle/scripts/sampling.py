@@ -60,14 +60,17 @@ def stack_slices(slices: torch.Tensor, number: int, chosen: Sequence[int] | None
         chosen: which slices; None takes all.
 
     Returns:
-        (chosen, C number, i, j), all slices of the first channel first.
+        (chosen, C number, i, j), all slices of the first channel first, in channels-last memory order.
     """
     wanted = range(len(slices)) if chosen is None else chosen
-    around = torch.tensor([neighbouring_slices(k, len(slices), number) for k in wanted])
-    first, last = int(around.min()), int(around.max())
-    window = slices[first : last + 1].contiguous()  # slices of a volume lie far apart in memory
-    channels = torch.arange(slices.shape[1])
-    return window[(around - first)[:, None, :], channels[None, :, None]].flatten(1, 2)
+    around = [neighbouring_slices(k, len(slices), number) for k in wanted]
+    channels, *size = slices.shape[1:]
+    shape, how = (len(around), channels * number, *size), {"dtype": slices.dtype, "device": slices.device}
+    stacked = torch.empty(shape, **how, memory_format=torch.channels_last)
+    for row, neighbours in enumerate(around):
+        for step, neighbour in enumerate(neighbours):
+            stacked[row, step::number] = slices[neighbour]
+    return stacked
 
 
 def cut_patch(volume: torch.Tensor, voxel, size: int) -> torch.Tensor:

@@ -156,10 +156,10 @@ class LoadSubjectd(MapTransform):
             raise SubjectError(
                 f"{found} has {' x '.join(map(str, size))} voxels. Expected at least {MINIMUM_SLICES} slices."
             )
-        if not torch.isfinite(volume).all():
+        low, high = float(volume.min()), float(volume.max())  # NaN if there is any
+        if not math.isfinite(high - low):
             count = int((~torch.isfinite(volume)).sum())
             raise SubjectError(f"{found} has {count} values that are NaN or infinite. Repair or export it again.")
-        low, high = float(volume.min()), float(volume.max())
         if low == high:
             raise SubjectError(f"{found} has the value {low:g} everywhere. Expected an image; export it again.")
         return volume
