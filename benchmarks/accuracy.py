@@ -7,6 +7,7 @@ evaluation does, beside the classical baseline, with reports in DIR/results; the
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from pathlib import Path
@@ -32,6 +33,14 @@ def evaluate(cohort: Path, results: Path, **overrides: object) -> dict:
     return json.loads((results / "metrics.json").read_text())
 
 
+def value_of(word: str) -> object:
+    """What a word of the command line means: a number, True, a list, or the word itself."""
+    try:
+        return ast.literal_eval(word)
+    except (SyntaxError, ValueError):
+        return word
+
+
 def row(metrics: dict) -> dict[str, float | None]:
     """The figures of one system in a line."""
     first, both = metrics["stage_1"], metrics["end_to_end"]
@@ -52,6 +61,8 @@ def main(folder: Path, overrides: dict) -> None:
     results = folder / "results"
     rows = {}
     for name in ("test_hr", "test_lr", "unseen_hr", "unseen_lr"):
+        if not (folder / name).is_dir():
+            continue
         metrics = evaluate(folder / name, results / name, **overrides)
         rows[name] = row(metrics)
         rows |= {f"{name}, {system}": row(rival) for system, rival in metrics["rivals"].items()}
@@ -66,5 +77,5 @@ def main(folder: Path, overrides: dict) -> None:
 
 
 if __name__ == "__main__":
-    words = sys.argv[2:]
-    main(Path(sys.argv[1]), {key.removeprefix("--"): value for key, value in zip(words[::2], words[1::2], strict=True)})
+    given = zip(sys.argv[2::2], sys.argv[3::2], strict=True)
+    main(Path(sys.argv[1]), {key.removeprefix("--"): value_of(word) for key, word in given})

@@ -8,10 +8,11 @@ from torch import nn
 
 from cmb_bundle.scripts.acceleration import Accelerated, MaxPool2x2, accelerate
 from cmb_bundle.scripts.classifier import PatchClassifier
+from cmb_bundle.scripts.darknet import darknet_detector
 from cmb_bundle.scripts.detector import YOLOv2Detector
 from cmb_bundle.scripts.networks import TwoStageNetwork, YOLOv2Network
 
-from .conftest import STRIDE_8_STAGES
+from .conftest import CONFIGS, STRIDE_8_STAGES
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,21 @@ def test_normalisation_of_the_detector_is_folded_and_attributes_are_kept(network
     assert fast.detector.network.stride == network.detector.network.stride
     with pytest.raises(AttributeError):
         fast.detector.network.nothing  # noqa: B018
+
+
+@torch.no_grad()
+def test_normalisation_of_a_darknet_network_is_folded():
+    torch.manual_seed(0)
+    detector = darknet_detector(CONFIGS / "yolov2_cmb.cfg")
+    for module in detector.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.8, 1.2)
+            nn.init.normal_(module.running_mean, std=0.1)
+    slow = TwoStageNetwork(detector, nn.Linear(1, 1)).eval()
+    fast = accelerate(slow, precision="float32")
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    x = torch.rand(1, 2, 64, 96)
+    assert relative_error(fast(x), slow(x)) < 1e-4
 
 
 def test_normalisation_before_a_convolution_is_not_folded():

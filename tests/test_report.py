@@ -60,6 +60,16 @@ def test_convention_and_picture_are_chosen(tmp_path):
     assert (tmp_path / "s0" / "s0_cmb.csv").read_text().splitlines()[1].startswith("1,1,3,2,")
 
 
+def test_what_this_run_does_not_write_is_not_left_from_an_earlier_one(tmp_path):
+    batch, output = written("SWI was computed from magnitude and phase.")
+    run_subjects(SubjectWriter(tmp_path), [output], [batch])
+    (tmp_path / "s0" / "s0_cmb_seg.dcm").write_text("of an earlier run")
+    (tmp_path / "s0" / "notes.txt").write_text("of a person")
+    run_subjects(SubjectWriter(tmp_path, picture=False), [output], [{**batch, "notices": ""}])
+    names = ["notes.txt", "s0_cmb.csv", "s0_cmb.json", "s0_cmb.nii.gz"]
+    assert sorted(p.name for p in (tmp_path / "s0").iterdir()) == names
+
+
 def test_nothing_found_is_said(tmp_path, capsys):
     batch, output = written()
     output["result"] = {"microbleeds": [], "candidates": []}

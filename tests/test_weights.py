@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from cmb_bundle.scripts.networks import TwoStageNetwork, YOLOv2Network
+from cmb_bundle.scripts.options import OptionError
 from cmb_bundle.scripts.sampling import stack_slices
 from cmb_bundle.scripts.weights import CheckpointError, initialize, load_weights
 
@@ -64,7 +65,7 @@ def test_a_file_of_the_other_stage_is_refused(tmp_path):
 
 
 def test_a_word_is_no_truth_value(checkpoint):
-    with pytest.raises(CheckpointError, match=r"detector_from_checkpoint is 'false'; .* True or False"):
+    with pytest.raises(OptionError, match=r"detector_from_checkpoint is 'false'; .* True or False"):
         load_weights(filled(1.0), checkpoint, stages={"detector": "false", "classifier": True})
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from .files import write_whole
+from .options import threshold_at
 from .weights import CheckpointError
 
 __all__ = [
@@ -81,14 +82,13 @@ def chosen_threshold(
         the configured one; else the configured threshold.
 
     Raises:
-        ValueError: there is no such operating point.
+        OptionError: there is no such operating point.
     """
     point = asked["operating_point"]
     point = point if isinstance(point, str) else point[0]
-    if point not in operating_points:
-        raise ValueError(f"operating_point is {point!r}; expected one of {', '.join(operating_points)}.")
+    of_point = threshold_at(operating_points, point, name)
     if float(asked[name]) == float(configured[name]) and point != configured["operating_point"]:
-        return float(operating_points[point][name])
+        return float(of_point)
     return float(asked[name])
 
 

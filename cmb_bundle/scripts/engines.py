@@ -25,6 +25,8 @@ from .detector import fit_anchors
 from .distributed import every_nth, gather
 from .files import write_csv, write_whole
 from .inferers import TwoStageInferer
+from .options import OptionError
+from .records import RecordsError
 from .sampling import cut_patch
 from .weights import CheckpointError, load_weights
 
@@ -33,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 class CohortError(RuntimeError):
     """Some subjects of a cohort failed; the others are done."""
+
+
+INPUT_ERRORS = (SubjectError, LabelError, CheckpointError, CohortError, OptionError, RecordsError)
 
 
 def show_cause_last() -> None:
@@ -48,7 +53,7 @@ def show_cause_last() -> None:
         chain = [error]
         while chain[-1].__cause__ is not None:
             chain.append(chain[-1].__cause__)
-        told = [one for one in chain if isinstance(one, (SubjectError, LabelError, CheckpointError, CohortError))]
+        told = [one for one in chain if isinstance(one, INPUT_ERRORS)]
         if told:
             print(f"\n{told[-1]}", file=sys.stderr)
 

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from .datasets import CohortDataset
 from .files import write_csv, write_whole
+from .options import check_flags
 from .weights import CheckpointError, fit_weights, read_state
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class TrainingCheckpoint:
         self.last, self.best = Path(output_dir) / f"{name}_last.pt", Path(output_dir) / f"{name}_best.pt"
         self.name, self.network, self.states = name, network, dict(states)
         self.evaluator, self.metric, self.lower_is_better = evaluator, metric, lower_is_better
+        check_flags(resume=resume)
         self.patience, self.resume, self.depends_on = patience, resume, depends_on
         self.save_interval = save_interval
         self.subjects = {str(d["subject"]) for dataset in datasets for d in dataset.data}

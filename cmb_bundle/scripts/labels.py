@@ -17,6 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from .label_files import IMAGE_SUFFIXES, TABLE_SUFFIXES, LabelError, Table, label_suffix, read_components, read_table
+from .options import check_flags
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -53,6 +54,8 @@ class LabelConvention:
     def __post_init__(self) -> None:
         if self.index_base not in (0, 1):
             raise LabelError(f"index_base of the label convention is {self.index_base!r}; it must be 0 or 1.")
+        names = ("swap_xy", "flip_x", "flip_y", "flip_slice")
+        check_flags(**{f"{name} of the label convention": getattr(self, name) for name in names})
 
     def _axes(self, shape: Any) -> tuple[list[int], np.ndarray, np.ndarray]:
         """The array axis, the extent and the mirror flag of each of the columns slice, x, y."""

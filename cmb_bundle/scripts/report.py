@@ -17,6 +17,7 @@ from .dicom_writers import write_dicom
 from .files import write_whole
 from .findings import to_file_grid
 from .labels import LabelConvention
+from .options import check_flags
 from .pictures import draw_findings
 from .writers import write_findings
 
@@ -45,6 +46,7 @@ class SubjectWriter:
         picture: bool = True,
         dicom_output: str | bool = "auto",
     ) -> None:
+        check_flags(picture=picture)
         if dicom_output not in ("auto", True, False):
             raise ValueError(f"dicom_output is {dicom_output!r}; expected 'auto', true or false.")
         self.dicom_output = dicom_output
@@ -64,6 +66,7 @@ class SubjectWriter:
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             subject, result, swi = batch["subject"], output["result"], batch["swi"]
+            self._remove(subject)
             folder = write_findings(
                 self.output_dir, subject, result, output["pred"], self.convention, notices=batch["notices"]
             )
@@ -96,8 +99,12 @@ class SubjectWriter:
     def remove_stale(self, engine: Engine) -> None:
         """Remove what an earlier run wrote of subjects that failed in this one."""
         for subject in getattr(engine, "failures", ()):
-            for path in (self.output_dir / subject).glob(f"{subject}_cmb*"):
-                path.unlink()
+            self._remove(subject)
+
+    def _remove(self, subject: str) -> None:
+        """Remove all files of an earlier run, of which this one may not write each (a picture, a DICOM report)."""
+        for path in (self.output_dir / subject).glob(f"{subject}_cmb*"):
+            path.unlink()
 
     @staticmethod
     def _write_swi(path: Path, swi) -> None:

@@ -10,6 +10,7 @@ from monai.engines import IterationEvents
 from monai.inferers import Inferer
 
 from .evaluation import EvaluationReport, record_subject
+from .options import check_flags
 
 
 class Rival:
@@ -32,6 +33,7 @@ class Rival:
         system: str,
         enabled: bool = True,
     ) -> None:
+        check_flags(compare_with_baseline=enabled)
         self.report, self.inferer, self.postprocessing = report, inferer, postprocessing
         self.system, self.enabled = system, enabled
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from .files import write_whole
+from .options import check_flags
 
 NOT_WEIGHTS = "Expected a PyTorch state_dict; copy the file again or train anew."
 
@@ -38,15 +39,10 @@ def load_weights(
         the network.
 
     Raises:
-        CheckpointError: the file is missing, unreadable, or of another architecture; a stage is given something other
-            than True or False.
+        CheckpointError: the file is missing, unreadable, or of another architecture.
+        OptionError: a stage is given something other than True or False.
     """
-    for stage, wanted in (stages or {}).items():
-        if not isinstance(wanted, bool):
-            raise CheckpointError(
-                f"{stage}_from_checkpoint is {wanted!r}; expected a truth value, on the command line True or False "
-                "with a capital letter."
-            )
+    check_flags(**{f"{stage}_from_checkpoint": wanted for stage, wanted in (stages or {}).items()})
     children = None if stages is None or all(stages.values()) else [s for s, wanted in stages.items() if wanted]
     if children == []:
         return network
