@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from .conftest import CONFIGS, TINY_CONFIG
+from .test_darknet import cfg_text, conv, write_small
+from .test_keras_weights import small_model
 
 CROSS_VALIDATE = ["train.json", "cross_validate.json", TINY_CONFIG]
 FASTER = {"detector_epochs": 1, "classifier_epochs": 1, "bootstrap": 50}
@@ -23,6 +25,51 @@ def whole(tiny_cohort, bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     bundle("run", CROSS_VALIDATE, folder, dataset_dir=tiny_cohort, output_dir=folder / "output", **FASTER)
     return folder / "output"
+
+
+@pytest.fixture(scope="module")
+def imported(tiny_cohort, bundle, tmp_path_factory):
+    """
+    Fold 0 of a cross-validation that starts from stages of darknet and Keras, with settings that only inference has;
+    its output, and a function that gives the candidates of an evaluation by hand of the same subjects.
+    """
+    folder = tmp_path_factory.mktemp("imported")
+    pool = "[maxpool]\nsize=2\nstride=2"
+    cfg, weights, _ = write_small(folder, cfg_text(conv(8), pool, conv(8), pool, conv(8)))
+    small_model().save(folder / "model.keras")
+    (folder / "mine.json").write_text('{"inferer#max_candidates": 20}')
+    overlays, evaluation = ["darknet.json", "keras.json"], ["inference.json", "evaluate.json"]
+    options = {"dataset_dir": tiny_cohort, "darknet_cfg": cfg, "keras_weights": folder / "model.keras"}
+    options |= {"candidate_threshold": 0.3, "score_slices": 3, "bootstrap": 50}
+    bundle(
+        "run", [*CROSS_VALIDATE, *overlays], folder, output_dir=folder / "output", run_folds=0, darknet_weights=weights,
+        evaluation_configs=[*evaluation, str(folder / "mine.json")], **FASTER | options,
+    )  # fmt: skip
+
+    def by_hand(name, **changes):
+        given = {"checkpoint": folder / "output" / "fold_0" / "model.pt", "classifier_from_checkpoint": True}
+        given |= {"datalist_file": folder / "output" / "datalist.json", "fold": 0, "folds": 3}
+        given |= {"compare_with_baseline": False, "picture": False}
+        if changes.pop("as_imported", False):
+            given |= {"darknet_weights": weights, "classifier_from_checkpoint": False}
+        bundle(
+            "run", [*evaluation, TINY_CONFIG, *overlays, folder / "mine.json"], folder, output_dir=folder / name,
+            **options | given | changes,
+        )  # fmt: skip
+        return scores(folder / name)
+
+    return folder / "output", by_hand
+
+
+def scores(evaluation):
+    """Place, detector score and probability of the candidates of the two stages."""
+    records = json.loads((evaluation / "records.json").read_text())["records"]
+    return [
+        (record["subject"], *candidate["ras_mm"], candidate["detector_score"], candidate["probability"])
+        for record in records
+        if record["system"] == "YOLOv2 + 3D CNN"
+        for candidate in record["candidates"]
+    ]
 
 
 def split(output):
@@ -57,6 +104,37 @@ def test_the_report_names_the_folds_and_the_rival(whole):
         assert spread["sd"]["stage_1_FPavg"] == pytest.approx(rates.std())
         assert (spread["min"]["stage_1_FPavg"], spread["max"]["stage_1_FPavg"]) == (rates.min(), rates.max())
     assert "Each fold" in (whole / "report.html").read_text()
+
+
+def test_the_evaluation_has_inferences_own_inferer_and_precision(whole):
+    inference = json.loads((CONFIGS / "inference.json").read_text())
+    training, evaluation = (
+        json.loads((whole / "fold_0" / name).read_text()) for name in ("train.json", "evaluate.json")
+    )
+    for key in ("inferer", "precision"):
+        assert evaluation[key] == inference[key] != training[key]
+    assert evaluation["candidate_threshold"] == training["candidate_threshold"] == 0.1
+    records = json.loads((whole / "fold_0" / "evaluation" / "records.json").read_text())["records"]
+    assert {r["candidate_threshold"] for r in records if r["system"] == "YOLOv2 + 3D CNN"} == {0.1}
+
+
+def test_the_folds_own_stages_are_scored_where_they_began_as_imported_ones(imported):
+    output, by_hand = imported
+    found = scores(output / "fold_0" / "evaluation")
+    assert {row[0] for row in found} == {subject for subject, fold in split(output).items() if fold == 0}
+    assert found == by_hand("own")
+    other = by_hand("foreign", as_imported=True)
+    assert [row[-2] for row in found] != [row[-2] for row in other], "detector scores"
+    assert [row[-1] for row in found] != [row[-1] for row in other], "probabilities"
+
+
+def test_settings_that_only_inference_has_reach_the_evaluation(imported):
+    """Scores over three slices, as the command line says, and 20 candidates, as a file of the evaluation says."""
+    output, by_hand = imported
+    found = scores(output / "fold_0" / "evaluation")
+    assert len(found) == 20
+    assert min(row[-2] for row in found) >= 0.3
+    assert [row[-2] for row in found] != [row[-2] for row in by_hand("one_slice", score_slices=1)]
 
 
 def test_killed_and_resumed_it_gives_the_same_report(whole, tiny_cohort, tmp_path, bundle):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
 
 from .engines import CohortError, raise_failures
 from .evaluation import EvaluationOptions, write_evaluation
@@ -36,6 +36,9 @@ OWN_IDS = ("run_folds", "evaluation_configs", "cross_validation")
 MACHINERY = ("imports", "bundle_root", "network", "weights", "initialize", "finalize", "run", "_meta_")
 """Ids that training and evaluation share by name only."""
 
+OF_INFERENCE = ("inferer", "precision")
+"""Ids that the evaluation keeps as inference has them: training's know less, or mean how to train."""
+
 WITHOUT_EFFECT = ("fold", "folds", "output_dir", "datalist_file", "dataset_dir", "bundle_root", "num_workers",
                   "cache_rate", "resume", "device", "_meta_", "run")  # fmt: skip
 """Ids that may differ between the runs of one cross-validation. The split is compared by itself."""
@@ -51,7 +54,8 @@ class CrossValidation:
 
     A fold is trained by the very configuration that this object is part of, all files and command-line values merged,
     and evaluated by that of inference, in which every id that training has, too, gets the training's value: overlays
-    and values given to the cross-validation reach both. The two configurations are kept in the fold's folder.
+    and values given to the cross-validation reach both. What these values refer to and inference has not comes with
+    them; ``OF_INFERENCE`` stays inference's own. The two configurations are kept in the fold's folder.
 
     A fold that is done is not done again; one that was interrupted goes on after its last whole epoch. A fold that
     another process works on is passed over, where the file system has locks.
@@ -151,17 +155,31 @@ class CrossValidation:
 
     def _evaluation_config(self, fold: int) -> dict[str, Any]:
         config = deepcopy(self.evaluation)
-        shared = {key: value for key, value in self.config.items() if key in config and key not in MACHINERY}
         imports = [one for one in self.config.get("imports", []) if one not in config["imports"]]
-        return config | deepcopy(shared) | {
+        return config | deepcopy(self._shared()) | {
             "imports": config["imports"] + imports,
             "bundle_root": self.bundle_root,
             "dataset_dir": self.dataset_dir,
             "output_dir": str(self.folder(fold) / "evaluation"),
             "datalist_file": str(self.datalist_file),
             "checkpoint": str(self.folder(fold) / "model.pt"),
+            # where training began with an imported stage, too: the fold's weights hold what became of it
+            "detector_from_checkpoint": True,
+            "classifier_from_checkpoint": True,
             "fold": fold,
         }  # fmt: skip
+
+    def _shared(self) -> dict[str, Any]:
+        """The training's values of the ids that the evaluation has, too, and of those that they need and it lacks."""
+        keys = [key for key in self.config if key in self.evaluation and key not in (*MACHINERY, *OF_INFERENCE)]
+        shared: dict[str, Any] = {}
+        while keys:
+            key = keys.pop()
+            shared[key] = self.config[key]
+            references = ReferenceResolver.find_refs_in_config(shared[key], key)
+            needed = {reference.split(ReferenceResolver.sep)[0] for reference in references}
+            keys += sorted((needed & self.config.keys()) - self.evaluation.keys() - shared.keys())
+        return shared
 
     def _state(self, fold: int) -> dict[str, Any]:
         """What the results of a fold depend on."""
