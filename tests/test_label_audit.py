@@ -8,6 +8,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from openpyxl import Workbook
 
@@ -16,6 +17,8 @@ from cmb_bundle.scripts.label_audit import CONVENTIONS, KEYS, darkness, judge
 from cmb_bundle.scripts.labels import LabelConvention
 from cmb_bundle.scripts.layouts import SubjectError, find_subjects
 from cmb_bundle.scripts.phantom import TINY, make_cohort
+
+from .dicom_series import Study, write_dicom_series
 
 DEFAULT = LabelConvention()
 
@@ -207,6 +210,65 @@ def test_audit_of_a_folder(cohort, relabelled, bundle, tmp_path):
     assert list(table["sits_on"].value_counts()[["dark", "not dark"]]) == [20, 1]
     picture = (tmp_path / "output" / "label_audit.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
+
+
+@pytest.fixture
+def as_dicom(cohort, tmp_path):
+    """The first phantom's SWI as a DICOM study with its label, and the second's magnitude and phase as another."""
+    root, convention = tmp_path / "dicom", LabelConvention(index_base=0)
+    kinds = {"SWI": ("SWI_Images", 7, r"ORIGINAL\PRIMARY\M\SWI"), "Magnitude": ("Mag_Images", 4, r"ORIGINAL\PRIMARY\M"),
+             "Phase": ("Pha_Images", 5, r"ORIGINAL\PRIMARY\P")}  # fmt: skip
+    for name, wanted in zip(voxels(cohort), (["SWI"], ["Magnitude", "Phase"]), strict=True):
+        study = Study(name)
+        for kind in wanted:
+            scan = nib.load(cohort / "Data" / kind / f"{name}.nii.gz")
+            values = scan.get_fdata()
+            low, high = (-np.pi, np.pi) if kind == "Phase" else (0, values.max())
+            stored = np.round((values - low) * 4095 / (high - low)).clip(0, 4095).astype(np.uint16)
+            write_dicom_series(root / "Data" / name, stored, scan.affine, study, *kinds[kind])
+    write_labels(root, voxels(cohort), convention)
+    return root, convention
+
+
+def test_dicom_studies_are_audited_as_files_are(cohort, as_dicom, tmp_path):
+    root, convention = as_dicom
+    assert all(set(subject) == {"subject", "dicom", "label"} for subject in find_subjects(root))
+    content = audit_labels(root, tmp_path / "output")
+    assert content["left_out"] == {}
+    assert content["scans"] == 2 and content["microbleeds"] == 20
+    assert content["best"] == dataclasses.asdict(convention)
+    table = pd.read_csv(tmp_path / "output" / "label_audit.csv")
+    places = voxels(cohort)
+    np.testing.assert_array_equal(table[["voxel_i", "voxel_j", "voxel_k"]], np.vstack(list(places.values())))
+
+    name = next(iter(places))
+    study, file = find_subjects(root)[0], str(cohort / "Data" / "SWI" / f"{name}.nii.gz")
+    of_file = look({"subject": name, "image": file, "label": study["label"]})
+    # stored as whole numbers, the values differ a little
+    for one, other in zip(look(study).darkness, of_file.darkness, strict=True):
+        np.testing.assert_allclose(one.contrast, other.contrast, rtol=0.02, atol=0.05)
+
+
+def test_the_audit_takes_the_dicom_series_that_is_named(cohort, as_dicom, bundle, tmp_path):
+    """A study with a second SWI, of noise, says nothing by itself."""
+    root, convention = as_dicom
+    name = next(iter(voxels(cohort)))
+    noise = np.random.default_rng(0).integers(1000, 1100, TINY.shape)
+    folder = root / "Data" / name
+    affine = nib.load(cohort / "Data" / "SWI" / f"{name}.nii.gz").affine
+    (uid,) = {pydicom.dcmread(path).StudyInstanceUID for path in folder.iterdir()}
+    study = Study(name)
+    study.uid = uid
+    write_dicom_series(folder, noise, affine, study, "SWI_Images repeat", 9, r"ORIGINAL\PRIMARY\M\SWI")
+    left_out = audit_labels(root, tmp_path / "output")["left_out"]
+    assert set(left_out) == {name} and "2 series can be the SWI" in left_out[name]
+
+    options = {"dataset_dir": root, "output_dir": tmp_path / "named", "dicom_series__image": "Images$"}
+    bundle("audit_labels", ["train.json"], tmp_path, **options)
+    content = json.loads((tmp_path / "named" / "label_audit.json").read_text())
+    second = list(voxels(cohort))[1]
+    assert set(content["left_out"]) == {second} and content["scans"] == 1
+    assert content["best"] == dataclasses.asdict(convention)
 
 
 def test_labels_of_other_images_are_not_given_a_convention(cohort, relabelled, tmp_path):

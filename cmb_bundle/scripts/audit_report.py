@@ -17,7 +17,7 @@ from .files import write_csv, write_json, write_whole
 from .label_audit import CONVENTIONS, MINIMUM_LESIONS, Darkness, Verdict, darkness, judge
 from .labels import IMAGE_SUFFIXES, LabelConvention, read_points
 from .layouts import SubjectError, find_subjects
-from .transforms import HeadMaskd, LoadSubjectd
+from .transforms import MODALITIES, HeadMaskd, LoadSubjectd
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ def audit_labels(
     join_mm: float = 3.0,
     echo: int = -1,
     minimum_lesions: int = MINIMUM_LESIONS,
+    dicom_series: Mapping | None = None,
 ) -> dict[str, Any]:
     """Find the label convention of a data set, and the labels that do not sit on anything dark under it.
 
@@ -64,6 +65,7 @@ def audit_labels(
         join_mm: in-plane distance in mm below which points of consecutive slices are one microbleed.
         echo: index of the echo, where SWI is missing and magnitude and phase have several.
         minimum_lesions: with fewer microbleeds nothing is decided.
+        dicom_series: which DICOM series to take, see :func:`~.dicom_choice.choose_series`.
 
     Returns:
         the content of ``label_audit.json``.
@@ -81,7 +83,7 @@ def audit_labels(
                 raise SubjectError("it has no label.")
             if str(subject["label"]).endswith(IMAGE_SUFFIXES):
                 raise SubjectError("its label is a map, to which no convention applies.")
-            scans.append(look(subject, join_mm, echo))
+            scans.append(look(subject, join_mm, echo, dicom_series))
         except Exception as error:
             cause = error.__cause__ or error
             left_out[name] = f"{type(cause).__name__}: {cause}"
@@ -108,21 +110,25 @@ def audit_labels(
     return content
 
 
-def look(subject: Mapping[str, Any], join_mm: float = 3.0, echo: int = -1) -> Scan:
+def look(subject: Mapping[str, Any], join_mm: float = 3.0, echo: int = -1, dicom_series: Mapping | None = None) -> Scan:
     """Measure the points of one subject under each convention.
 
     Args:
         subject: a dict of :func:`~.layouts.find_subjects` with a label.
         join_mm: as of :func:`~.labels.read_points`.
-        echo: as of :class:`~.transforms.LoadSubjectd`.
+        echo, dicom_series: as of :class:`~.transforms.LoadSubjectd`.
 
     Raises:
         SubjectError: its image cannot be used.
         LabelError: its label cannot be read.
     """
-    keys = ("image",) if subject.get("image") else ("magnitude", "phase")
-    data = LoadSubjectd(echo=echo)({"subject": subject["subject"], **{key: subject[key] for key in keys}})
-    image, head = data[keys[0]], HeadMaskd(keys=keys[:1])(data)["mask"]
+    # of files the SWI is enough, so that a bad phase does not matter; which series a study has, its headers tell
+    has_swi_file = subject.get("image") and not subject.get("dicom")
+    keys = ("image",) if has_swi_file else ("dicom", *MODALITIES)
+    given = {key: subject[key] for key in keys if subject.get(key)}
+    data = LoadSubjectd(echo=echo, dicom_series=dicom_series)({"subject": subject["subject"], **given})
+    key = "image" if "image" in data else "magnitude"
+    image, head = data[key], HeadMaskd(keys=key)(data)["mask"]
     # the convention that maps nothing: x, y and slice as they stand, so that rows of one lesion can be joined
     spacing = image.pixdim.numpy()
     affine = np.diag([*[spacing[:2].mean()] * 2, spacing[2], 1.0])
