@@ -7,13 +7,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from monai.transforms import LoadImage
 from nibabel.affines import apply_affine
 from pydicom.uid import JPEGLSLossless, RLELossless
 
 from cmb_bundle.scripts import dicom
-from cmb_bundle.scripts.datasets import SubjectError, find_subjects, load_subjects
+from cmb_bundle.scripts.datasets import SubjectDataset, SubjectError, find_subjects, load_subjects
 from cmb_bundle.scripts.dicom import DicomError, read_volumes
 from cmb_bundle.scripts.dicom_choice import choose_series, find_studies, study_of
 from cmb_bundle.scripts.dicom_kinds import MR_CLASSES, Header, kind_of, phase_unit
@@ -414,6 +415,48 @@ def test_ids_of_studies(tmp_path, write):
     assert load_subjects(tmp_path, subjects=["B"]) == [studies[2]]
     with pytest.raises(SubjectError, match="0 subjects have a label that can be read"):
         load_subjects(tmp_path, tmp_path / "list.json", subset="test")
+
+
+def test_a_bad_file_does_not_stop_the_studies(tmp_path, write):
+    write("SWI_Images", 7, SWI_TYPE, study=Study("P01"), folder="PACS/1")
+    write("SWI_Images", 8, SWI_TYPE, study=Study("P02"), folder="PACS/2")
+    whole = find_subjects(tmp_path)
+    assert [subject["subject"] for subject in whole] == ["P01", "P02"]
+    content = next((tmp_path / "PACS/1").iterdir()).read_bytes()
+    (tmp_path / "PACS/1/broken").write_bytes(content[:153])
+    # tag and type of the StudyInstanceUID; UJ is no type
+    (tmp_path / "PACS/1/mistyped").write_bytes(content.replace(b"\x20\0\x0d\0UI", b"\x20\0\x0d\0UJ"))
+    anonymous = pydicom.dcmread(next((tmp_path / "PACS/2").iterdir()))
+    del anonymous.StudyInstanceUID
+    anonymous.save_as(tmp_path / "P01")  # named as a patient, whose results must not be taken for the file's
+    directory = pydicom.Dataset()
+    directory.file_meta = pydicom.dataset.FileMetaDataset()
+    directory.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    directory.file_meta.MediaStorageSOPInstanceUID, directory.FileSetID = pydicom.uid.generate_uid(), "DISK"
+    directory.save_as(tmp_path / "dicomdir", enforce_file_format=True)
+
+    subjects = {subject["subject"]: subject for subject in find_subjects(tmp_path)}
+    assert set(subjects) == {"P01", "P02", "file P01", "file PACS 1 broken", "file PACS 1 mistyped"}
+    assert [subjects["P01"], subjects["P02"]] == whole
+    mistyped = subjects["file PACS 1 mistyped"]["error"]
+    assert mistyped.startswith(f"{tmp_path / 'PACS/1/mistyped'} cannot be read as DICOM (NotImplementedError: ")
+    unread, nameless = subjects["file PACS 1 broken"], subjects["file P01"]
+    assert set(unread) == set(nameless) == {"subject", "error"}
+    assert unread["error"].startswith(f"{tmp_path / 'PACS/1/broken'} cannot be read as DICOM (")
+    assert unread["error"].endswith(
+        "Copy or export it again, or remove it; the study that it belongs to may lack a slice."
+    )
+    assert nameless["error"].startswith(f"{tmp_path / 'P01'} has no StudyInstanceUID, so that it belongs to no study.")
+    item = SubjectDataset([unread], LoadSubjectd())[0]
+    assert item == {"subject": "file PACS 1 broken", "error": f"SubjectError: {unread['error']}"}
+
+
+def test_bad_files_alone_are_an_error_with_their_names(tmp_path):
+    (tmp_path / "IM1").write_bytes(b"\0" * 128 + b"DICM")
+    with pytest.raises(SubjectError, match="none of the 1 subjects can be used") as caught:
+        find_subjects(tmp_path)
+    assert f"file IM1: {tmp_path / 'IM1'} has no StudyInstanceUID" in str(caught.value)
 
 
 def test_studies_in_the_layout_of_the_data_set_have_their_labels(tmp_path, write):

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from .dicom import DicomError, Volume, dicom_files, read_header, read_volumes
+from .dicom import DicomError, Volume, dicom_files, read_header, read_volumes, require
 
 __all__ = ["Choice", "choose_series", "find_studies", "series_in", "study_of", "use_dicom"]
 
 KINDS = {"image": "swi", "phase": "phase", "magnitude": "magnitude"}
 NAMES = {"swi": "SWI", "phase": "phase", "magnitude": "magnitude"}
 MINIMUM_SLICES = 3
+DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
+"""SOP class Media Storage Directory, of a DICOMDIR under another name, as in lower case; it is of no study."""
 
 SHORTEST_ECHO_MS = 10.0
 """Magnitude and phase with a shorter echo, as of a field map, are not taken for a susceptibility-weighted scan."""
@@ -44,16 +46,25 @@ def find_studies(folder: Path) -> list[dict[str, Any]]:
         a dict a study, sorted by id, with "subject" and "dicom", the absolute paths of its files. The id is the
         PatientID; where a patient has several studies, with the StudyDate and, for two of a day, the end of the
         StudyInstanceUID. Characters other than letters, digits, ``.``, ``-`` and ``_`` become ``_``.
+        After them, a dict for each file that cannot be read or names no study, with "subject", the word ``file`` and
+        the file's path below the folder with spaces between its parts, which is no study's id, and "error".
 
     Raises:
         DicomError: there are DICOM files and pydicom is missing.
     """
     files: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    failed = []
     for path in dicom_files(folder):
-        header = read_header(path)
-        if header.get("StudyInstanceUID"):
-            patient = _safe(str(header.get("PatientID") or "")) or "study"
-            files[header.StudyInstanceUID, patient, str(header.get("StudyDate") or "")].append(str(path))
+        require("pydicom")  # without it no file can be read, which is no fault of this one
+        try:
+            uid, patient, date = _study_key(path)
+        except DicomError as error:
+            advice = "Copy or export it again, or remove it; the study that it belongs to may lack a slice."
+            name = " ".join(("file", *path.relative_to(folder).parts))
+            failed.append({"subject": name, "error": f"{error} {advice}"})
+            continue
+        if uid:
+            files[uid, patient, date].append(str(path))
     patients = Counter(patient for _, patient, _ in files)
     days = Counter((patient, date) for _, patient, date in files)
     studies = []
@@ -63,7 +74,20 @@ def find_studies(folder: Path) -> list[dict[str, Any]]:
             parts += [date] if date else []
             parts += [_safe(uid)[-12:]] if days[patient, date] > 1 or not date else []
         studies.append({"subject": "_".join(parts), "dicom": paths})
-    return sorted(studies, key=lambda study: study["subject"])
+    return sorted(studies, key=lambda study: study["subject"]) + failed
+
+
+def _study_key(path: Path) -> tuple[str, str, str]:
+    """StudyInstanceUID, PatientID fit for a name, and StudyDate of a file; the first is empty for a DICOMDIR."""
+    header = read_header(path)
+    try:  # pydicom makes a value of the bytes only now
+        uid, patient, date = (str(header.get(key) or "") for key in ("StudyInstanceUID", "PatientID", "StudyDate"))
+        is_directory = not uid and header.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY_CLASS
+    except Exception as error:
+        raise DicomError(f"{path} cannot be read as DICOM ({type(error).__name__}: {error}).") from error
+    if not uid and not is_directory:
+        raise DicomError(f"{path} has no StudyInstanceUID, so that it belongs to no study.")
+    return uid, _safe(patient) or "study", date
 
 
 def study_of(source: str | os.PathLike | Sequence[str]) -> list[Volume]:

@@ -60,8 +60,8 @@ def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
     Returns:
         a dict for each subject, sorted by id, with "subject" and the absolute paths that were found of
         "image" (SWI), "phase", "magnitude", "label" and "truth", or "dicom", the folder or the list of files of a
-        DICOM study. A subject that cannot be used (neither SWI
-        nor magnitude with phase; two files of one kind) has "error", a message, and no paths.
+        DICOM study. A subject that cannot be used (neither SWI nor magnitude with phase; two files of one kind; a DICOM
+        file that cannot be read or names no study) has "error", a message, and no paths.
 
     Raises:
         SubjectError: if there is no such folder or file, if no subject of it can be used, or if a datalist
@@ -74,7 +74,9 @@ def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
     elif root.is_dir():
         subjects = [_subject(name, files) for name, files in sorted(_scan(root).items())]
         if all("error" in subject for subject in subjects):
-            subjects = _studies(root) or subjects
+            studies = _studies(root)
+            found = any("error" not in study for study in studies)
+            subjects = studies if found else subjects + studies
     else:
         raise SubjectError(f"dataset_dir {root}: there is no such folder, and it is not a JSON datalist.")
     if all("error" in subject for subject in subjects):
