@@ -300,6 +300,7 @@ def test_explicit_datalist(tmp_path):
         ('"text"', "has no subjects"),
         ('[{"image": "a.nii"}]', 'entry 1 has no "subject"'),
         ('[{"subject": 7}]', 'entry 1 has no "subject"'),
+        ('[{"subject": ""}]', 'entry 1 has no "subject", an id as text: .* Give it one'),
         ('[{"subject": "a", "image": "i"}, {"subject": "a"}]', "the subject a is there twice"),
     ],
 )
@@ -308,6 +309,22 @@ def test_wrong_datalists(tmp_path, content, message):
     with pytest.raises(SubjectError, match=message) as caught:
         find_subjects(tmp_path / "list.json")
     assert "list.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sub-01/ses-1", "../x", "/x", "a\\b", ".", "..", " "])
+def test_ids_that_would_leave_the_output_folder_are_refused(tmp_path, name):
+    touch(tmp_path, "swi.nii.gz")
+    entries = {"training": [{"subject": "a.[1]", "image": "swi.nii.gz"}], "unlabelled": []}
+    (tmp_path / "list.json").write_text(json.dumps(entries))
+    assert [subject["subject"] for subject in find_subjects(tmp_path / "list.json")] == ["a.[1]"]
+    entries["unlabelled"] = [{"subject": name, "image": "swi.nii.gz"}]
+    (tmp_path / "list.json").write_text(json.dumps(entries))
+    with pytest.raises(SubjectError) as caught:
+        find_subjects(tmp_path / "list.json")
+    assert str(caught.value) == (
+        f'Datalist {tmp_path / "list.json"}: entry 2 has the "subject" {name!r}; expected is an id that can name a '
+        "folder for its results: without / and \\, and not ., .. or blank. Rename it, as sub-1_ses-1 for sub-1/ses-1."
+    )
 
 
 # Folds

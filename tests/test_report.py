@@ -2,6 +2,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -99,3 +100,12 @@ def test_writer_forgets_the_former_run(tmp_path, capsys):
     run_subjects(writer, [output], [batch])
     assert "subjects with none: -" in capsys.readouterr().out
     assert [m["probability"] for m in writer.found["s0"]] == [0.875]
+
+
+def test_stale_files_of_an_id_with_brackets_are_removed(tmp_path):
+    stale, others = tmp_path / "a[1]" / "a[1]_cmb.csv", tmp_path / "a[1]" / "a1_cmb.csv"
+    stale.parent.mkdir()
+    stale.touch()
+    others.touch()
+    SubjectWriter(tmp_path).remove_stale(SimpleNamespace(failures={"a[1]": "why"}))
+    assert list(stale.parent.iterdir()) == [others]

@@ -65,7 +65,7 @@ def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         SubjectError: if there is no such folder or file, if no subject of it can be used, or if a datalist
-            names a subject twice.
+            names a subject twice or by an id that cannot name a folder.
     """
     root = Path(dataset_dir).expanduser().absolute()
     if root.suffix.lower() == ".json":
@@ -133,7 +133,8 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
         in the file, else the file's folder).
 
     Raises:
-        SubjectError: if it cannot be read, has another structure, or names a subject twice or not at all.
+        SubjectError: if it cannot be read, has another structure, or names a subject twice, not at all, or by an id
+            that cannot name a folder.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -151,7 +152,14 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
     for number, entry in enumerate(entries, start=1):
         name = entry.get("subject") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not name:
-            raise SubjectError(f'Datalist {path}: entry {number} has no "subject", an id as text: {entry!r}.')
+            raise SubjectError(
+                f'Datalist {path}: entry {number} has no "subject", an id as text: {entry!r}. Give it one.'
+            )
+        if name.strip() in ("", ".", "..") or "/" in name or "\\" in name:
+            raise SubjectError(
+                f'Datalist {path}: entry {number} has the "subject" {name!r}; expected is an id that can name a folder '
+                "for its results: without / and \\, and not ., .. or blank. Rename it, as sub-1_ses-1 for sub-1/ses-1."
+            )
         if name in names:
             raise SubjectError(f"Datalist {path}: the subject {name} is there twice; ids must be unique.")
         names.add(name)

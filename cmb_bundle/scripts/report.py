@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,7 +104,7 @@ class SubjectWriter:
 
     def _remove(self, subject: str) -> None:
         """Remove all files of an earlier run, of which this one may not write each (a picture, a DICOM report)."""
-        for path in (self.output_dir / subject).glob(f"{subject}_cmb*"):
+        for path in (self.output_dir / subject).glob(f"{glob.escape(subject)}_cmb*"):
             path.unlink()
 
     @staticmethod
