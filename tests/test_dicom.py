@@ -15,7 +15,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 
 from cmb_bundle.scripts import dicom
 from cmb_bundle.scripts.datasets import SubjectDataset, SubjectError, find_subjects, load_subjects
-from cmb_bundle.scripts.dicom import DicomError, read_volumes
+from cmb_bundle.scripts.dicom import DicomError, frame_kind, read_volumes
 from cmb_bundle.scripts.dicom_choice import choose_series, find_studies, study_of
 from cmb_bundle.scripts.dicom_kinds import MR_CLASSES, Header, kind_of, phase_unit
 from cmb_bundle.scripts.dicom_pixels import read_pixels
@@ -415,6 +415,22 @@ def test_ids_of_studies(tmp_path, write):
     assert load_subjects(tmp_path, subjects=["B"]) == [studies[2]]
     with pytest.raises(SubjectError, match="0 subjects have a label that can be read"):
         load_subjects(tmp_path, tmp_path / "list.json", subset="test")
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+def test_metadata_of_a_server_tell_what_a_file_tells(tmp_path, write, enhanced):
+    """Of DICOMweb's JSON, with GE's private part of the image, and with the enhanced classes' groups of a frame."""
+    parts = {0: {"component": "MAGNITUDE"}, 1: {"component": "PHASE"}} if enhanced else {0: {"ge": 0}, 1: {"ge": 1}}
+    for part, kind in ((0, "magnitude"), (1, "phase")):
+        write("Ax 3D GRE", part, r"ORIGINAL\PRIMARY\OTHER", folder=kind, enhanced=enhanced, **parts[part])
+        (volume,) = study_of(tmp_path / kind)
+        header = pydicom.dcmread(next((tmp_path / kind).iterdir()), stop_before_pixels=True)
+        served = pydicom.Dataset.from_json(json.dumps(header.to_json_dict()))
+        assert frame_kind(served) == volume.kind
+        assert volume.kind.name == kind
+    if not enhanced:
+        del served[0x0043, 0x102F]  # as of a server that hands out no private attributes
+        assert frame_kind(served).name == "other"
 
 
 def test_a_bad_file_does_not_stop_the_studies(tmp_path, write):

@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from .dicom_kinds import Header, Kind, kind_of, phase_unit
 from .label_files import IMAGE_SUFFIXES, TABLE_SUFFIXES
 
-__all__ = ["DicomError", "Volume", "dicom_files", "is_dicom", "read_volumes", "require"]
+__all__ = ["DicomError", "Volume", "dicom_files", "frame_kind", "is_dicom", "read_volumes", "require"]
 
 SPACING_TOLERANCE_MM = 0.02
 """Slices whose distances differ by less are evenly spaced: scanners write positions with 3 decimals or more."""
@@ -175,20 +176,15 @@ def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
     return sorted(volumes, key=lambda v: (v.number or 0, v.series, v.kind.name, v.echo_ms or 0))
 
 
-def _frame(dataset: Any, path: str, index: int) -> tuple:
-    """Kind, echo time, orientation, pixel spacing and Frame of one frame."""
+def frame_kind(dataset: Any, index: int = 0) -> Kind:
+    """
+    Tell what a frame shows.
 
-    def find(name: str, sequence: str = "") -> Any:
-        """An attribute of a functional group of the frame, or shared by all, or of the file itself."""
-        shared = dataset.get("SharedFunctionalGroupsSequence") or [None]
-        frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
-        for group in (frames[index] if index < len(frames) else None, shared[0]):
-            items = group.get(sequence) if group is not None and sequence else None
-            if items and items[0].get(name) not in (None, ""):
-                return items[0].get(name)
-        value = dataset.get(name)
-        return None if value == "" else value
-
+    Args:
+        dataset: a pydicom Dataset, of a file or of a DICOMweb server's metadata.
+        index: of the frame, in a file with several.
+    """
+    find = partial(_find, dataset, index)
     types = find("FrameType", "MRImageFrameTypeSequence") or dataset.get("ImageType") or ()
     header = Header(
         sop_class=str(dataset.get("SOPClassUID", "")),
@@ -199,16 +195,32 @@ def _frame(dataset: Any, path: str, index: int) -> tuple:
         calculation=str(find("VolumeBasedCalculationTechnique", "MRImageFrameTypeSequence") or "").upper(),
         ge_component=_ge_component(dataset),
     )
-    kind = kind_of(header)
-    if dataset.get("SamplesPerPixel", 1) != 1:
-        kind = Kind("other", "a colour image")
+    return kind_of(header) if dataset.get("SamplesPerPixel", 1) == 1 else Kind("other", "a colour image")
+
+
+def _find(dataset: Any, index: int, name: str, sequence: str = "") -> Any:
+    """An attribute of a functional group of the frame, or shared by all, or of the file itself."""
+    shared = dataset.get("SharedFunctionalGroupsSequence") or [None]
+    frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    for group in (frames[index] if index < len(frames) else None, shared[0]):
+        items = group.get(sequence) if group is not None and sequence else None
+        if items and items[0].get(name) not in (None, ""):
+            return items[0].get(name)
+    value = dataset.get(name)
+    return None if value == "" else value
+
+
+def _frame(dataset: Any, path: str, index: int) -> tuple:
+    """Kind, echo time, orientation, pixel spacing and Frame of one frame."""
+    find, kind = partial(_find, dataset, index), frame_kind(dataset, index)
     echo = _number(find("EffectiveEchoTime", "MREchoSequence") or find("EchoTime"), float)
     position = tuple(map(float, find("ImagePositionPatient", "PlanePositionSequence") or ()))
     orientation = tuple(map(float, find("ImageOrientationPatient", "PlaneOrientationSequence") or ()))
     spacing = tuple(map(float, find("PixelSpacing", "PixelMeasuresSequence") or ()))
     slope, intercept, unit = _rescaling(find)
     stored = int(dataset.get("BitsStored", 16)), bool(dataset.get("PixelRepresentation", 0))
-    scale = phase_unit(header.manufacturer, *stored, slope, intercept, unit) if kind.name == "phase" else None
+    manufacturer = str(dataset.get("Manufacturer", ""))
+    scale = phase_unit(manufacturer, *stored, slope, intercept, unit) if kind.name == "phase" else None
     echo = None if echo is None else round(echo, 2)
     return kind, echo, orientation, spacing, Frame(path, index, position, slope, intercept, scale)
 

@@ -23,6 +23,10 @@ APP = Path(__file__).parents[2] / "apps" / "monailabel"
 SWI = r"ORIGINAL\PRIMARY\M\SWI\NORM\ND"
 MAGNITUDE = r"ORIGINAL\PRIMARY\M\ND\NORM"
 PHASE = r"ORIGINAL\PRIMARY\P\ND"
+SIEMENS = {"Magnitude": ("Mag_Images", 4, MAGNITUDE), "Phase": ("Pha_Images", 5, PHASE), "SWI": ("SWI", 7, SWI)}
+"""Of each kind SeriesDescription, SeriesNumber and ImageType."""
+GE = {kind: ("Ax SWAN", number, r"ORIGINAL\PRIMARY\OTHER") for kind, number in (("SWI", 7), ("Phase", 5))}
+"""Only the private (0043,102F) tells these apart."""
 LABELS = [{"name": "microbleed", "model_name": "cmb_bundle"}]
 
 
@@ -95,23 +99,28 @@ def check_server(client: Client, pacs: str, cohort: Path, series: dict[str, str]
 
 
 def send(cohort: Path, swi: Path, pacs: str) -> str:
-    """Write a phantom as a study of a Siemens scanner, and send it; returns the UID of its SWI series."""
+    """
+    Write a phantom as a study and send it; returns the UID of its SWI series.
+
+    The scanner is of Siemens, or of GE for phantoms without microbleeds.
+    """
     subject = swi.name.split(".")[0]
-    study = Study(subject)
+    is_ge = not truth_of(cohort, subject)
+    study = Study(subject, manufacturer="GE MEDICAL SYSTEMS" if is_ge else "SIEMENS")
     with tempfile.TemporaryDirectory() as scratch:
         written = {}
-        kinds = {"Magnitude": ("Mag_Images", 4, MAGNITUDE), "Phase": ("Pha_Images", 5, PHASE), "SWI": ("SWI", 7, SWI)}
-        for kind, (description, number, image_type) in kinds.items():
+        for kind, (description, number, image_type) in (GE if is_ge else SIEMENS).items():
             scan = nib.load(cohort / "Data" / kind / swi.name)
-            values, scale = scan.get_fdata(), {}
-            if kind == "Phase":
-                values, scale = (values / np.pi + 1) * 2048, {"slope": 2, "intercept": -4096}
+            values, more = scan.get_fdata(), {"ge": int(kind == "Phase"), "bits": 16} if is_ge else {}
+            if kind == "Phase" and is_ge:
+                values = values * 1000
+            elif kind == "Phase":
+                values, more = ((values / np.pi + 1) * 2048).clip(0, 4095), {"slope": 2, "intercept": -4096}
             else:
                 values = values * (4000 / values.max())
-            stored = np.clip(np.round(values), 0, 4095).astype(np.uint16)
-            place = Path(scratch) / kind
+            stored, place = np.round(values).astype(int), Path(scratch) / kind
             written[kind] = write_dicom_series(
-                place, stored, scan.affine, study, description, number, image_type, **scale
+                place, stored, scan.affine, study, description, number, image_type, **more
             )
         for file in Path(scratch).rglob("IM*"):
             requests.post(f"{pacs}/instances", data=file.read_bytes(), timeout=60).raise_for_status()

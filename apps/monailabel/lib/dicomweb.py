@@ -57,22 +57,14 @@ class SWIDatastore(DICOMWebDatastore):
 
     def _kind(self, series: Dataset) -> str:
         """What a series shows, by the header of one of its images; asked once."""
-        from cmb_bundle.scripts.dicom_kinds import Header, kind_of
+        from cmb_bundle.scripts.dicom import frame_kind
 
         uid, study = str(series.SeriesInstanceUID), str(series.StudyInstanceUID)
         if uid not in self._kinds:
             first = self._client.search_for_instances(study, uid, limit=1)[0]
             instance = str(Dataset.from_json(first).SOPInstanceUID)
             image = Dataset.from_json(self._client.retrieve_instance_metadata(study, uid, instance))
-            types = image.get("ImageType") or ()
-            header = Header(
-                sop_class=str(image.get("SOPClassUID", "")),
-                manufacturer=str(image.get("Manufacturer", "")),
-                description=str(image.get("SeriesDescription", "")),
-                image_type=(types,) if isinstance(types, str) else tuple(map(str, types)),
-                component=str(image.get("ComplexImageComponent", "")).upper(),
-            )
-            self._kinds[uid] = kind_of(header).name
+            self._kinds[uid] = frame_kind(image).name
         return self._kinds[uid]
 
     def get_image_uri(self, image_id: str) -> str:
@@ -109,6 +101,8 @@ class SWIDatastore(DICOMWebDatastore):
             logger.warning(f"{image_id}: its phase is not used: {error}")
             return
         if "phase" not in chosen.volumes:
+            what = f"{len(phases)} series show a phase, none of which fits" if phases else "no series shows a phase"
+            logger.warning(f"{image_id}: works on SWI alone; in its study {what}. --conf phase_series can name one.")
             return
         volume = read_volume(chosen.volumes["phase"])
         values = volume[0].numpy() * float(volume.meta.get("radians_per_unit", 1.0))
