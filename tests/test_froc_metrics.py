@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
+from monai.data import MetaTensor, decollate_batch
 
 from cmb_bundle.scripts.froc_metrics import CandidateFROC, FindingsFROC
 
@@ -70,8 +70,8 @@ def test_no_lesion_is_no_score_and_reset_forgets():
 def test_a_subject_seen_twice_counts_once():
     first = volume_output([[10, 10, 10]], (20, 20, 5, 0.9))
     second = volume_output([[10, 10, 10]])
-    for one, name in ((first, "a/swi.nii"), (second, "b/swi.nii")):
-        one["image"].meta["filename_or_obj"] = name
+    for one, name in ((first, "a"), (second, "b")):
+        one["image"].meta["subject"] = name
     assert froc_of([first], [second], [first]) == 0.5
 
 
@@ -128,7 +128,7 @@ SUBJECTS = [
     findings_output([[5, 5, 4]], (10, 10, 2, 0.4, 0.2)),
 ]
 for number, subject in enumerate(SUBJECTS):
-    subject["image"].meta["filename_or_obj"] = f"{number}.nii"
+    subject["image"].meta["subject"] = f"s{number}"
 
 def scores(rank, world):
     # an even split gives the first subject to the second process again
@@ -162,6 +162,16 @@ def test_two_processes_have_the_score_of_all_their_subjects(tmp_path):
     expected = [(0 + 1 / 3 + 2 / 3) / 3, (0 + 2 / 3 + 2 / 3) / 3]
     for name in ("alone", "0", "1"):
         assert json.loads(lines[name]) == pytest.approx(expected)
+
+
+def test_volumes_of_validation_tell_their_subject(tiny_cohort, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(CONFIGS.parent))
+    parser = ConfigParser()
+    parser.read_config([CONFIGS / "train.json", TINY_CONFIG])
+    parser.update({"dataset_dir": str(tiny_cohort), "output_dir": str(tmp_path), "bundle_root": str(CONFIGS.parent)})
+    [batch] = list(parser.get_parsed_content("validate#dataloader"))[:1]
+    volumes = decollate_batch(batch)
+    assert [volume["image"].meta["subject"] for volume in volumes] == [volume["subject"] for volume in volumes]
 
 
 # -------------------------------------------------------------------------------------- choosing epochs of stage 2

@@ -40,15 +40,15 @@ class CandidateFROC(Metric):
 
         Args:
             output: for each subject ``pred``, a table with the columns ``TABLE_COLUMNS``; ``image``, a MetaTensor whose
-                affine takes the table's voxels to RAS mm; ``label``, (N, 3) lesions in RAS mm.
+                affine takes the table's voxels to RAS mm, with the ``subject`` in its meta data; ``label``, (N, 3)
+                lesions in RAS mm.
         """
         for one in output:
             table = np.asarray(one["pred"], dtype=float)
             places = apply_affine(np.asarray(one["image"].affine), table[:, :3])
             places, scores = self.detections(places, table)
             matching = match(places, scores, np.asarray(one["label"]), self.distance_mm)
-            file = one["image"].meta.get("filename_or_obj")
-            self._matchings.append((None if file is None else str(file), matching))
+            self._matchings.append((one["image"].meta.get("subject"), matching))
 
     def detections(self, places_mm: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Places (N, 3) and scores (N,) that the curve is made of."""
@@ -60,8 +60,8 @@ class CandidateFROC(Metric):
         gathered = self._matchings
         if idist.get_world_size() > 1:
             gathered = [one for process in idist.all_gather(gathered) for one in process]
-        by_file = {name: matching for name, matching in gathered if name is not None}
-        matchings = [*by_file.values(), *(matching for name, matching in gathered if name is None)]
+        by_subject = {name: matching for name, matching in gathered if name is not None}
+        matchings = [*by_subject.values(), *(matching for name, matching in gathered if name is None)]
         sensitivity = mean_sensitivity(froc(matchings), self.rates) if matchings else None
         return math.nan if sensitivity is None else sensitivity
 

@@ -51,9 +51,10 @@ class LoadSubjectd(MapTransform):
         dicom_series: which DICOM series to take, see :func:`~.dicom_choice.choose_series`.
 
     Returns:
-        the dictionary with ``(1, i, j, k)`` float32 MetaTensors on the file's own grid, and ``notices``; of DICOM,
-        also ``dicom_source``, where the slices of the SWI, or of the magnitude, come from (see ``Volume.source``),
-        and ``radians_per_unit`` in the meta data of a phase whose header tells it.
+        the dictionary with ``(1, i, j, k)`` float32 MetaTensors on the file's own grid, which have the ``subject`` in
+        their meta data, and ``notices``; of DICOM, also ``dicom_source``, where the slices of the SWI, or of the
+        magnitude, come from (see ``Volume.source``), and ``radians_per_unit`` in the meta data of a phase whose header
+        tells it.
 
     Raises:
         SubjectError: a file is missing or unreadable, is not one 3D volume of at least three slices, has only zeros
@@ -90,6 +91,7 @@ class LoadSubjectd(MapTransform):
             volumes = self._take_echo(d, name, volumes, paths)
         for key, volume in volumes.items():
             d[key] = self._check(name, key, paths[key], volume)
+            d[key].meta["subject"] = name
         reference, *others = volumes
         if isinstance(paths[reference], Volume):
             d["dicom_source"] = paths[reference].source
