@@ -72,7 +72,7 @@ def main(folder: Path, overrides: dict) -> None:
         if (folder / "robustness" / cohort).is_dir():
             values = {"compare_with_baseline": False, "bootstrap": 0, **values, **overrides}
             protocols[change] = row(evaluate(folder / "robustness" / cohort, where, **values))
-    for table in (rows, protocols):
+    for table in filter(None, (rows, protocols)):
         print(pd.DataFrame(table).T.astype(float).round(3).to_string(), end="\n\n")
 
 
