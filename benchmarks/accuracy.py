@@ -7,11 +7,10 @@ evaluation does, beside the classical baseline, with reports in DIR/results; the
 
 from __future__ import annotations
 
-import ast
 import json
-import sys
 from pathlib import Path
 
+import fire
 import pandas as pd
 from cohorts import CHANGES, folder_of
 from monai.bundle import ConfigWorkflow
@@ -33,14 +32,6 @@ def evaluate(cohort: Path, results: Path, **overrides: object) -> dict:
     return json.loads((results / "metrics.json").read_text())
 
 
-def value_of(word: str) -> object:
-    """What a word of the command line means: a number, True, a list, or the word itself."""
-    try:
-        return ast.literal_eval(word)
-    except (SyntaxError, ValueError):
-        return word
-
-
 def row(metrics: dict) -> dict[str, float | None]:
     """The figures of one system in a line."""
     first, both = metrics["stage_1"], metrics["end_to_end"]
@@ -56,8 +47,9 @@ def row(metrics: dict) -> dict[str, float | None]:
     }
 
 
-def main(folder: Path, overrides: dict) -> None:
+def main(folder: str, **overrides: object) -> None:
     """Print both tables."""
+    folder = Path(folder)
     results = folder / "results"
     rows = {}
     for name in ("test_hr", "test_lr", "unseen_hr", "unseen_lr"):
@@ -77,5 +69,4 @@ def main(folder: Path, overrides: dict) -> None:
 
 
 if __name__ == "__main__":
-    given = zip(sys.argv[2::2], sys.argv[3::2], strict=True)
-    main(Path(sys.argv[1]), {key.removeprefix("--"): value_of(word) for key, word in given})
+    fire.Fire(main)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from monai.transforms.utils import generate_spatial_bounding_box
 from scipy import ndimage
 
 RAW_PHASE = 0.2
@@ -132,7 +133,8 @@ def paramagnetic_sign(
     deep = _interior(inside, spacing)
     inside = deep if deep.any() else inside
     around, vein = _window(AROUND_MM, spacing), _window(VEIN_MM, spacing)
-    box = _box(inside, around)
+    start, end = generate_spatial_bounding_box(inside[None], margin=around, allow_smaller=True)
+    box = tuple(map(slice, start, end))
     image, phase, inside = image[box], phase[box], inside[box]
     inside = inside & (ndimage.uniform_filter(np.square(phase), around) < 1)
     darkness = ndimage.grey_closing(image, vein) - image
@@ -149,12 +151,6 @@ def paramagnetic_sign(
 def _window(reach_mm: float, spacing: Sequence[float]) -> tuple[int, int, int]:
     """A window (1, i, j) in voxels that reaches so far to each side in the plane."""
     return 1, *(2 * max(1, round(reach_mm / float(s))) + 1 for s in spacing[:2])
-
-
-def _box(inside: np.ndarray, window: tuple[int, int, int]) -> tuple[slice, ...]:
-    """The smallest part of slices (k, i, j) with all that windows around its inside reach."""
-    found = ndimage.find_objects(inside.astype(np.uint8))
-    return tuple(slice(max(0, s.start - w), s.stop + w) for s, w in zip(found[0], window, strict=True)) if found else ()
 
 
 def _interior(inside: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

@@ -49,7 +49,10 @@ class SubjectWriter:
     ) -> None:
         check_flags(picture=picture)
         if dicom_output not in ("auto", True, False):
-            raise ValueError(f"dicom_output is {dicom_output!r}; expected 'auto', true or false.")
+            raise ValueError(
+                f"dicom_output is {dicom_output!r}; expected 'auto', true or false, on the command line True or False "
+                "with a capital letter."
+            )
         self.dicom_output = dicom_output
         self.output_dir, self.convention, self.picture = (
             Path(output_dir),
