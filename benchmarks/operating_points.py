@@ -25,9 +25,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from cmb_bundle.scripts.matched import places_of
-from cmb_bundle.scripts.matching import match, suppress
-from cmb_bundle.scripts.records import SubjectRecord, load_records
+from cmb_bundle.scripts.evaluation.matching import match, suppress
+from cmb_bundle.scripts.evaluation.records import SubjectRecord, load_records
+from cmb_bundle.scripts.evaluation.stages import places_of
 
 LIMITS = {"specific": (10, 0.25, 0.2), "balanced": (10, 0.5, 0.2), "sensitive": (30, 2.0, np.inf)}
 CANDIDATE_THRESHOLDS = tuple(np.round(np.arange(0.02, 0.61, 0.01), 2))

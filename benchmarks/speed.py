@@ -28,12 +28,12 @@ from monai.bundle import ConfigParser
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "cmb_bundle"))
 
-from scripts.acceleration import accelerate  # noqa: E402
-from scripts.darknet import darknet_detector  # noqa: E402
-from scripts.networks import TwoStageNetwork  # noqa: E402
+from scripts.darknet.detector import darknet_detector  # noqa: E402
+from scripts.inference.acceleration import accelerate  # noqa: E402
+from scripts.inference.pictures import draw_findings  # noqa: E402
+from scripts.inference.writers import write_findings  # noqa: E402
+from scripts.networks.two_stage import TwoStageNetwork  # noqa: E402
 from scripts.phantom import HR, make_cohort  # noqa: E402
-from scripts.pictures import draw_findings  # noqa: E402
-from scripts.writers import write_findings  # noqa: E402
 
 REPEATS = 3
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_ARENA_MAX": "1"}

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from cmb_bundle.scripts.acceleration import Accelerated, MaxPool2x2, accelerate
-from cmb_bundle.scripts.classifier import PatchClassifier
-from cmb_bundle.scripts.darknet import darknet_detector
-from cmb_bundle.scripts.detector import YOLOv2Detector
-from cmb_bundle.scripts.networks import TwoStageNetwork, YOLOv2Network
+from cmb_bundle.scripts.darknet.detector import darknet_detector
+from cmb_bundle.scripts.detection.yolov2 import YOLOv2Detector
+from cmb_bundle.scripts.inference.acceleration import Accelerated, MaxPool2x2, accelerate
+from cmb_bundle.scripts.networks.classifier import PatchClassifier
+from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
+from cmb_bundle.scripts.networks.yolov2 import YOLOv2Network
 
 from .conftest import CONFIGS, STRIDE_8_STAGES
 

@@ -8,7 +8,7 @@ import pingouin
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from cmb_bundle.scripts.agreement import (
+from cmb_bundle.scripts.evaluation.agreement import (
     band_confusion,
     band_names,
     bland_altman,

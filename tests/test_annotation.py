@@ -8,9 +8,10 @@ import pytest
 from monai.bundle import ConfigParser
 
 from cmb_bundle.scripts.annotation import chosen_threshold, is_served, points_on_offer, publish_weights, training_dir
-from cmb_bundle.scripts.datasets import CohortDataset, SubjectError, complete_subject
-from cmb_bundle.scripts.transforms import LoadSubjectd
-from cmb_bundle.scripts.weights import CheckpointError
+from cmb_bundle.scripts.data.datasets import CohortDataset
+from cmb_bundle.scripts.data.layouts import complete_subject
+from cmb_bundle.scripts.errors import CheckpointError, SubjectError
+from cmb_bundle.scripts.transforms.load import LoadSubjectd
 
 CONFIGS = Path(__file__).parents[1] / "cmb_bundle" / "configs"
 AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])

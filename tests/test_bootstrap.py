@@ -6,10 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cmb_bundle.scripts.bootstrap import bootstrap, percentile_interval, resample_weights
-from cmb_bundle.scripts.metrics import Counts
-from cmb_bundle.scripts.resampled import resampled_median, resampled_scores
-from cmb_bundle.scripts.scoring import stage_scores
+from cmb_bundle.scripts.evaluation.bootstrap import (
+    bootstrap,
+    percentile_interval,
+    resample_weights,
+    resampled_median,
+    resampled_scores,
+)
+from cmb_bundle.scripts.evaluation.metrics import Counts
+from cmb_bundle.scripts.evaluation.scores import stage_scores
 
 
 @st.composite

@@ -9,7 +9,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from cmb_bundle.scripts.calibration import STEEPEST, calibrate, fit_scaling
+from cmb_bundle.scripts.training.calibration import STEEPEST, calibrate, fit_scaling
 
 RANDOM = np.random.default_rng(0)
 LOGIT = RANDOM.normal(0, 2, 20_000)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmb_bundle.scripts.candidates import CANDIDATE_COLUMNS, merge_slices
+from cmb_bundle.scripts.detection.candidates import CANDIDATE_COLUMNS, merge_slices
 
 SPACING = (0.5, 0.5, 2.0)
 

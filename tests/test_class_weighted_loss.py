@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cmb_bundle.scripts.class_weighted_loss import BatchMeanCrossEntropy
+from cmb_bundle.scripts.training.losses import BatchMeanCrossEntropy
 
 
 def test_mean_over_samples_by_hand():

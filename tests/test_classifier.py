@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmb_bundle.scripts.classifier import PatchClassifier
+from cmb_bundle.scripts.networks.classifier import PatchClassifier
 
 
 def layer_shapes(network: nn.Module, patch: torch.Tensor) -> list[tuple[str, tuple[int, ...]]]:

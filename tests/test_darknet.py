@@ -14,16 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cmb_bundle.scripts.darknet import (
+from cmb_bundle.scripts.darknet.cfg import read_cfg
+from cmb_bundle.scripts.darknet.detector import (
     darknet_detector,
     export_detector,
     fold_input_channels,
     read_weights,
     write_weights,
 )
-from cmb_bundle.scripts.darknet_cfg import DarknetError, read_cfg
-from cmb_bundle.scripts.darknet_layers import MaxPool, Reorg
-from cmb_bundle.scripts.darknet_network import DarknetNetwork
+from cmb_bundle.scripts.darknet.layers import MaxPool, Reorg
+from cmb_bundle.scripts.darknet.network import DarknetNetwork
+from cmb_bundle.scripts.errors import DarknetError
 
 from .conftest import CONFIGS
 from .test_documentation import ROOT, commands

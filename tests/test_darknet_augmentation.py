@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmb_bundle.scripts.darknet_augmentation import RandExposured, RandJitterd
+from cmb_bundle.scripts.darknet.augmentation import RandExposured, RandJitterd
 
 from .test_multiscale import ramps
 

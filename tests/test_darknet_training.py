@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 from ignite.engine import Engine, Events
 from monai.handlers import LrScheduleHandler
 
-from cmb_bundle.scripts.darknet_training import (
-    DarknetSchedule,
-    epochs_of,
-    learning_rate_factor,
-    parameter_groups,
-)
-from cmb_bundle.scripts.handlers import TrainingCheckpoint
+from cmb_bundle.scripts.darknet.schedule import DarknetSchedule, epochs_of, learning_rate_factor, parameter_groups
+from cmb_bundle.scripts.training.checkpoint import TrainingCheckpoint
 
 PUBLISHED = {"burn_in": 1000, "power": 4, "steps": [10000, 30000], "scales": [0.1, 0.1]}
 

@@ -15,16 +15,11 @@ from hypothesis import strategies as st
 from monai.data import DataLoader
 from monai.transforms import Compose, Lambdad, LoadImaged, RandomizableTransform, Transform
 
-from cmb_bundle.scripts.datasets import (
-    CohortDataset,
-    SubjectDataset,
-    SubjectError,
-    assign_folds,
-    find_subjects,
-    load_subjects,
-    make_datalist,
-)
-from cmb_bundle.scripts.labels import LabelConvention
+from cmb_bundle.scripts.data.datasets import CohortDataset, SubjectDataset
+from cmb_bundle.scripts.data.labels import LabelConvention
+from cmb_bundle.scripts.data.layouts import find_subjects
+from cmb_bundle.scripts.data.splits import assign_folds, load_subjects, make_datalist
+from cmb_bundle.scripts.errors import SubjectError
 
 REAL = Path(__file__).parents[2] / "shared/data/real"
 

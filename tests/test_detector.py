@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cmb_bundle.scripts.classifier import PatchClassifier
-from cmb_bundle.scripts.detector import YOLOv2Detector, fit_anchors, non_max_suppression
-from cmb_bundle.scripts.networks import TwoStageNetwork, YOLOv2Network
+from cmb_bundle.scripts.detection.anchors import fit_anchors
+from cmb_bundle.scripts.detection.boxes import non_max_suppression
+from cmb_bundle.scripts.detection.yolov2 import YOLOv2Detector
+from cmb_bundle.scripts.networks.classifier import PatchClassifier
+from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
+from cmb_bundle.scripts.networks.yolov2 import YOLOv2Network
 
 from .conftest import STRIDE_8_STAGES
 

@@ -14,13 +14,16 @@ from nibabel.affines import apply_affine
 from pydicom.uid import JPEGLSLossless, RLELossless
 
 from cmb_bundle.scripts import dicom
-from cmb_bundle.scripts.datasets import SubjectDataset, SubjectError, find_subjects, load_subjects
-from cmb_bundle.scripts.dicom import DicomError, frame_kind, read_volumes
-from cmb_bundle.scripts.dicom_choice import choose_series, find_studies, study_of
-from cmb_bundle.scripts.dicom_kinds import MR_CLASSES, Header, kind_of, phase_unit
-from cmb_bundle.scripts.dicom_pixels import read_pixels
-from cmb_bundle.scripts.phase import wrap
-from cmb_bundle.scripts.transforms import LoadSubjectd, NormalizePhased
+from cmb_bundle.scripts.data.datasets import SubjectDataset
+from cmb_bundle.scripts.data.layouts import find_subjects
+from cmb_bundle.scripts.data.splits import load_subjects
+from cmb_bundle.scripts.dicom.kinds import MR_CLASSES, Header, kind_of, phase_unit
+from cmb_bundle.scripts.dicom.pixels import read_pixels
+from cmb_bundle.scripts.dicom.series import choose_series, find_studies, study_of
+from cmb_bundle.scripts.dicom.volumes import frame_kind, read_volumes
+from cmb_bundle.scripts.errors import DicomError, SubjectError
+from cmb_bundle.scripts.transforms.load import LoadSubjectd
+from cmb_bundle.scripts.transforms.phase import NormalizePhased, wrap
 
 from .dicom_series import Study, write_dicom_series
 

@@ -14,9 +14,9 @@ import torch
 from monai.data import MetaTensor
 from nibabel.affines import apply_affine
 
-from cmb_bundle.scripts.dicom_choice import choose_series, study_of
-from cmb_bundle.scripts.dicom_writers import write_dicom
-from cmb_bundle.scripts.report import SubjectWriter
+from cmb_bundle.scripts.dicom.series import choose_series, study_of
+from cmb_bundle.scripts.dicom.writers import write_dicom
+from cmb_bundle.scripts.inference.writers import SubjectWriter
 
 from .dicom_series import Study, write_dicom_series
 

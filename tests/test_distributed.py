@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import BatchSampler, RandomSampler
 
-from cmb_bundle.scripts.distributed import (
+from cmb_bundle.scripts.training.distributed import (
     ShareOfBatches,
     ShareOfLoss,
     SynchronisedBatchNorm,

@@ -11,28 +11,20 @@ from monai.data import DataLoader, MetaTensor
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, Transform
 
-from cmb_bundle.scripts.classifier import PatchClassifier
-from cmb_bundle.scripts.datasets import SubjectDataset, SubjectError
-from cmb_bundle.scripts.detector import YOLOv2Detector
-from cmb_bundle.scripts.engines import (
-    CohortError,
-    CohortEvaluator,
-    collate_slices,
-    collate_subject,
-    collect_patches,
-    finish_training,
-    join_weights,
-    prepare_slices,
-    prepare_volume,
-    raise_failures,
-    sum_of_losses,
-)
-from cmb_bundle.scripts.evaluation import EvaluationReport
-from cmb_bundle.scripts.findings import Findingsd
-from cmb_bundle.scripts.inferers import TwoStageInferer
-from cmb_bundle.scripts.networks import TwoStageNetwork, YOLOv2Network
-from cmb_bundle.scripts.report import SubjectWriter
-from cmb_bundle.scripts.weights import CheckpointError
+from cmb_bundle.scripts.data.datasets import SubjectDataset
+from cmb_bundle.scripts.detection.yolov2 import YOLOv2Detector
+from cmb_bundle.scripts.errors import CheckpointError, CohortError, SubjectError
+from cmb_bundle.scripts.inference.evaluator import CohortEvaluator, collate_subject, prepare_volume, raise_failures
+from cmb_bundle.scripts.inference.findings import Findingsd
+from cmb_bundle.scripts.inference.inferers import TwoStageInferer
+from cmb_bundle.scripts.inference.writers import SubjectWriter
+from cmb_bundle.scripts.networks.classifier import PatchClassifier
+from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
+from cmb_bundle.scripts.networks.yolov2 import YOLOv2Network
+from cmb_bundle.scripts.report.handlers import EvaluationReport
+from cmb_bundle.scripts.training.completion import finish_training, join_weights
+from cmb_bundle.scripts.training.patches import collect_patches
+from cmb_bundle.scripts.training.trainer import collate_slices, prepare_slices, sum_of_losses
 
 # -------------------------------------------------------------------------------------------- batches of stage 1
 

@@ -14,9 +14,11 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from cmb_bundle.scripts.evaluation import FILES, EvaluationOptions, EvaluationReport, write_evaluation
-from cmb_bundle.scripts.labels import LabelError
-from cmb_bundle.scripts.records import Candidate, Lesion, RecordsError, SubjectRecord, load_records, save_records
+from cmb_bundle.scripts.errors import LabelError, RecordsError
+from cmb_bundle.scripts.evaluation.records import Candidate, Lesion, SubjectRecord, load_records, save_records
+from cmb_bundle.scripts.evaluation.scores import EvaluationOptions
+from cmb_bundle.scripts.report.handlers import EvaluationReport
+from cmb_bundle.scripts.report.report import FILES, write_evaluation
 
 from .conftest import run_subjects
 

@@ -19,10 +19,10 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from cmb_bundle.scripts.findings import Findingsd, KeepInputGridd, background, to_file_grid
-from cmb_bundle.scripts.inferers import TwoStageInferer
-from cmb_bundle.scripts.labels import read_points
-from cmb_bundle.scripts.writers import write_findings
+from cmb_bundle.scripts.data.labels import read_points
+from cmb_bundle.scripts.inference.findings import Findingsd, KeepInputGridd, background, to_file_grid
+from cmb_bundle.scripts.inference.inferers import TwoStageInferer
+from cmb_bundle.scripts.inference.writers import write_findings
 
 BUNDLE = Path(__file__).parents[1] / "cmb_bundle"
 AXIS_CODES = [

@@ -14,7 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor, decollate_batch
 
-from cmb_bundle.scripts.froc_metrics import CandidateFROC, FindingsFROC
+from cmb_bundle.scripts.training.metrics import CandidateFROC, FindingsFROC
 
 from .conftest import CONFIGS, TINY_CONFIG
 
@@ -191,6 +191,6 @@ def test_overlay_names_the_handler_that_saves():
     parser = ConfigParser()
     parser.read_config([CONFIGS / "train.json", CONFIGS / "select_by_froc.json"])
     saver = parser["train_classifier#handlers"][7]
-    assert saver["_target_"] == "scripts.handlers.TrainingCheckpoint"
+    assert saver["_target_"] == "scripts.training.TrainingCheckpoint"
     assert (saver["evaluator"], saver["metric"]) == ("@validate_both#evaluator", "mean_sensitivity")
     assert [h["_target_"] for h in parser["validate_classifier#handlers"]][-1] == "ValidationHandler"

@@ -16,12 +16,10 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised
 
 from cmb_bundle.scripts import handlers
-from cmb_bundle.scripts.handlers import (
-    EpochSeed,
-    EpochTable,
-    TrainingCheckpoint,
-)
-from cmb_bundle.scripts.weights import CheckpointError, load_weights
+from cmb_bundle.scripts.errors import CheckpointError
+from cmb_bundle.scripts.networks.weights import load_weights
+from cmb_bundle.scripts.training.checkpoint import TrainingCheckpoint
+from cmb_bundle.scripts.training.handlers import EpochSeed, EpochTable
 
 LOSS = torch.nn.CrossEntropyLoss()
 
@@ -333,7 +331,7 @@ def test_best_is_remembered_over_a_resume(tmp_path):
 
 def test_states_are_saved_as_seldom_as_asked(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr("cmb_bundle.scripts.handlers.write_whole", lambda path, write: saved.append(path.stem))
+    monkeypatch.setattr("cmb_bundle.scripts.files.write_whole", lambda path, write: saved.append(path.stem))
     scripted(tmp_path, [5, 6, 1, 1, 7, 1, 1], save_interval=3)
     best, last = "tiny_best", "tiny_last"
     # epochs 1, 2 and 5 are the best so far, 3 and 6 have their turn, 7 is the last

@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from cmb_bundle.scripts.inferers import TABLE_COLUMNS, MixedPrecisionInferer, TwoStageInferer
+from cmb_bundle.scripts.inference.inferers import TABLE_COLUMNS, MixedPrecisionInferer, TwoStageInferer
 
 SPACING = (0.8, 0.8, 2.0)
 

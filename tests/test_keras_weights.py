@@ -21,9 +21,9 @@ from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 from monai.bundle import ConfigParser
 from torch import nn
 
-from cmb_bundle.scripts.keras_layers import AxisBatchNorm, KerasError, SamePadding
-from cmb_bundle.scripts.keras_weights import keras_classifier
-from cmb_bundle.scripts.weights import CheckpointError
+from cmb_bundle.scripts.errors import CheckpointError, KerasError
+from cmb_bundle.scripts.keras.classifier import keras_classifier
+from cmb_bundle.scripts.keras.layers import AxisBatchNorm, SamePadding
 
 from .conftest import CONFIGS
 from .test_documentation import commands

@@ -12,10 +12,11 @@ import pydicom
 import pytest
 from openpyxl import Workbook
 
-from cmb_bundle.scripts.audit_report import audit_labels, look, options
-from cmb_bundle.scripts.label_audit import CONVENTIONS, KEYS, darkness, judge
-from cmb_bundle.scripts.labels import LabelConvention
-from cmb_bundle.scripts.layouts import SubjectError, find_subjects
+from cmb_bundle.scripts.audit.audit import audit_labels, look, options
+from cmb_bundle.scripts.audit.verdict import CONVENTIONS, KEYS, darkness, judge
+from cmb_bundle.scripts.data.labels import LabelConvention
+from cmb_bundle.scripts.data.layouts import find_subjects
+from cmb_bundle.scripts.errors import SubjectError
 from cmb_bundle.scripts.phantom import TINY, make_cohort
 
 from .dicom_series import Study, write_dicom_series

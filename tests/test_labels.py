@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import ITKWriter
 
-from cmb_bundle.scripts.labels import LabelConvention, LabelError, count_points, read_points
+from cmb_bundle.scripts.data.labels import LabelConvention, count_points, read_points
+from cmb_bundle.scripts.errors import LabelError
 
 CONVENTIONS = [LabelConvention(base, *flags) for base in (0, 1) for flags in itertools.product((False, True), repeat=4)]
 SHAPE = (64, 48, 20)

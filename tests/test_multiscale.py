@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ignite.engine import Engine
 
-from cmb_bundle.scripts.multiscale import MultiScale
+from cmb_bundle.scripts.training.multiscale import MultiScale
 
 SIZES = list(range(320, 609, 32))
 

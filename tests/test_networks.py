@@ -5,11 +5,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmb_bundle.scripts.networks import (
-    TwoStageNetwork,
-    YOLOv2Network,
-    scaled_channels,
-)
+from cmb_bundle.scripts.networks.blocks import scaled_channels
+from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
+from cmb_bundle.scripts.networks.yolov2 import YOLOv2Network
 
 from .conftest import STRIDE_8_STAGES
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 
-from cmb_bundle.scripts.handlers import TrainingCheckpoint
-from cmb_bundle.scripts.labels import LabelConvention
-from cmb_bundle.scripts.options import OptionError, check_flags, threshold_at
-from cmb_bundle.scripts.report import SubjectWriter
-from cmb_bundle.scripts.rivals import Rival
+from cmb_bundle.scripts.data.labels import LabelConvention
+from cmb_bundle.scripts.errors import OptionError
+from cmb_bundle.scripts.inference.writers import SubjectWriter
+from cmb_bundle.scripts.options import check_flags, threshold_at
+from cmb_bundle.scripts.report.handlers import Rival
+from cmb_bundle.scripts.training.checkpoint import TrainingCheckpoint
 
 from .conftest import CONFIGS
 

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 
 from cmb_bundle.scripts.phantom import TINY, simulate
-from cmb_bundle.scripts.phase import (
+from cmb_bundle.scripts.transforms.head_mask import HeadMaskd
+from cmb_bundle.scripts.transforms.load import LoadSubjectd
+from cmb_bundle.scripts.transforms.phase import (
+    NormalizePhased,
     homodyne_filter,
     is_raw,
     paramagnetic_sign,
@@ -21,7 +24,6 @@ from cmb_bundle.scripts.phase import (
     susceptibility_weighted,
     wrap,
 )
-from cmb_bundle.scripts.transforms import HeadMaskd, LoadSubjectd, NormalizePhased
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "real"
 RAMP = torch.linspace(-math.pi, math.pi, 4097, dtype=torch.float64)[:-1]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from cmb_bundle.scripts.pictures import MAXIMUM_SLICES, draw_findings
+from cmb_bundle.scripts.inference.pictures import MAXIMUM_SLICES, draw_findings
 
 AFFINE = np.array([[0.8, 0, 0, -30], [0, 1.0, 0, 12], [0, 0, 2.0, -7], [0, 0, 0, 1]])
 SHAPE = (60, 50, 20)

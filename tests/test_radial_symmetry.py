@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmb_bundle.scripts.candidates import CANDIDATE_COLUMNS
-from cmb_bundle.scripts.radial_symmetry import RADII_MM, RadialSymmetryInferer, radial_symmetry
+from cmb_bundle.scripts.detection.candidates import CANDIDATE_COLUMNS
+from cmb_bundle.scripts.inference.radial_symmetry import RADII_MM, RadialSymmetryInferer, radial_symmetry
 
 GRIDS = [(0.5, 0.5, 0.5), (0.8, 0.8, 2.0), (0.5, 0.5, 2.0)]
 

@@ -5,19 +5,18 @@ import json
 import numpy as np
 import pytest
 
-from cmb_bundle.scripts.crops import cut_crop
-from cmb_bundle.scripts.labels import LabelError
-from cmb_bundle.scripts.records import (
+from cmb_bundle.scripts.errors import LabelError, RecordsError
+from cmb_bundle.scripts.evaluation.records import (
     Candidate,
     Crop,
     Lesion,
     Mimic,
-    RecordsError,
     SubjectRecord,
     load_records,
     save_records,
 )
-from cmb_bundle.scripts.truth import Truth, complete, read_truth
+from cmb_bundle.scripts.evaluation.truth import Truth, complete, read_truth
+from cmb_bundle.scripts.report.handlers import cut_crop
 
 
 def full_record():

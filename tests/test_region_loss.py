@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmb_bundle.scripts.region_loss import RegionLoss, centre_size_iou
+from cmb_bundle.scripts.detection.region_loss import RegionLoss, centre_size_iou
 
 NO_BOXES = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
 

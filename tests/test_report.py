@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from cmb_bundle.scripts.report import SubjectWriter
+from cmb_bundle.scripts.inference.writers import SubjectWriter
 
 from .conftest import run_subjects
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmb_bundle.scripts.evaluation import EvaluationOptions, write_evaluation
-from cmb_bundle.scripts.published import PUBLISHED
-from cmb_bundle.scripts.records import Candidate, Crop, Lesion, Mimic, SubjectRecord
-from cmb_bundle.scripts.report_page import Numbers
+from cmb_bundle.scripts.evaluation.records import Candidate, Crop, Lesion, Mimic, SubjectRecord
+from cmb_bundle.scripts.evaluation.scores import EvaluationOptions
+from cmb_bundle.scripts.report.page import Numbers
+from cmb_bundle.scripts.report.published import PUBLISHED
+from cmb_bundle.scripts.report.report import write_evaluation
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(

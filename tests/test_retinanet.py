@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
 
-from cmb_bundle.scripts.retinanet import RetinaNet2DDetector, RetinaNet2DNetwork
+from cmb_bundle.scripts.detection.retinanet import RetinaNet2DDetector, RetinaNet2DNetwork
 
 from .conftest import CONFIGS
 from .test_documentation import commands

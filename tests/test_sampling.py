@@ -13,16 +13,9 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from cmb_bundle.scripts.sampling import (
-    ClassifierInputd,
-    RandContrastd,
-    RandDropPhased,
-    RandSlicesd,
-    average_slices,
-    cut_patch,
-    stack_slices,
-    to_classifier_input,
-)
+from cmb_bundle.scripts.transforms.augmentation import RandContrastd, RandDropPhased
+from cmb_bundle.scripts.transforms.patches import ClassifierInputd, cut_patch, to_classifier_input
+from cmb_bundle.scripts.transforms.slices import RandSlicesd, average_slices, stack_slices
 
 TRAIN = Path(__file__).parents[1] / "cmb_bundle" / "configs" / "train.json"
 SPACING = np.array([0.8, 0.5, 2.0])

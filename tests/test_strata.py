@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from cmb_bundle.scripts.bootstrap import resample_weights
-from cmb_bundle.scripts.matched import match_records
-from cmb_bundle.scripts.metrics import Counts, summary
-from cmb_bundle.scripts.records import Candidate, Lesion, Mimic, SubjectRecord
-from cmb_bundle.scripts.scoring import false_positives_by_mimic, strata
-from cmb_bundle.scripts.strata import (
+from cmb_bundle.scripts.evaluation.bootstrap import resample_weights
+from cmb_bundle.scripts.evaluation.metrics import Counts, summary
+from cmb_bundle.scripts.evaluation.records import Candidate, Lesion, Mimic, SubjectRecord
+from cmb_bundle.scripts.evaluation.scores import false_positives_by_mimic, strata
+from cmb_bundle.scripts.evaluation.stages import match_records
+from cmb_bundle.scripts.evaluation.strata import (
     diameter_class,
     kind_of_mimic,
     lesion_strata,

@@ -19,21 +19,15 @@ from monai.bundle import ConfigParser
 from monai.data import ITKWriter, MetaTensor
 from monai.transforms import Compose
 
-from cmb_bundle.scripts.labels import LabelError
+from cmb_bundle.scripts.errors import LabelError, SubjectError
 from cmb_bundle.scripts.phantom import TINY, simulate
-from cmb_bundle.scripts.phase import homodyne_filter
-from cmb_bundle.scripts.transforms import (
-    ComputeSWId,
-    HeadMaskd,
-    LoadSubjectd,
-    NormalizePhased,
-    ReadPointsd,
-    ResampleSpacingd,
-    ScaleSWId,
-    StackComplementPhased,
-    SubjectError,
-    add_notice,
-)
+from cmb_bundle.scripts.transforms.channels import ScaleSWId, StackComplementPhased
+from cmb_bundle.scripts.transforms.head_mask import HeadMaskd
+from cmb_bundle.scripts.transforms.labels import ReadPointsd
+from cmb_bundle.scripts.transforms.load import LoadSubjectd
+from cmb_bundle.scripts.transforms.notices import add_notice
+from cmb_bundle.scripts.transforms.phase import ComputeSWId, NormalizePhased, homodyne_filter
+from cmb_bundle.scripts.transforms.resample import ResampleSpacingd
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "real"
 CONFIGS = Path(__file__).parents[1] / "cmb_bundle" / "configs"

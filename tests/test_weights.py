@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from cmb_bundle.scripts.networks import TwoStageNetwork, YOLOv2Network
-from cmb_bundle.scripts.options import OptionError
-from cmb_bundle.scripts.sampling import stack_slices
-from cmb_bundle.scripts.weights import CheckpointError, initialize, load_weights
+from cmb_bundle.scripts.errors import CheckpointError, OptionError
+from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
+from cmb_bundle.scripts.networks.weights import initialize, load_weights
+from cmb_bundle.scripts.networks.yolov2 import YOLOv2Network
+from cmb_bundle.scripts.transforms.slices import stack_slices
 
 
 def filled(value: float, features: int = 3) -> TwoStageNetwork:

@@ -18,8 +18,8 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 import cmb_bundle
+from cmb_bundle.scripts.inference.writers import TABLE_HEADER
 from cmb_bundle.scripts.phantom import SMALL, make_cohort
-from cmb_bundle.scripts.writers import TABLE_HEADER
 
 from .conftest import CONFIGS, TINY_CONFIG
 

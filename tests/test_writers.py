@@ -10,8 +10,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from cmb_bundle.scripts.labels import LabelConvention, read_points
-from cmb_bundle.scripts.writers import TABLE_HEADER, findings_table, write_findings
+from cmb_bundle.scripts.data.labels import LabelConvention, read_points
+from cmb_bundle.scripts.inference.writers import TABLE_HEADER, findings_table, write_findings
 
 HEADER = "lesion,slice,x,y,voxel_i,voxel_j,voxel_k,ras_r_mm,ras_a_mm,ras_s_mm,diameter_mm,detector_score,probability"
 SHAPE = (20, 30, 10)

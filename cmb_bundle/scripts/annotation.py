@@ -12,19 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from .errors import CheckpointError
 from .files import write_whole
 from .options import threshold_at
-from .weights import CheckpointError
-
-__all__ = [
-    "RETRAINED",
-    "chosen_threshold",
-    "is_served",
-    "not_served",
-    "points_on_offer",
-    "publish_weights",
-    "training_dir",
-]
 
 RETRAINED = "retrained.pt"
 SERVER_FOLDER = "MONAI_LABEL_APP_DIR"

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
+EXCEL_SUFFIXES = (".xlsx", ".xls")
+TABLE_SUFFIXES = (*EXCEL_SUFFIXES, ".csv")
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+
 
 def write_whole(path: str | os.PathLike, write: Callable[[Path], None]) -> Path:
     """

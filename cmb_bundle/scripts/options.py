@@ -6,9 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-
-class OptionError(ValueError):
-    """An option has a value that it cannot have."""
+from .errors import OptionError
 
 
 def check_flags(**flags: object) -> None:

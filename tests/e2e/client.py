@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import requests
 
-from cmb_bundle.scripts.metrics import match
+from cmb_bundle.scripts.evaluation.matching import match
 
 MODEL = "cmb_bundle"
 REACH_MM = 5.0

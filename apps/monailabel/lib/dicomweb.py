@@ -57,7 +57,7 @@ class SWIDatastore(DICOMWebDatastore):
 
     def _kind(self, series: Dataset) -> str:
         """What a series shows, by the header of one of its images; asked once."""
-        from cmb_bundle.scripts.dicom import frame_kind
+        from cmb_bundle.scripts.dicom.volumes import frame_kind
 
         uid, study = str(series.SeriesInstanceUID), str(series.StudyInstanceUID)
         if uid not in self._kinds:
@@ -80,10 +80,11 @@ class SWIDatastore(DICOMWebDatastore):
         return str(path)
 
     def _fetch_phase(self, image_id: str, image: Path, phase: Path) -> None:
-        from cmb_bundle.scripts.dicom import DicomError, dicom_files, read_volumes
-        from cmb_bundle.scripts.dicom_choice import choose_series
-        from cmb_bundle.scripts.dicom_pixels import read_volume
-        from cmb_bundle.scripts.findings import to_file_grid
+        from cmb_bundle.scripts.dicom.pixels import read_volume
+        from cmb_bundle.scripts.dicom.series import choose_series
+        from cmb_bundle.scripts.dicom.volumes import dicom_files, read_volumes
+        from cmb_bundle.scripts.errors import DicomError
+        from cmb_bundle.scripts.inference.findings import to_file_grid
 
         own = Dataset.from_json(self._client.search_for_series(search_filters={"SeriesInstanceUID": image_id})[0])
         study = str(own.StudyInstanceUID)

@@ -30,9 +30,9 @@ def make_seg(series_dir: str, label: str, annotated: bool):
     Returns:
         a pydicom Dataset.
     """
-    from cmb_bundle.scripts.dicom import dicom_files, read_volumes
-    from cmb_bundle.scripts.dicom_writers import bundle_version, make_segmentation, read_source
-    from cmb_bundle.scripts.findings import to_file_grid
+    from cmb_bundle.scripts.dicom.volumes import dicom_files, read_volumes
+    from cmb_bundle.scripts.dicom.writers import bundle_version, make_segmentation, read_source
+    from cmb_bundle.scripts.inference.findings import to_file_grid
 
     volume = read_volumes(dicom_files(Path(series_dir)))[0]
     values, affine = read_label(label)

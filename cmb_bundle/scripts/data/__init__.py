@@ -1,0 +1,27 @@
+"""Which files a data set holds, whose they are, and what the annotator wrote."""
+
+from .datasets import CohortDataset, SeededItems, SubjectDataset
+from .label_files import Table, label_suffix, read_components, read_table
+from .labels import LabelConvention, Points, count_points, read_points
+from .layouts import complete_subject, find_subjects, read_datalist
+from .splits import assign_folds, load_subjects, make_datalist
+
+__all__ = [
+    "CohortDataset",
+    "LabelConvention",
+    "Points",
+    "SeededItems",
+    "SubjectDataset",
+    "Table",
+    "assign_folds",
+    "complete_subject",
+    "count_points",
+    "find_subjects",
+    "label_suffix",
+    "load_subjects",
+    "make_datalist",
+    "read_components",
+    "read_datalist",
+    "read_points",
+    "read_table",
+]

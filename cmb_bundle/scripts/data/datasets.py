@@ -1,0 +1,199 @@
+"""MONAI datasets that go on without the subjects that cannot be loaded, and say which and why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy, deepcopy
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import CacheDataset, Dataset
+from monai.transforms import Compose, RandomizableTrait, Transform
+
+from ..errors import LabelError, SubjectError
+from .layouts import complete_subject
+
+logger = logging.getLogger(__name__)
+
+
+class SeededItems(Dataset):
+    """A MONAI Dataset whose random transforms depend on a seed of the epoch and on the item alone.
+
+    So an item is the same in whatever order and by whichever process it is loaded.
+
+    Attributes:
+        epoch_seed: set it at the start of each epoch; None leaves the transforms' random states to others.
+    """
+
+    epoch_seed: int | None = None
+
+    def _transform(self, index: int) -> Any:
+        self._seed(index)
+        return super()._transform(index)
+
+    def _seed(self, index: int) -> None:
+        if self.epoch_seed is not None:
+            seed = int(np.random.SeedSequence([self.epoch_seed, index]).generate_state(1)[0])
+            self.transform.set_random_state(seed=seed)
+
+
+class CohortDataset(SeededItems, CacheDataset):
+    """A MONAI CacheDataset for training and validation that leaves out subjects whose preprocessing fails.
+
+    When the data set is made, every subject goes once through the transforms before the first random one;
+    those of the uncached part (cache_rate < 1) too, so that their failures are known as early, and again at
+    each use. A lack of memory is not a subject's failure and is raised.
+
+    Args:
+        data: subjects' dicts, as from :py:func:`load_subjects`, or pairs of image and label as MONAI Label gives
+            them, see :py:func:`complete_subject`.
+        transform: transforms, of which those before the first random one are cached.
+        cache_rate: part of the subjects to keep in memory, 0 to 1.
+        num_workers: threads that fill the cache.
+        progress: show a progress bar.
+        copy_cache: copy what is cached before the random transforms, as in MONAI.
+        half_keys: float32 volumes under these keys are kept as float16 and handed out as float32. Meant for
+            channels in [0, 1], where the rounding is at most 2^-12; a volume beyond the range of float16 is
+            kept as it is.
+        when_empty: the subjects to take where ``data`` is empty, as the training subjects for validation where an
+            annotator has labelled too few to set some apart.
+
+    Attributes:
+        failures: the message of each subject left out, by its id.
+
+    Raises:
+        SubjectError: if no subject is left.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Sequence[Callable] | Callable | None = None,
+        cache_rate: float = 1.0,
+        num_workers: int | None = 1,
+        progress: bool = True,
+        copy_cache: bool = True,
+        half_keys: Sequence[str] = ("image",),
+        when_empty: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.half_keys, self.when_empty = tuple(half_keys), when_empty
+        self.failures: dict[str, str] = {}
+        super().__init__(
+            data,
+            transform,
+            cache_rate=cache_rate,
+            num_workers=num_workers,
+            progress=progress,
+            copy_cache=copy_cache,
+        )
+
+    def set_data(self, data: Sequence[Mapping[str, Any]]) -> None:
+        """Check every subject and fill the cache.
+
+        Args:
+            data: subjects' dicts.
+        """
+        self.failures = {}
+        if not data and self.when_empty:
+            logger.warning("There are no subjects for validation; it is done on those of training.")
+            data = self.when_empty
+        super().set_data([complete_subject(subject) for subject in data])
+        with ThreadPool(self.num_workers) as pool:
+            rest = pool.map(self._is_usable, range(self.cache_num, len(self.data)))
+        usable = [item is not None for item in self._cache] + rest
+        self._cache = [item for item in self._cache if item is not None]
+        self.cache_num = len(self._cache)
+        self.data = [subject for subject, kept in zip(self.data, usable, strict=True) if kept]
+        self.failures = dict(sorted(self.failures.items()))
+        if not self.data:
+            raise SubjectError(f"None of {len(usable)} subjects could be loaded:{self._reasons()}")
+        if self.failures:
+            logger.warning("%d subjects could not be loaded:%s", len(self.failures), self._reasons())
+
+    def _reasons(self) -> str:
+        return "".join(f"\n  {name}: {message}" for name, message in self.failures.items())
+
+    def _is_usable(self, index: int) -> bool:
+        return self._load_cache_item(index) is not None
+
+    def _load_cache_item(self, idx: int) -> dict[str, Any] | None:
+        subject = self.data[idx]
+        try:
+            if "error" in subject:
+                raise SubjectError(subject["error"])
+            item = super()._load_cache_item(idx)
+        except Exception as error:
+            cause = _cause(error)
+            if isinstance(cause, MemoryError):
+                raise
+            self.failures[_name(subject, idx)] = f"{type(cause).__name__}: {cause}"
+            return None
+        return item | {key: _halve(item[key]) for key in self.half_keys if key in item}
+
+    def without_random(self) -> CohortDataset:
+        """The same subjects from the same cache, without the first random transform and those after it."""
+        view = copy(self)
+        view.transform = Compose(self.transform.transforms[: self._first_random()])
+        return view
+
+    def _first_random(self) -> int | None:
+        return self.transform.get_index_of_first(
+            lambda step: isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
+        )
+
+    def _transform(self, index: int) -> Any:
+        index = range(len(self))[index]
+        self._seed(index)
+        if index >= self.cache_num:
+            return Dataset._transform(self, index)
+        first_random = self._first_random()
+        item = {key: self._restore(key, value, first_random) for key, value in self._cache[index].items()}
+        return item if first_random is None else self.transform(item, start=first_random)
+
+    def _restore(self, key: str, value: Any, first_random: int | None) -> Any:
+        if key in self.half_keys and isinstance(value, torch.Tensor) and value.dtype == torch.float16:
+            return value.float()
+        return deepcopy(value) if self.copy_cache and first_random is not None else value
+
+
+class SubjectDataset(Dataset):
+    """A MONAI Dataset for inference in which a subject that fails is an item with its error.
+
+    An item is what the transforms make of a subject's dict, or for a subject that fails
+    ``{"subject": id, "error": "<Type>: <message>"}``; no exception is raised for it.
+
+    Args:
+        data: subjects' dicts, as from :py:func:`load_subjects`.
+        transform: transforms of one subject.
+    """
+
+    def _transform(self, index: int) -> Any:
+        subject = self.data[index]
+        if "error" in subject:
+            return {"subject": subject["subject"], "error": f"{SubjectError.__name__}: {subject['error']}"}
+        try:
+            return super()._transform(index)
+        except Exception as error:
+            cause = _cause(error)
+            return {"subject": _name(subject, index), "error": f"{type(cause).__name__}: {cause}"}
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong at the bottom, or our own account of it: MONAI wraps it in the name of the transform."""
+    while not isinstance(error, (SubjectError, LabelError)) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _name(subject: Mapping[str, Any], index: int) -> str:
+    return str(subject.get("subject") or subject.get("image") or f"number {index}")
+
+
+def _halve(volume: Any) -> Any:
+    if not (isinstance(volume, torch.Tensor) and volume.dtype == torch.float32):
+        return volume
+    half = volume.half()
+    return half if bool(torch.isfinite(half).all()) else volume

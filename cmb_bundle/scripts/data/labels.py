@@ -1,0 +1,244 @@
+"""The microbleeds of a subject as its annotator marked them: tables of points (Excel, CSV) and label maps.
+
+Nothing outside this file knows of slice, x and y: what leaves it is in voxels of the image and in RAS mm.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from ..errors import LabelError
+from ..files import IMAGE_SUFFIXES
+from ..options import check_flags
+from .label_files import Table, label_suffix, read_components, read_table
+
+
+@dataclass(frozen=True)
+class LabelConvention:
+    """How the numbers (slice, x, y) of a table map onto the array axes (i, j, k) of an image.
+
+    By default i = x - 1, j = y - 1, k = slice - 1. Every mirror is about the extent of the image along the
+    axis that the column runs along, so the flags make 2^5 = 32 conventions, each with an exact inverse.
+
+    Args:
+        index_base: the number of the first slice, column and row: 1 or 0.
+        swap_xy: x runs along the second array axis and y along the first.
+        flip_x: x counts from the far end of its axis.
+        flip_y: y counts from the far end of its axis.
+        flip_slice: slices are counted from the far end.
+    """
+
+    index_base: int = 1
+    swap_xy: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+    flip_slice: bool = False
+
+    def __post_init__(self) -> None:
+        if self.index_base not in (0, 1):
+            raise LabelError(f"index_base of the label convention is {self.index_base!r}; it must be 0 or 1.")
+        names = ("swap_xy", "flip_x", "flip_y", "flip_slice")
+        check_flags(**{f"{name} of the label convention": getattr(self, name) for name in names})
+
+    def _axes(self, shape: Any) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """The array axis, the extent and the mirror flag of each of the columns slice, x, y."""
+        axes = [2, 1, 0] if self.swap_xy else [2, 0, 1]
+        return axes, np.asarray(shape)[axes], np.array([self.flip_slice, self.flip_x, self.flip_y])
+
+    def to_voxel(self, rows: Any, shape: Any) -> np.ndarray:
+        """Map rows of a table to voxels.
+
+        Args:
+            rows: (N, 3) numbers slice, x, y.
+            shape: the three extents of the image array, in voxels.
+
+        Returns:
+            (N, 3) 0-based continuous indices (i, j, k).
+        """
+        axes, extents, flips = self._axes(shape)
+        indices = np.asarray(rows, dtype=float).reshape(-1, 3) - self.index_base
+        voxel = np.empty_like(indices)
+        voxel[:, axes] = np.where(flips, extents - 1 - indices, indices)
+        return voxel
+
+    def from_voxel(self, voxel: Any, shape: Any) -> np.ndarray:
+        """Map voxels to rows of a table; the inverse of :py:meth:`to_voxel`.
+
+        Args:
+            voxel: (N, 3) 0-based continuous indices (i, j, k).
+            shape: the three extents of the image array, in voxels.
+
+        Returns:
+            (N, 3) numbers slice, x, y.
+        """
+        axes, extents, flips = self._axes(shape)
+        indices = np.asarray(voxel, dtype=float).reshape(-1, 3)[:, axes]
+        return np.where(flips, extents - 1 - indices, indices) + self.index_base
+
+
+@dataclass(frozen=True)
+class Points:
+    """Microbleeds of one subject; N is 0 for a subject without any.
+
+    Args:
+        voxel: (N, 3) 0-based continuous indices on the image's own grid.
+        ras_mm: (N, 3) world coordinates in mm, RAS.
+        diameter_mm: (N,) diameters in mm, NaN where unknown.
+    """
+
+    voxel: np.ndarray
+    ras_mm: np.ndarray
+    diameter_mm: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.voxel)
+
+
+def read_points(
+    path: str | Path,
+    shape: Any,
+    affine: Any,
+    convention: LabelConvention | None = None,
+    join_mm: float = 3.0,
+) -> Points:
+    """Read the microbleeds of one subject from a table of points or from a label map.
+
+    In a table without a header row the columns are slice, x, y and optionally class; rows of class 0 are left
+    out. A header row may name slice, x, y, class, diameter_mm and lesion in any order; other columns are
+    ignored. An empty sheet is a subject without microbleeds. A lesion that is listed on several slices
+    becomes one point, at the mean of its rows and with the largest of their diameters: points on consecutive
+    slices (along the third array axis) are joined, nearest first and each with at most one point of the slice
+    above and of the slice below. With a column lesion, rows of one lesion number are joined and no others.
+
+    In a label map each connected component (26 neighbours, separately for each value) is a lesion at its
+    centroid, with the diameter of the sphere of its volume. The convention does not apply to label maps.
+
+    Args:
+        path: .xlsx, .xls, .csv, .nii, .nii.gz, .nrrd or .mha.
+        shape: the three extents of the image array that the label belongs to.
+        affine: 4 x 4, voxel to RAS mm, of that image.
+        convention: what slice, x and y mean; default: 1-based, i = x - 1, j = y - 1, k = slice - 1.
+        join_mm: points on consecutive slices nearer than this in the plane, in mm, are one lesion. The
+            default is about the median diameter of a microbleed on SWI (2.7 mm).
+
+    Returns:
+        the points on the image's own grid.
+
+    Raises:
+        LabelError: if the file cannot be read, has other columns, has a point outside the image, or is a
+            label map on another grid.
+    """
+    path = Path(path)
+    convention = convention or LabelConvention()
+    shape = tuple(int(extent) for extent in tuple(shape)[:3])
+    affine = np.asarray(affine, dtype=float)
+    if label_suffix(path) in IMAGE_SUFFIXES:
+        voxel, diameter_mm = _read_label_map(path, shape, affine)
+    else:
+        table = read_table(path)
+        voxel = convention.to_voxel(table.rows, shape)
+        _check_inside(path, table, voxel, shape, convention)
+        group = _chains(voxel, affine, join_mm) if table.lesion is None else table.lesion
+        voxel, diameter_mm = _merge(voxel, table.diameter_mm, group)
+    return Points(voxel, voxel @ affine[:3, :3].T + affine[:3, 3], diameter_mm)
+
+
+def count_points(path: str | Path) -> int:
+    """Count the rows of a table (of class other than 0, not joined) or the components of a label map.
+
+    Args:
+        path: a label file, as for :py:func:`read_points`; its image is not needed.
+
+    Returns:
+        the number; 0 for a subject without microbleeds.
+
+    Raises:
+        LabelError: if the file cannot be read or has other columns.
+    """
+    path = Path(path)
+    if label_suffix(path) in IMAGE_SUFFIXES:
+        return int(read_components(path)[0].max(initial=0))
+    return len(read_table(path).rows)
+
+
+def _check_inside(
+    path: Path, table: Table, voxel: np.ndarray, shape: tuple[int, ...], convention: LabelConvention
+) -> None:
+    inside = _inside(voxel, shape)
+    if inside.all():
+        return
+    worst = int(np.argmin(inside))
+    fitting = [
+        f"index_base={base}, swap_xy={swap}"
+        for base, swap in itertools.product((1, 0), (False, True))
+        if _inside(LabelConvention(base, swap).to_voxel(table.rows, shape), shape).all()
+    ]
+    hint = (
+        f"Every point is inside with {' or with '.join(fitting)}; check flip_x, flip_y, flip_slice then, too."
+        if fitting
+        else "No index_base, swap_xy or flip puts every point inside: the label seems to belong to another "
+        "image, to an image resampled since, or to one whose slices do not run along the third axis."
+    )
+    raise LabelError(
+        f"{path}: row {table.row_numbers[worst]} (slice, x, y = {_plain(table.rows[worst])}) is at voxel "
+        f"{_plain(voxel[worst])}, outside the image of shape {shape} ({int((~inside).sum())} of {len(inside)} "
+        f"points are), with {convention}. {hint}"
+    )
+
+
+def _inside(voxel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return ((voxel >= -0.5) & (voxel <= np.asarray(shape) - 0.5)).all(axis=1)
+
+
+def _plain(numbers: np.ndarray) -> str:
+    return "(" + ", ".join(f"{number:g}" for number in numbers) + ")"
+
+
+def _chains(voxel: np.ndarray, affine: np.ndarray, join_mm: float) -> np.ndarray:
+    """Group numbers (N,): identical points share one, and so do points that follow from slice to slice."""
+    if not len(voxel):
+        return np.zeros(0, dtype=int)
+    unique, inverse = np.unique(voxel, axis=0, return_inverse=True)
+    step = unique[None] - unique[:, None]
+    in_plane_mm = np.linalg.norm(step[..., :2] @ affine[:3, :2].T, axis=-1)
+    below, above = np.nonzero((step[..., 2] == 1) & (in_plane_mm < join_mm))
+    links: list[tuple[int, int]] = []
+    for pair in np.argsort(in_plane_mm[below, above], kind="stable"):
+        link = (int(below[pair]), int(above[pair]))
+        if all(link[0] != lower and link[1] != upper for lower, upper in links):
+            links.append(link)
+    lower, upper = np.array(links, dtype=int).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(links)), (lower, upper)), shape=(len(unique), len(unique)))
+    return connected_components(graph, directed=False)[1][inverse.reshape(-1)]
+
+
+def _merge(voxel: np.ndarray, diameter_mm: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean voxel and the largest known diameter of each group, in the order of first appearance."""
+    frame = pd.DataFrame(np.column_stack([voxel, diameter_mm])).groupby(np.asarray(group), sort=False)
+    return frame[[0, 1, 2]].mean().to_numpy(dtype=float), frame[3].max().to_numpy(dtype=float)
+
+
+def _read_label_map(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    components, own_affine = read_components(path)
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, extent - 1) for extent in shape))])
+    apart_mm = np.linalg.norm(corners @ (own_affine - affine).T, axis=1).max()
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    if components.shape != shape or apart_mm > 0.1 * spacing_mm.min():
+        raise LabelError(
+            f"{path}: the label map is not on the grid of its image: shape {components.shape} and origin "
+            f"{_plain(own_affine[:3, 3])} mm, image {shape} and {_plain(affine[:3, 3])} mm, corners up to "
+            f"{apart_mm:.3g} mm apart. Resample it to the image with nearest-neighbour interpolation."
+        )
+    numbers = np.arange(1, components.max(initial=0) + 1)
+    centroids = ndimage.center_of_mass(components > 0, components, numbers) if len(numbers) else []
+    volume_mm3 = np.bincount(components.ravel(), minlength=1)[1:] * abs(np.linalg.det(affine[:3, :3]))
+    return np.array(centroids, dtype=float).reshape(-1, 3), np.cbrt(6 * volume_mm3 / np.pi)

@@ -1,0 +1,313 @@
+"""Which files of a folder belong to which subject, by their names alone; DICOM files by their headers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..dicom.series import find_studies
+from ..dicom.volumes import dicom_files
+from ..errors import DicomError, SubjectError
+from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES
+
+FILE_KEYS = ("image", "phase", "magnitude", "dicom", "label", "truth")
+ROLES = {
+    "swi": "image",
+    "phase": "phase",
+    "pha": "phase",
+    "ph": "phase",
+    "magnitude": "magnitude",
+    "mag": "magnitude",
+    "label": "label",
+    "labels": "label",
+}
+SUFFIXES = {"label": (*TABLE_SUFFIXES, *IMAGE_SUFFIXES), "truth": (".json",)}
+SPECIAL_FOLDERS = {"data": None, "label": "label", "labels": "label", "truth": "truth"}
+SEPARATORS = "_-. "
+WORD = re.compile(r"[^\W_]+")
+OWN_OUTPUT = re.compile(r"_cmb(_swi)?$", re.IGNORECASE)
+LAYOUTS = """\
+  (a) Data/SWI/<id>.nii.gz, Data/Phase/<id>.nii.gz, Data/Magnitude/<id>.nii.gz, Label/<id>.xlsx
+      or Data/<id>/ with files named swi, phase, mag; or Data/<id>_swi.nii.gz, Data/<id>_phase.nii.gz, ...
+  (b) <id>_swi.nii.gz, <id>_phase.nii.gz, <id>_mag.nii.gz, <id>_label.xlsx in one folder
+  (c) a JSON datalist, given in place of the folder
+  (d) <id>/ with files named swi, phase, mag (and label)
+  (e) DICOM files at any depth, with any names; or Data/<id>/ with those of a study, and Label/<id>.xlsx
+Images are .nii, .nii.gz, .nrrd, .mha or DICOM; SWI, or magnitude with phase, is needed.
+docs/data.md and docs/dicom.md have the details."""
+
+
+def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
+    """Find the subjects of a data set by the names of its files.
+
+    The layouts are shown in docs/data.md. Words in file names count only whole, between separators, in upper
+    or lower case: swi; phase, pha or ph; magnitude or mag; label. Outside of Label/, files named <...>_cmb are
+    results of this bundle and are passed over. Where no subject is found by names, DICOM files are looked for.
+
+    Args:
+        dataset_dir: a folder, or the path of a JSON datalist.
+
+    Returns:
+        a dict for each subject, sorted by id, with "subject" and the absolute paths that were found of
+        "image" (SWI), "phase", "magnitude", "label" and "truth", or "dicom", the folder or the list of files of a
+        DICOM study. A subject that cannot be used (neither SWI nor magnitude with phase; two files of one kind; a DICOM
+        file that cannot be read or names no study) has "error", a message, and no paths.
+
+    Raises:
+        SubjectError: if there is no such folder or file, if no subject of it can be used, or if a datalist
+            names a subject twice or by an id that cannot name a folder.
+    """
+    root = Path(dataset_dir).expanduser().absolute()
+    if root.suffix.lower() == ".json":
+        entries, base = read_datalist(root)
+        subjects = [_resolve(entry, base) for entry in entries]
+    elif root.is_dir():
+        subjects = [_subject(name, files) for name, files in sorted(_scan(root).items())]
+        if all("error" in subject for subject in subjects):
+            studies = _studies(root)
+            found = any("error" not in study for study in studies)
+            subjects = studies if found else subjects + studies
+    else:
+        raise SubjectError(f"dataset_dir {root}: there is no such folder, and it is not a JSON datalist.")
+    if all("error" in subject for subject in subjects):
+        raise SubjectError(_nothing_found(root, subjects))
+    return sorted(subjects, key=lambda subject: subject["subject"])
+
+
+def complete_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what a program that names an SWI alone leaves out: the subject's id, and the phase that lies with it.
+
+    The phase has the name of the SWI, but for a word such as swi or phase at its end. It is looked for in a folder
+    named phase within the SWI's folder, in one beside the SWI's folder, and in the SWI's folder itself, where
+    its name must say that it is a phase.
+
+    Args:
+        subject: a subject's dict. One with "subject", as of :py:func:`find_subjects`, or without "image" is
+            returned as it is.
+
+    Returns:
+        the dict with "subject", and "phase" where one was found; with "error" where two were.
+    """
+    if "subject" in subject or not isinstance(subject.get("image"), (str, Path)):
+        return dict(subject)
+    image = Path(subject["image"]).absolute()
+    name = _strip(_stem(image)) or _stem(image)
+    completed = {"subject": name, **subject}
+    if subject.get("phase") is not None or not image.parent.is_dir():
+        return completed
+    folders = [folder for parent in (image.parent, image.parent.parent) for folder in _folders_of(parent, "phase")]
+    found = [path for folder in folders for path in _entries(folder)]
+    found += [path for path in _entries(image.parent) if _split(_stem(path))[1] == "phase"]
+    phases = [
+        path
+        for path in found
+        if path != image and _suffix(path, IMAGE_SUFFIXES) and (_strip(_stem(path)) or _stem(path)) == name
+    ]
+    if len(phases) > 1:
+        listed = ", ".join(map(str, phases))
+        return {
+            "subject": name,
+            "error": f"{image} has {len(phases)} phases: {listed}. Expected one; remove the others.",
+        }
+    return completed | ({"phase": str(phases[0])} if phases else {})
+
+
+def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
+    """Read a JSON datalist: a list of subjects, or a dict with the lists "training" and "unlabelled".
+
+    Args:
+        path: the file.
+
+    Returns:
+        the subjects' dicts as they stand, and the folder that their relative paths start from ("dataset_dir"
+        in the file, else the file's folder).
+
+    Raises:
+        SubjectError: if it cannot be read, has another structure, or names a subject twice, not at all, or by an id
+            that cannot name a folder.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SubjectError(f"Datalist {path}: cannot be read as JSON ({error}).") from error
+    content = {"training": content} if isinstance(content, list) else content
+    parts = [content.get(key, []) for key in ("training", "unlabelled")] if isinstance(content, dict) else []
+    entries = [entry for part in parts if isinstance(part, list) for entry in part]
+    if not entries:
+        raise SubjectError(
+            f"Datalist {path}: has no subjects. Expected is a list of objects with subject, image, phase, "
+            'magnitude and label, or an object with such lists under "training" and "unlabelled".'
+        )
+    names = set()
+    for number, entry in enumerate(entries, start=1):
+        name = entry.get("subject") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not name:
+            raise SubjectError(
+                f'Datalist {path}: entry {number} has no "subject", an id as text: {entry!r}. Give it one.'
+            )
+        if name.strip() in ("", ".", "..") or "/" in name or "\\" in name:
+            raise SubjectError(
+                f'Datalist {path}: entry {number} has the "subject" {name!r}; expected is an id that can name a folder '
+                "for its results: without / and \\, and not ., .. or blank. Rename it, as sub-1_ses-1 for sub-1/ses-1."
+            )
+        if name in names:
+            raise SubjectError(f"Datalist {path}: the subject {name} is there twice; ids must be unique.")
+        names.add(name)
+    base = content.get("dataset_dir") if isinstance(content, dict) else None
+    return entries, (path.parent / Path(base or ".").expanduser()).absolute()
+
+
+def _resolve(entry: dict[str, Any], base: Path) -> dict[str, Any]:
+    """A datalist's entry with absolute paths, or with an error if one is missing."""
+    named = {key: [entry[key]] if isinstance(entry[key], str) else entry[key] for key in FILE_KEYS if entry.get(key)}
+    files = {key: [base / Path(path).expanduser() for path in paths] for key, paths in named.items()}
+    missing = [str(path) for paths in files.values() for path in paths if not path.exists()]
+    if missing:
+        error = f"has no file {', '.join(missing)}, although the datalist names it"
+        return {"subject": entry["subject"], "error": error}
+    fold = {"fold": entry["fold"]} if "fold" in entry else {}
+    return _subject(entry["subject"], files) | fold
+
+
+def _studies(root: Path) -> list[dict[str, Any]]:
+    try:
+        return find_studies(root)
+    except DicomError as error:
+        raise SubjectError(f"{root}: {error}") from error
+
+
+def _subject(name: str, files: dict[str, list[Path]]) -> dict[str, Any]:
+    found = "; ".join(f"{role} {', '.join(map(str, sorted(paths)))}" for role, paths in files.items())
+    if any(len(files.get(role, ())) > 1 for role in FILE_KEYS if role != "dicom"):
+        return {"subject": name, "error": f"has two files or more of one kind, leave one of each: {found}"}
+    if not {"image", "dicom"} & set(files) and not ("magnitude" in files and "phase" in files):
+        return {
+            "subject": name,
+            "error": f"has neither SWI nor magnitude with phase, but {found or 'no image'}; the words swi, phase "
+            "and mag in the names, and the same id in every folder, tell what a file is",
+        }
+    paths = {role: [str(path) for path in files[role]] for role in FILE_KEYS if role in files}
+    return {"subject": name} | {role: one[0] if len(one) == 1 else one for role, one in paths.items()}
+
+
+def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
+    """The files of each subject below a folder, by role."""
+    data = next((entry for entry in _entries(root) if entry.is_dir() and entry.name.lower() == "data"), root)
+    folders = {entry.name.lower(): entry for entry in (*_entries(data), *_entries(root)) if entry.is_dir()}
+    found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    _add_by_name(found, data)
+    for folder in (entry for entry in _entries(data) if entry.is_dir()):
+        role = ROLES.get(folder.name.lower())
+        if role in ("image", "phase", "magnitude"):
+            _add_folder(found, folder, role, IMAGE_SUFFIXES)
+        elif folder.name.lower() not in SPECIAL_FOLDERS:
+            _add_by_name(found, folder, folder.name)
+            if data is not root:
+                found.setdefault(folder.name, defaultdict(list))
+                if not found[folder.name] and _holds_dicom(folder):
+                    found[folder.name]["dicom"].append(folder)
+    for name, role in SPECIAL_FOLDERS.items():
+        if role and name in folders:
+            _add_folder(found, folders[name], role, SUFFIXES[role])
+    return {name: dict(files) for name, files in found.items()}
+
+
+def _folders_of(parent: Path, role: str) -> list[Path]:
+    """The folders within another that are named as a role."""
+    return [entry for entry in _entries(parent) if ROLES.get(entry.name.lower()) == role and entry.is_dir()]
+
+
+def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...]) -> None:
+    """Add the files of a folder that holds one role; they are named as their subjects."""
+    for path in _entries(folder):
+        if _suffix(path, suffixes):
+            found[_strip(_stem(path)) or _stem(path)][role].append(path)
+        elif suffixes is IMAGE_SUFFIXES and _holds_dicom(path):
+            found[path.name][role].append(path)
+
+
+def _add_by_name(found: dict, folder: Path, subject: str = "") -> None:
+    """Add the files of a folder by the words in their names: of many subjects, or all of one."""
+    unnamed = []
+    for path in _entries(folder):
+        stem = _stem(path)
+        if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)) or OWN_OUTPUT.search(stem):
+            continue
+        _, role, rest = _split(stem[len(subject) :] if stem.startswith(subject) else stem)
+        if role is None or (role != "label" and _suffix(path, TABLE_SUFFIXES)):
+            unnamed.append(path)
+        else:
+            found[subject or rest or folder.name][role].append(path)
+
+    named = tuple(found)
+    for path in unnamed:
+        stem = _stem(path)
+        if _suffix(path, TABLE_SUFFIXES):
+            if _strip(stem) == subject or (not subject and _strip(stem) in named):
+                found[_strip(stem)]["label"].append(path)
+            continue
+        owner = subject or stem
+        # Converters such as dcm2niix name the phase as its magnitude with "_ph"; the series number can differ.
+        phases = [_split(_stem(phase)) for phase in found.get(owner, {}).get("phase", ())]
+        if any(word == "ph" and _unnumbered(rest) == _unnumbered(stem) for word, _, rest in phases):
+            found[owner]["magnitude"].append(path)
+        elif subject or not any(stem.startswith(f"{name}_") for name in named):
+            found[owner]["other"].append(path)
+
+
+def _split(stem: str) -> tuple[str, str | None, str]:
+    """The last word of a name that tells a role (in lower case), the role, and the name without it."""
+    told = [word for word in WORD.finditer(stem) if word.group().lower() in ROLES]
+    if not told:
+        return "", None, stem
+    word = told[-1].group().lower()
+    # SWI_phase_01 is the phase of an SWI sequence, as 01_SWI_phase is: words that stand together go together.
+    parts = (_strip(stem[: told[-1].end()]), stem[told[-1].end() :].lstrip(SEPARATORS))
+    return word, ROLES[word], "_".join(part for part in parts if part)
+
+
+def _strip(stem: str) -> str:
+    """A name without the words at its end that tell a role: 01 of 01_swi_phase."""
+    words = list(WORD.finditer(stem))
+    while words and words[-1].group().lower() in ROLES:
+        stem = stem[: words.pop().start()].rstrip(SEPARATORS)
+    return stem
+
+
+def _unnumbered(stem: str) -> str:
+    return re.sub(r"^\d+_", "", stem)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted, without hidden files and without the lock files of Excel."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "~$")))
+
+
+def _suffix(path: Path, suffixes: tuple[str, ...]) -> str:
+    """The one of the suffixes that a file's name ends in, else an empty text."""
+    fitting = [suffix for suffix in suffixes if path.name.lower().endswith(suffix) and not path.is_dir()]
+    return fitting[0] if fitting else ""
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(_suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json")))]
+
+
+def _holds_dicom(path: Path) -> bool:
+    return path.is_dir() and next(dicom_files(path), None) is not None
+
+
+def _nothing_found(root: Path, subjects: list[dict[str, Any]]) -> str:
+    if subjects:
+        reasons = "\n".join(f"  {subject['subject']}: {subject['error']}" for subject in subjects[:5])
+        return f"{root}: none of the {len(subjects)} subjects can be used:\n{reasons}\nLayouts:\n{LAYOUTS}"
+    files = islice((path for path in root.rglob("*") if path.is_file()), 8)
+    shown = sorted(str(path.relative_to(root)) for path in files)
+    nested = sorted(path.parent for path in root.glob("*/*") if path.is_dir() and path.name.lower() == "data")
+    hint = f"Did you mean {nested[0]}?\n" if nested else ""
+    return f"{root}: no subjects found. It holds {', '.join(shown) or 'nothing'}. {hint}Layouts:\n{LAYOUTS}"

@@ -1,0 +1,89 @@
+"""Boxes of detections: selection by score and non-maximum suppression.
+
+Boxes are (axis 0 min, axis 1 min, axis 0 max, axis 1 max) in pixel edges: pixel p covers [p, p + 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.data.box_utils import box_iou
+from torch import Tensor
+
+
+def without_meta(images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    """Plain tensors; :func:`monai.utils.convert_to_tensor` would give up a channels-last order in memory."""
+    if isinstance(images, list):
+        return [without_meta(image) for image in images]
+    return images.as_tensor() if isinstance(images, MetaTensor) else images
+
+
+def non_max_suppression(boxes: Tensor, scores: Tensor, nms_thresh: float) -> Tensor:
+    """Greedy NMS, the same as MONAI's, but with the overlaps of all pairs computed at once.
+
+    Args:
+        boxes: (N, 4) corners.
+        scores: (N,).
+        nms_thresh: a box that overlaps a better one by an intersection over union above this is dropped.
+
+    Returns:
+        indices of the boxes kept, best first.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    suppresses = (box_iou(boxes[order], boxes[order]) > nms_thresh).cpu().numpy()
+    dropped = np.zeros(len(order), dtype=bool)
+    kept = []
+    for index in range(len(order)):
+        if not dropped[index]:
+            kept.append(index)
+            dropped |= suppresses[index]
+    return order[torch.tensor(kept, dtype=torch.int64, device=order.device)]
+
+
+def select_boxes(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    size: Sequence[int],
+    score_thresh: float,
+    nms_thresh: float,
+    topk_candidates: int,
+    detections_per_image: int,
+) -> dict[str, Tensor]:
+    """Select the detections of an image: by score, clipped to the image, suppressed for each class by itself.
+
+    Args:
+        boxes: (N, 4) in pixel edges.
+        scores: (N,).
+        labels: (N,), from 0.
+        size: (H, W) of the image.
+        score_thresh: boxes with a lower score are dropped.
+        nms_thresh: overlap above which the worse of two boxes is dropped.
+        topk_candidates: only so many boxes, the best ones, enter NMS.
+        detections_per_image: only so many boxes, the best ones, are returned.
+
+    Returns:
+        "boxes" (M, 4) inside the image, "labels" (M,) and "scores" (M,), best first.
+    """
+    chosen = (scores >= score_thresh).nonzero()[:, 0]
+    best = scores[chosen].argsort(descending=True, stable=True)[:topk_candidates]
+    chosen = chosen[best]
+    # MONAI's clip_boxes_to_image would drop boxes of less than a pixel as empty
+    boxes = boxes[chosen].clamp(min=0).minimum(boxes.new_tensor([*size, *size]))
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    boxes, scores, labels = boxes[inside], scores[chosen][inside], labels[chosen][inside]
+    apart = boxes + labels[:, None] * (2.0 * max(size))
+    kept = non_max_suppression(apart, scores, nms_thresh)[:detections_per_image]
+    return {"boxes": boxes[kept], "labels": labels[kept], "scores": scores[kept]}
+
+
+def check_finite(raw: Tensor) -> None:
+    """Raise ValueError if a value of a raw tensor is not finite."""
+    if not bool(torch.isfinite(raw).all()):
+        raise ValueError(
+            "The detector's network gave values that are not finite. Look for such values in the images and in "
+            "the weights; if the weights are at fault, train with a lower learning rate or without mixed precision."
+        )

@@ -1,0 +1,71 @@
+"""The pixels of a DICOM volume, decoded by ITK and rescaled as each slice's header says."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from ..errors import DicomError
+from .volumes import Volume
+
+
+def read_volume(volume: Volume) -> MetaTensor:
+    """
+    Read a volume as MONAI's readers do.
+
+    Args:
+        volume: whole, as from :func:`~.volumes.read_volumes`.
+
+    Returns:
+        (1, i, j, k) float32, with ``radians_per_unit`` in the meta data of a phase whose header tells it.
+
+    Raises:
+        DicomError: as of :func:`read_pixels`.
+    """
+    pixels, radians_per_unit = read_pixels(volume)
+    affine = torch.as_tensor(volume.affine, dtype=torch.float64)
+    meta = {"original_affine": affine.clone(), "spatial_shape": np.array(volume.shape)}
+    if radians_per_unit is not None:
+        meta["radians_per_unit"] = radians_per_unit
+    return MetaTensor(torch.as_tensor(pixels)[None], affine=affine, meta=meta)
+
+
+def read_pixels(volume: Volume) -> tuple[np.ndarray, float | None]:
+    """
+    Read the pixels of a volume, rescaled as the header of each slice says.
+
+    ITK decodes every transfer syntax that scanners write. It applies one rescaling to all frames of a file; that is
+    taken back, since frames can have their own.
+
+    Args:
+        volume: whole, as from :func:`~.volumes.read_volumes`.
+
+    Returns:
+        (i, j, k) float32; and, for a phase whose header tells it, the radians a unit (phase 0 is then at value 0).
+
+    Raises:
+        DicomError: a file cannot be decoded or has other dimensions than its header says.
+    """
+    import itk
+
+    image_type, stored = itk.Image[itk.D, 3], {}
+    for file in dict.fromkeys(frame.file for frame in volume.frames):
+        dicom_io = itk.GDCMImageIO.New()
+        reader = itk.ImageFileReader[image_type].New(FileName=file, ImageIO=dicom_io)
+        try:
+            reader.Update()
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise DicomError(f"{file} cannot be decoded ({reason}); copy or export it again.") from error
+        values = itk.array_from_image(reader.GetOutput())
+        stored[file] = np.round((values - dicom_io.GetRescaleIntercept()) / dicom_io.GetRescaleSlope())
+    pixels = np.empty(volume.shape, dtype=np.float32)
+    for k, frame in enumerate(volume.frames):
+        slices = stored[frame.file]
+        if slices.shape[1:] != (volume.shape[1], volume.shape[0]) or frame.index >= len(slices):
+            raise DicomError(f"{frame.file} has {slices.shape} pixels, other than its header says; export it again.")
+        offset = frame.unit[1] if frame.unit else 0.0
+        pixels[:, :, k] = (slices[frame.index] * frame.slope + (frame.intercept - offset)).T
+    units = {frame.unit[0] if frame.unit else None for frame in volume.frames}
+    return pixels, units.pop() if len(units) == 1 else None

@@ -1,0 +1,326 @@
+"""Which studies a folder of DICOM files holds, and which volumes of a study are its SWI, phase and magnitude."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DicomError
+from .volumes import Volume, dicom_files, read_header, read_volumes, require
+
+KINDS = {"image": "swi", "phase": "phase", "magnitude": "magnitude"}
+NAMES = {"swi": "SWI", "phase": "phase", "magnitude": "magnitude"}
+MINIMUM_SLICES = 3
+DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
+"""SOP class Media Storage Directory, of a DICOMDIR under another name, as in lower case; it is of no study."""
+
+SHORTEST_ECHO_MS = 10.0
+"""Magnitude and phase with a shorter echo, as of a field map, are not taken for a susceptibility-weighted scan."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Volumes by key (image, phase, magnitude), and sentences about how they were chosen."""
+
+    volumes: dict[str, Volume]
+    notices: tuple[str, ...]
+
+
+def find_studies(folder: Path) -> list[dict[str, Any]]:
+    """
+    Find the studies among the DICOM files at any depth of a folder.
+
+    Args:
+        folder: where to look.
+
+    Returns:
+        a dict a study, sorted by id, with "subject" and "dicom", the absolute paths of its files. The id is the
+        PatientID; where a patient has several studies, with the StudyDate and, for two of a day, the end of the
+        StudyInstanceUID. Characters other than letters, digits, ``.``, ``-`` and ``_`` become ``_``.
+        After them, a dict for each file that cannot be read or names no study, with "subject", the word ``file`` and
+        the file's path below the folder with spaces between its parts, which is no study's id, and "error".
+
+    Raises:
+        DicomError: there are DICOM files and pydicom is missing.
+    """
+    files: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    failed = []
+    for path in dicom_files(folder):
+        require("pydicom")  # without it no file can be read, which is no fault of this one
+        try:
+            uid, patient, date = _study_key(path)
+        except DicomError as error:
+            advice = "Copy or export it again, or remove it; the study that it belongs to may lack a slice."
+            name = " ".join(("file", *path.relative_to(folder).parts))
+            failed.append({"subject": name, "error": f"{error} {advice}"})
+            continue
+        if uid:
+            files[uid, patient, date].append(str(path))
+    patients = Counter(patient for _, patient, _ in files)
+    days = Counter((patient, date) for _, patient, date in files)
+    studies = []
+    for (uid, patient, date), paths in files.items():
+        parts = [patient]
+        if patients[patient] > 1:
+            parts += [date] if date else []
+            parts += [_safe(uid)[-12:]] if days[patient, date] > 1 or not date else []
+        studies.append({"subject": "_".join(parts), "dicom": paths})
+    return sorted(studies, key=lambda study: study["subject"]) + failed
+
+
+def _study_key(path: Path) -> tuple[str, str, str]:
+    """StudyInstanceUID, PatientID fit for a name, and StudyDate of a file; the first is empty for a DICOMDIR."""
+    header = read_header(path)
+    try:  # pydicom makes a value of the bytes only now
+        uid, patient, date = (str(header.get(key) or "") for key in ("StudyInstanceUID", "PatientID", "StudyDate"))
+        is_directory = not uid and header.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY_CLASS
+    except Exception as error:
+        raise DicomError(f"{path} cannot be read as DICOM ({type(error).__name__}: {error}).") from error
+    if not uid and not is_directory:
+        raise DicomError(f"{path} has no StudyInstanceUID, so that it belongs to no study.")
+    return uid, _safe(patient) or "study", date
+
+
+def study_of(source: str | os.PathLike | Sequence[str]) -> list[Volume]:
+    """
+    Read the volumes of one study.
+
+    Args:
+        source: a folder, or a list of files.
+
+    Raises:
+        DicomError: there are no DICOM files, they cannot be read, or they are of several studies.
+    """
+    files = [str(path) for path in dicom_files(Path(source))] if isinstance(source, (str, os.PathLike)) else source
+    volumes = read_volumes(files)
+    if not volumes:
+        raise DicomError(f"there are no DICOM images in {source}")
+    where = source if isinstance(source, (str, os.PathLike)) else f"{Path(source[0]).parent} and beside it"
+    studies = sorted({volume.study for volume in volumes})
+    if len(studies) > 1:
+        raise DicomError(
+            f"{where} holds {len(studies)} studies, {', '.join(studies[:3])}; expected one. Give each study a folder "
+            "of its own, or give the folder above as dataset_dir, in which each study becomes a subject."
+        )
+    return volumes
+
+
+def choose_series(
+    volumes: Sequence[Volume],
+    wanted: Mapping[str, str | int | None] | None = None,
+    echo: int = -1,
+    keys: Sequence[str] = tuple(KINDS),
+) -> Choice:
+    """
+    Choose the SWI and the phase of a study, or its magnitude and phase where there is no SWI.
+
+    Args:
+        volumes: of one study.
+        wanted: for ``image`` (SWI), ``phase`` and ``magnitude``: a SeriesNumber, or a regular expression that is
+            searched for in SeriesDescription (upper or lower case) or is the whole SeriesInstanceUID; false leaves
+            the kind out; None, or no entry, chooses by the headers.
+        echo: which echo to take of a multi-echo series, by echo time from 0; -1 is the longest.
+        keys: those to choose among.
+
+    Raises:
+        DicomError: there is neither SWI nor magnitude with phase, several series fit, none fits what is wanted, or
+            a series that was chosen is no whole volume. The series that are there are listed.
+    """
+    wanted = dict(wanted or {})
+    unknown = sorted(set(wanted) - set(KINDS))
+    if unknown:
+        raise DicomError(f"dicom_series has the key {unknown[0]!r}; expected are {', '.join(KINDS)}.")
+    chooser = _Chooser(volumes, {k: wanted.get(k) if k in keys else False for k in KINDS}, echo)
+    chosen = chooser.choose()
+    for volume in chosen.values():
+        _whole(volume, volumes)
+    read = ", ".join(f"{NAMES[KINDS[key]]} from {volume} ({volume.kind.why})" for key, volume in chosen.items())
+    return Choice(chosen, (f"DICOM: {read}.", *chooser.notices))
+
+
+def series_in(
+    volumes: Sequence[Volume], key: str, wanted: Mapping[str, str | int | None] | None = None, echo: int = -1
+) -> Volume:
+    """
+    The volume that a folder stands for which was given as the SWI, the phase or the magnitude.
+
+    Args:
+        volumes: what is in the folder.
+        key: image, phase or magnitude.
+        wanted, echo: as of :func:`choose_series`.
+
+    Returns:
+        the only volume of the folder, whatever its header says; else the one of that kind.
+
+    Raises:
+        DicomError: there is none or there are several, or it is no whole volume.
+    """
+    asked = dict(wanted or {}).get(key)
+    chooser = _Chooser(volumes, {key: asked if _is_named(asked) else None}, echo)
+    candidates = volumes if len(volumes) == 1 else chooser.candidates(key)
+    if not candidates:
+        raise DicomError(f"no {NAMES[KINDS[key]]} was found.\n{_listing(volumes)}")
+    return _whole(chooser.one(key, list(candidates)), volumes)
+
+
+def use_dicom(subject: dict, keys: Iterable[str], wanted: Mapping | None = None, echo: int = -1) -> tuple[str, ...]:
+    """
+    Replace, in a subject, the study under "dicom" and folders under ``keys`` by the volumes that they stand for.
+
+    Args:
+        subject: changed in place; a study's image, phase and magnitude come under these keys.
+        keys: those that can hold a folder.
+        wanted, echo: as of :func:`choose_series`.
+
+    Returns:
+        sentences about what was chosen.
+
+    Raises:
+        DicomError: as of :func:`choose_series`, :func:`series_in` and :func:`study_of`.
+    """
+    for key in list(keys):
+        if Path(str(subject[key])).is_dir():
+            subject[key] = series_in(study_of(subject[key]), key, wanted, echo)
+    study = subject.pop("dicom", None)
+    if study is None:
+        return ()
+    choice = choose_series(study_of(study), wanted, echo)
+    subject.update(choice.volumes)
+    return choice.notices
+
+
+def _whole(volume: Volume, volumes: Sequence[Volume]) -> Volume:
+    if volume.problem:
+        raise DicomError(
+            f"{volume} {volume.problem}. Export the series again, whole and alone; or name another in "
+            f"dicom_series.\n{_listing(volumes)}"
+        )
+    return volume
+
+
+class _Chooser:
+    def __init__(self, volumes: Sequence[Volume], wanted: Mapping[str, Any], echo: int) -> None:
+        self.volumes, self.wanted, self.echo = volumes, wanted, echo
+        self.stacks = [v for v in volumes if v.shape[2] >= MINIMUM_SLICES and v.kind.why != "not an MR image"]
+        self.notices: list[str] = []
+
+    def choose(self) -> dict[str, Volume]:
+        # a magnitude that was asked for comes before an SWI that was not
+        computed = _is_named(self.wanted["magnitude"]) and not _is_named(self.wanted["image"])
+        swi = [] if computed else self.candidates("image")
+        if swi:
+            image = self.one("image", swi)
+            phases = self.beside(image, self.candidates("phase"))
+            return {"image": image} | ({"phase": self.one("phase", phases)} if phases else {})
+        pairs = self.pairs()
+        if not pairs:
+            raise DicomError(
+                "no SWI was found, nor a magnitude with its phase. If one of the series is the SWI, say so: "
+                'dicom_series as {"image": "<words of its SeriesDescription, or its SeriesInstanceUID>"}.\n'
+                + _listing(self.volumes)
+            )
+        phase = self.one("phase", list(dict.fromkeys(phase for _, phase in pairs)))
+        magnitude = self.one("magnitude", [m for m, p in pairs if p is phase])
+        return {"magnitude": magnitude, "phase": phase}
+
+    def candidates(self, key: str) -> list[Volume]:
+        """The volumes that can be of a kind: those asked for, else those surely of it, else those perhaps of it."""
+        asked = self.wanted[key]
+        if asked is False:
+            return []
+        if not _is_named(asked):
+            fitting = [v for v in self.stacks if v.kind.name == KINDS[key]]
+            return [v for v in fitting if v.kind.sure] or fitting
+        try:
+            named = [v for v in self.stacks if _fits(v, asked)]
+        except re.error as error:
+            raise DicomError(f"dicom_series: {key} {asked!r} is no regular expression ({error}).") from error
+        if not named:
+            raise DicomError(f"dicom_series: {key} {asked!r} fits none of the series.\n{_listing(self.volumes)}")
+        # of a series with magnitude and phase in it, the part that fits; of any other, what it says it is
+        return [v for v in named if v.kind.name == KINDS[key]] or named
+
+    def pairs(self) -> list[tuple[Volume, Volume]]:
+        """Magnitudes and phases on one grid and with one echo time, of those the echo that is asked for."""
+        asked = any(_is_named(self.wanted[key]) for key in ("magnitude", "phase"))
+        magnitudes, phases = self.candidates("magnitude"), self.candidates("phase")
+        return [
+            (magnitude, phase)
+            for magnitude, phase in product(magnitudes, phases)
+            if _same_grid(magnitude, phase) and magnitude.echo_ms == phase.echo_ms
+            and (asked or (phase.echo_ms or SHORTEST_ECHO_MS) >= SHORTEST_ECHO_MS)
+        ]  # fmt: skip
+
+    def beside(self, image: Volume, phases: list[Volume]) -> list[Volume]:
+        """The phases that can belong to an SWI: on its grid, and of its echo time if any is."""
+        if _is_named(self.wanted["phase"]):
+            return phases
+        on_grid = [v for v in phases if _same_grid(v, image)]
+        if phases and not on_grid:
+            self.notices.append(f"The phase, {', '.join(map(str, phases))}, is on another grid than the SWI.")
+        return [v for v in on_grid if v.echo_ms == image.echo_ms] or on_grid
+
+    def one(self, key: str, candidates: list[Volume]) -> Volume:
+        """The only candidate, or the echo that is asked for, of echoes of one series."""
+        if len(candidates) == 1:
+            return candidates[0]
+        ordered = sorted(candidates, key=lambda v: v.echo_ms or 0)
+        echoes = {v.echo_ms for v in ordered}
+        one_scan = len({v.series for v in ordered}) == 1 or len({v.description for v in ordered}) == 1
+        if one_scan and None not in echoes and len(echoes) == len(ordered) and all(
+            _same_grid(v, ordered[0]) for v in ordered
+        ):  # fmt: skip
+            number = len(ordered)
+            if not -number <= self.echo < number:
+                raise DicomError(
+                    f"echo {self.echo} was asked for, but {ordered[0]} has {number}. Set `echo` to a value from 0 to "
+                    f"{number - 1}, or to -1 for the longest."
+                )
+            taken = ordered[self.echo]
+            notice = f"Echo {self.echo % number + 1} of {number} was taken ({taken.echo_ms:g} ms)."
+            self.notices += [] if notice in self.notices else [notice]
+            return taken
+        raise DicomError(
+            f"{len(candidates)} series can be the {NAMES[KINDS[key]]}. Say which, by words of its SeriesDescription "
+            f'or by its SeriesInstanceUID: dicom_series as {{"{key}": "{candidates[0].series}"}}.\n'
+            + _listing(candidates)
+        )
+
+
+def _is_named(asked: Any) -> bool:
+    return isinstance(asked, (str, int)) and not isinstance(asked, bool)
+
+
+def _fits(volume: Volume, asked: str | int) -> bool:
+    if isinstance(asked, int):
+        return volume.number == asked
+    return bool(re.search(asked, volume.description, re.IGNORECASE) or re.fullmatch(asked, volume.series))
+
+
+def _same_grid(a: Volume, b: Volume) -> bool:
+    if a.shape != b.shape:
+        return False
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in a.shape], [1])).reshape(4, -1)
+    apart = np.linalg.norm(((a.affine - b.affine) @ corners)[:3], axis=0).max()
+    return apart <= 0.1 * np.linalg.norm(a.affine[:3, :3], axis=0).min()
+
+
+def _listing(volumes: Sequence[Volume]) -> str:
+    def line(v: Volume) -> str:
+        echo = "" if v.echo_ms is None else f", echo {v.echo_ms:g} ms"
+        what = f"{NAMES.get(v.kind.name, v.kind.name)}: {v.kind.why}" + (f"; {v.problem}" if v.problem else "")
+        return f"  {v}, {' x '.join(map(str, v.shape))}{echo} ({what}), {v.series}"
+
+    return "Series that are there:\n" + "\n".join(map(line, volumes))
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text.strip(), flags=re.ASCII).strip("._")

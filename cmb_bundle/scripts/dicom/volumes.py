@@ -1,0 +1,302 @@
+"""Headers of DICOM files, read by pydicom, to volumes: whole stacks of slices of one kind and echo.
+
+DICOM counts in LPS mm; what leaves this file is in RAS mm, like everything else here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..errors import DicomError
+from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES
+from .kinds import Header, Kind, kind_of, phase_unit
+
+SPACING_TOLERANCE_MM = 0.02
+"""Slices whose distances differ by less are evenly spaced: scanners write positions with 3 decimals or more."""
+
+MOST_SHEAR = 0.01
+"""A stack that leans more than this against its slices' normal is refused; rounded headers stay far below."""
+
+GE_CREATOR, GE_GROUP, GE_ELEMENT = "GEMS_PARM_01", 0x0043, 0x2F
+TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",
+    "PatientID", "StudyDate", "Modality", "Manufacturer", "ImageType", "ComplexImageComponent", "NumberOfFrames",
+    "VolumeBasedCalculationTechnique", "EchoTime", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "Rows", "Columns", "SamplesPerPixel", "BitsStored", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
+    "RescaleType", "RealWorldValueMappingSequence", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice: where its pixels are, where it lies (LPS mm), and how stored values become real ones."""
+
+    file: str
+    index: int
+    position: tuple[float, ...]
+    slope: float
+    intercept: float
+    unit: tuple[float, float] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """
+    A stack of slices of one series, of one kind and one echo.
+
+    Attributes:
+        study, series: UIDs.
+        number, description: SeriesNumber and SeriesDescription.
+        kind: what it shows.
+        echo_ms: echo time, None where the header has none.
+        frames: the slices in the order of k.
+        shape: (i, j, k).
+        affine: voxel (i, j, k) to RAS mm; i runs along a row of pixels, j along a column.
+        problem: why it is not a whole volume; empty if it is.
+    """
+
+    study: str
+    series: str
+    number: int | None
+    description: str
+    kind: Kind
+    echo_ms: float | None
+    frames: tuple[Frame, ...]
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    problem: str
+
+    def __str__(self) -> str:
+        number = "" if self.number is None else f" {self.number}"
+        return f"series{number} '{self.description}'"
+
+    @property
+    def source(self) -> str:
+        """Where the slices come from, in the order of k, as JSON: pairs of a file and a frame's index in it."""
+        return json.dumps([[frame.file, frame.index] for frame in self.frames])
+
+
+def require(package: str) -> ModuleType:
+    """
+    Import pydicom or highdicom, which are an extra.
+
+    Raises:
+        DicomError: it is not installed.
+    """
+    try:
+        return __import__(package)
+    except ImportError as error:
+        raise DicomError(
+            f"DICOM needs the package {package}, which is not installed. Install the extra [dicom], "
+            f"as in pip install 'cmb-bundle[dicom]', or pip install pydicom highdicom."
+        ) from error
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file has the mark of DICOM, whatever its name."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def dicom_files(folder: Path) -> Iterator[Path]:
+    """The DICOM files at any depth of a folder, sorted; hidden ones and DICOMDIR are passed over."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        known = path.name.lower().endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json", ".png"))
+        if not hidden and not known and path.name != "DICOMDIR" and path.is_file() and is_dicom(path):
+            yield path
+
+
+def read_header(path: str | Path) -> Any:
+    """The attributes of ``TAGS`` of a file, as a pydicom Dataset."""
+    pydicom = require("pydicom")
+    private = [
+        (GE_GROUP << 16) + element for block in range(0x10, 0x20) for element in (block, block << 8 | GE_ELEMENT)
+    ]
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*TAGS, *private])
+    except Exception as error:
+        raise DicomError(f"{path} cannot be read as DICOM ({type(error).__name__}: {error}).") from error
+
+
+def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
+    """
+    Read headers and group the slices into volumes.
+
+    A series is divided by what its slices show, by echo time, by orientation and by size of the pixels and the
+    image, since some scanners put magnitude and phase, or all echoes, into one series. A file that is there twice
+    counts once.
+
+    Args:
+        files: DICOM files, in any order.
+
+    Returns:
+        the volumes, whole or not (see ``problem``), by series number.
+
+    Raises:
+        DicomError: a file cannot be read, or pydicom is missing.
+    """
+    groups: dict[tuple, list[Frame]] = defaultdict(list)
+    shapes, seen = {}, set()
+    for path in files:
+        dataset = read_header(path)
+        instance = str(dataset.get("SOPInstanceUID") or path)
+        if "Rows" not in dataset or instance in seen:
+            continue
+        seen.add(instance)
+        series = (
+            str(dataset.get("StudyInstanceUID", "")), str(dataset.get("SeriesInstanceUID", "")),
+            _number(dataset.get("SeriesNumber")), str(dataset.get("SeriesDescription", "")).strip(),
+        )  # fmt: skip
+        for index in range(int(dataset.get("NumberOfFrames") or 1)):
+            kind, echo, orientation, spacing, frame = _frame(dataset, str(path), index)
+            near = tuple(np.round(orientation, 3)) if orientation else None
+            key = (*series, kind, echo, near, spacing, int(dataset.Columns), int(dataset.Rows))
+            groups[key].append(frame)
+            shapes.setdefault(key, orientation)
+    volumes = [_volume(key, frames, shapes[key]) for key, frames in groups.items()]
+    return sorted(volumes, key=lambda v: (v.number or 0, v.series, v.kind.name, v.echo_ms or 0))
+
+
+def frame_kind(dataset: Any, index: int = 0) -> Kind:
+    """
+    Tell what a frame shows.
+
+    Args:
+        dataset: a pydicom Dataset, of a file or of a DICOMweb server's metadata.
+        index: of the frame, in a file with several.
+    """
+    find = partial(_find, dataset, index)
+    types = find("FrameType", "MRImageFrameTypeSequence") or dataset.get("ImageType") or ()
+    header = Header(
+        sop_class=str(dataset.get("SOPClassUID", "")),
+        manufacturer=str(dataset.get("Manufacturer", "")),
+        description=str(dataset.get("SeriesDescription", "")),
+        image_type=(types,) if isinstance(types, str) else tuple(map(str, types)),
+        component=str(find("ComplexImageComponent", "MRImageFrameTypeSequence") or "").upper(),
+        calculation=str(find("VolumeBasedCalculationTechnique", "MRImageFrameTypeSequence") or "").upper(),
+        ge_component=_ge_component(dataset),
+    )
+    return kind_of(header) if dataset.get("SamplesPerPixel", 1) == 1 else Kind("other", "a colour image")
+
+
+def _find(dataset: Any, index: int, name: str, sequence: str = "") -> Any:
+    """An attribute of a functional group of the frame, or shared by all, or of the file itself."""
+    shared = dataset.get("SharedFunctionalGroupsSequence") or [None]
+    frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    for group in (frames[index] if index < len(frames) else None, shared[0]):
+        items = group.get(sequence) if group is not None and sequence else None
+        if items and items[0].get(name) not in (None, ""):
+            return items[0].get(name)
+    value = dataset.get(name)
+    return None if value == "" else value
+
+
+def _frame(dataset: Any, path: str, index: int) -> tuple:
+    """Kind, echo time, orientation, pixel spacing and Frame of one frame."""
+    find, kind = partial(_find, dataset, index), frame_kind(dataset, index)
+    echo = _number(find("EffectiveEchoTime", "MREchoSequence") or find("EchoTime"), float)
+    position = tuple(map(float, find("ImagePositionPatient", "PlanePositionSequence") or ()))
+    orientation = tuple(map(float, find("ImageOrientationPatient", "PlaneOrientationSequence") or ()))
+    spacing = tuple(map(float, find("PixelSpacing", "PixelMeasuresSequence") or ()))
+    slope, intercept, unit = _rescaling(find)
+    stored = int(dataset.get("BitsStored", 16)), bool(dataset.get("PixelRepresentation", 0))
+    manufacturer = str(dataset.get("Manufacturer", ""))
+    scale = phase_unit(manufacturer, *stored, slope, intercept, unit) if kind.name == "phase" else None
+    echo = None if echo is None else round(echo, 2)
+    return kind, echo, orientation, spacing, Frame(path, index, position, slope, intercept, scale)
+
+
+def _rescaling(find: Any) -> tuple[float, float, str]:
+    """Slope, intercept and unit: of the rescaling, or of the real world values where there is none."""
+    slope = _number(find("RescaleSlope", "PixelValueTransformationSequence"), float)
+    if slope:
+        intercept = _number(find("RescaleIntercept", "PixelValueTransformationSequence"), float)
+        return slope, intercept or 0.0, str(find("RescaleType", "PixelValueTransformationSequence") or "")
+    real = find("RealWorldValueSlope", "RealWorldValueMappingSequence")
+    items = find("RealWorldValueMappingSequence") or []
+    if real is None and items:
+        real, intercept, unit = (items[0].get(n) for n in ("RealWorldValueSlope", "RealWorldValueIntercept", ""))
+        unit = items[0].get("MeasurementUnitsCodeSequence")
+    else:
+        intercept = find("RealWorldValueIntercept", "RealWorldValueMappingSequence")
+        unit = find("MeasurementUnitsCodeSequence", "RealWorldValueMappingSequence")
+    if not real:
+        return 1.0, 0.0, ""
+    return float(real), float(intercept or 0), str(unit[0].get("CodeValue", "")) if unit else ""
+
+
+def _ge_component(dataset: Any) -> int | None:
+    try:
+        value = dataset.private_block(GE_GROUP, GE_CREATOR)[GE_ELEMENT].value
+    except KeyError:
+        return None
+    if isinstance(value, bytes):
+        return int.from_bytes(value[:2], "little") if len(value) >= 2 else None
+    value = value[0] if not isinstance(value, (int, float)) and value else value
+    return _number(value)
+
+
+def _number(value: Any, kind: type = int) -> Any:
+    try:
+        return None if value is None else kind(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _volume(key: tuple, frames: Sequence[Frame], orientation: tuple[float, ...]) -> Volume:
+    study, series, number, description, kind, echo, _, spacing, columns, rows = key
+    identity = (study, series, number, description, kind, echo)
+    shape = (columns, rows, len(frames))
+    if len(orientation) != 6 or len(spacing) != 2 or any(len(frame.position) != 3 for frame in frames):
+        return Volume(*identity, tuple(frames), shape, np.eye(4), "has no position, orientation or pixel spacing")
+    along_row, along_column = np.reshape(orientation, (2, 3))
+    normal = np.cross(along_row, along_column)
+    frames = sorted(frames, key=lambda frame: float(np.dot(normal, frame.position)))
+    positions = np.array([frame.position for frame in frames])
+    step = (positions[-1] - positions[0]) / max(1, len(frames) - 1)
+    lps = np.eye(4)
+    lps[:3, :3] = np.c_[along_row * spacing[1], along_column * spacing[0], step if len(frames) > 1 else normal]
+    lps[:3, 3] = positions[0]
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+    return Volume(*identity, tuple(frames), shape, affine, _problem(positions, normal))
+
+
+def _problem(positions: np.ndarray, normal: np.ndarray) -> str:
+    """Why slices at these positions, sorted along the normal, are not one evenly spaced stack."""
+    if len(positions) < 2:
+        return ""
+    gaps = np.diff(positions @ normal)
+    usual = float(np.median(gaps))
+    tolerance = max(SPACING_TOLERANCE_MM, 0.01 * usual)
+    if gaps.min() < tolerance:
+        number = 1 + int((gaps >= tolerance).sum())
+        return f"has {len(positions)} slices at {number} positions: more than one volume is in it"
+    off = np.flatnonzero(np.abs(gaps - usual) > tolerance)
+    ratios = gaps[off] / usual
+    if len(off) and (np.abs(ratios - ratios.round()) < 0.1).all() and ratios.min() > 1.5:
+        number, first = int((ratios.round() - 1).sum()), off[0]
+        return (
+            f"misses {number} slice(s): slices {first + 1} and {first + 2} are {gaps[first]:.2f} mm apart, the others "
+            f"{usual:.2f}"
+        )
+    if len(off):
+        return f"has slices that are {gaps.min():.2f} to {gaps.max():.2f} mm apart; expected one distance"
+    offset = positions - positions[0]
+    sideways = np.linalg.norm(offset - np.outer(offset @ normal, normal), axis=1).max()
+    if sideways > MOST_SHEAR * gaps.sum():
+        return f"has slices shifted sideways by up to {sideways:.2f} mm; expected a stack along its normal"
+    return ""

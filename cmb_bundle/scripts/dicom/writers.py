@@ -1,0 +1,257 @@
+"""Findings as DICOM: a segmentation (SEG) and a structured report (SR, TID 1500), with highdicom."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import write_whole
+from .volumes import require
+
+NAME = "cmb_bundle"
+DESCRIPTION = "CMB by program, research only"
+CONTENT_LABEL = "CMB_RESEARCH"
+MICROBLEED = ("723857007", "SCT", "Silent micro-hemorrhage of brain")
+"""SNOMED CT has this disorder for a microbleed; DICOM's own lists of codes have only "Hemorrhage"."""
+
+SEG_SERIES, SR_SERIES = 9001, 9002
+IDENTITY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
+"""Attributes of the patient and the study that may be empty, but must be there; anonymisers remove some."""
+
+
+def write_dicom(
+    folder: str | os.PathLike, subject: str, source: str, result: Mapping, label_map, version: str | None = None
+) -> tuple[Path, Path]:
+    """
+    Write ``<subject>_cmb_seg.dcm`` and ``<subject>_cmb_sr.dcm``.
+
+    Args:
+        folder: where to.
+        subject: identifier, for the names of the files alone; the patient is that of the source.
+        source: where the slices of the SWI come from, see ``Volume.source`` in :mod:`.dicom`.
+        result: ``microbleeds``, see :class:`~..inference.findings.Findingsd`.
+        label_map: (1, i, j, k) on the source's grid, 0 for background, 1..n the microbleeds.
+        version: of the bundle; None reads it from its metadata.
+
+    Returns:
+        the two paths.
+
+    Raises:
+        DicomError: pydicom or highdicom is missing.
+    """
+    images, frames = read_source(source)
+    labels = np.asarray(label_map[0].cpu() if hasattr(label_map, "cpu") else label_map[0])
+    version = version or bundle_version()
+    segmentation = make_segmentation(images, frames, labels, result["microbleeds"], version)
+    report = make_report(images, segmentation, result["microbleeds"], version)
+    paths = []
+    for dataset, ending in ((segmentation, "seg"), (report, "sr")):
+        path = Path(folder) / f"{subject}_cmb_{ending}.dcm"
+        paths.append(write_whole(path, lambda aside, d=dataset: d.save_as(aside)))
+    return paths[0], paths[1]
+
+
+def bundle_version() -> str:
+    """The version in the metadata of the bundle that this file is in."""
+    metadata = Path(__file__).resolve().parents[2] / "configs" / "metadata.json"
+    return str(json.loads(metadata.read_text(encoding="utf-8"))["version"])
+
+
+def read_source(source: str) -> tuple[list[Any], list[tuple[int, int]]]:
+    """
+    Read the headers that a result refers to.
+
+    Args:
+        source: see ``Volume.source``.
+
+    Returns:
+        pydicom Datasets without pixels, a file each, in the order in which the slices name them; and for each slice
+        the position in this list and the frame's index.
+    """
+    pydicom = require("pydicom")
+    slices = json.loads(source)
+    files = list(dict.fromkeys(file for file, _ in slices))
+    images = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    frame_of_reference = images[0].get("FrameOfReferenceUID") or pydicom.uid.generate_uid()
+    for image in images:
+        for name in IDENTITY:
+            if name not in image:
+                setattr(image, name, "")
+        image.FrameOfReferenceUID = image.get("FrameOfReferenceUID") or frame_of_reference
+    return images, [(files.index(file), int(index)) for file, index in slices]
+
+
+def make_segmentation(
+    images: list[Any], frames: list[tuple[int, int]], labels: np.ndarray, microbleeds: list[Mapping], version: str
+) -> Any:
+    """
+    A binary segmentation with a segment a microbleed, in the order of the label map.
+
+    DICOM wants at least one segment and one frame. A scan without microbleeds gets one segment, labelled "No cerebral
+    microbleed found", all of whose frames are empty.
+
+    Args:
+        images, frames: of :func:`read_source`.
+        labels: (i, j, k) on the source's grid.
+        microbleeds: see :class:`~..inference.findings.Findingsd`.
+        version: of the bundle.
+
+    Returns:
+        a ``highdicom.seg.Segmentation``.
+    """
+    hd = require("highdicom")
+    from pydicom.sr.codedict import codes
+
+    names = [f"Cerebral microbleed {n}" for n in range(1, len(microbleeds) + 1)] or ["No cerebral microbleed found"]
+    descriptions = [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name,
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=hd.sr.CodedConcept(*MICROBLEED),
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=hd.AlgorithmIdentificationSequence(
+                name=NAME, version=version, family=codes.DCM.ArtificialIntelligence
+            ),
+            tracking_uid=hd.UID(),
+            tracking_id=name,
+            anatomic_regions=[codes.SCT.Brain],
+        )
+        for number, name in enumerate(names, 1)
+    ]
+    planes = np.ascontiguousarray(np.asarray(labels).transpose(2, 1, 0)).astype(np.uint16)
+    return hd.seg.Segmentation(
+        **_placed(images, frames, planes),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=descriptions,
+        omit_empty_frames=bool(microbleeds),
+        series_number=SEG_SERIES,
+        content_label=CONTENT_LABEL,
+        content_description=DESCRIPTION,
+        series_description=DESCRIPTION,
+        **_made_by(hd, version),
+    )
+
+
+def _placed(images: list[Any], frames: list[tuple[int, int]], planes: np.ndarray) -> dict[str, Any]:
+    """Source images, planes in their order, and the planes' positions where highdicom can't take the sources'."""
+    hd = require("highdicom")
+    single = all(int(image.get("NumberOfFrames") or 1) == 1 for image in images)
+    if single and not any("PerFrameFunctionalGroupsSequence" in image for image in images):
+        return {"source_images": images, "pixel_array": planes}
+    order = np.argsort([index for _, index in frames])
+    if len(images) == 1 and int(images[0].NumberOfFrames) == len(frames):
+        return {"source_images": images, "pixel_array": planes[order]}
+    first, shared = images[0], images[0].SharedFunctionalGroupsSequence[0]
+
+    def group(image: int, index: int, name: str) -> Any:
+        own = images[image].PerFrameFunctionalGroupsSequence[index]
+        return own.get(name) or shared.get(name)
+
+    image, index = frames[0]
+    measures = group(image, index, "PixelMeasuresSequence")[0]
+    positions = [np.array(group(i, n, "PlanePositionSequence")[0].ImagePositionPatient, dtype=float) for i, n in frames]
+    gap = float(np.linalg.norm(positions[1] - positions[0]))
+    orientation = group(image, index, "PlaneOrientationSequence")[0].ImageOrientationPatient
+    patient = hd.CoordinateSystemNames.PATIENT
+    return {
+        "source_images": [first],
+        "further_source_images": images[1:] or None,
+        "pixel_array": planes,
+        "plane_positions": [hd.PlanePositionSequence(patient, position) for position in positions],
+        "plane_orientation": hd.PlaneOrientationSequence(patient, orientation),
+        "pixel_measures": hd.PixelMeasuresSequence(measures.PixelSpacing, gap, gap),
+    }
+
+
+def make_report(images: list[Any], segmentation: Any, microbleeds: list[Mapping], version: str) -> Any:
+    """
+    A report after TID 1500: the number of microbleeds, and for each its diameter, volume and certainty.
+
+    The first group of measurements (TID 1501) has the number, which is 0 for a scan without; a group (TID 1411) for
+    each microbleed refers to its segment. The probability is DICOM's "Certainty of Finding", in percent.
+
+    Args:
+        images: the source images.
+        segmentation: of :func:`make_segmentation`.
+        microbleeds: see :class:`~..inference.findings.Findingsd`.
+        version: of the bundle.
+
+    Returns:
+        a ``highdicom.sr.Comprehensive3DSR``.
+    """
+    hd = require("highdicom")
+    from pydicom.sr.codedict import codes
+
+    finding = hd.sr.CodedConcept(*MICROBLEED)
+    algorithm = hd.sr.AlgorithmIdentification(name=NAME, version=version, parameters=["not for diagnosis"])
+    common = {
+        "finding_type": finding,
+        "finding_category": codes.SCT.MorphologicallyAbnormalStructure,
+        "algorithm_id": algorithm,
+        "finding_sites": [hd.sr.FindingSite(codes.SCT.Brain)],
+    }
+    number = hd.sr.Measurement(codes.SCT.NumberOfLesions, len(microbleeds), codes.UCUM.NoUnits)
+    groups = [
+        hd.sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier="Cerebral microbleeds"),
+            measurements=[number],
+            **common,
+        )
+    ]
+    for segment, bleed in zip(segmentation.SegmentSequence, microbleeds, strict=False):
+        diameter = float(bleed["diameter_mm"])
+        values = [
+            (codes.SCT.Diameter, diameter, codes.UCUM.Millimeter),
+            (codes.SCT.Volume, round(math.pi / 6 * diameter**3, 2), codes.UCUM.CubicMillimeter),
+            (codes.DCM.CertaintyOfFinding, round(100 * float(bleed["probability"]), 2), codes.UCUM.Percent),
+        ]
+        groups.append(
+            hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+                tracking_identifier=hd.sr.TrackingIdentifier(segment.TrackingUID, segment.TrackingID),
+                referenced_segment=hd.sr.ReferencedSegment.from_segmentation(segmentation, segment.SegmentNumber),
+                measurements=[hd.sr.Measurement(*value) for value in values],
+                **common,
+            )
+        )
+    device = hd.sr.ObserverContext(
+        codes.DCM.Device,
+        hd.sr.DeviceObserverIdentifyingAttributes(uid=hd.UID(), name=NAME, model_name=DESCRIPTION),
+    )
+    content = hd.sr.MeasurementReport(
+        observation_context=hd.sr.ObservationContext(observer_device_context=device),
+        procedure_reported=codes.LN.BrainMRI,
+        imaging_measurements=groups,
+        title=codes.DCM.ImagingMeasurementReport,
+    )
+    made_by = _made_by(hd, version)
+    report = hd.sr.Comprehensive3DSR(
+        evidence=[*images, segmentation],
+        content=content,
+        series_number=SR_SERIES,
+        series_description=DESCRIPTION,
+        **{key: made_by[key] for key in ("series_instance_uid", "sop_instance_uid", "instance_number", "manufacturer")},
+    )
+    report.ManufacturerModelName, report.SoftwareVersions = NAME, version
+    return report
+
+
+def _made_by(hd: Any, version: str) -> dict[str, Any]:
+    return {
+        "series_instance_uid": hd.UID(),
+        "sop_instance_uid": hd.UID(),
+        "instance_number": 1,
+        "manufacturer": NAME,
+        "manufacturer_model_name": NAME,
+        "software_versions": version,
+        "device_serial_number": "research",
+    }

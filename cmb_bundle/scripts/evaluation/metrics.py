@@ -1,0 +1,153 @@
+"""How detections are scored against lesions: counts and ratios. Numbers in, numbers out.
+
+Ratios with a denominator of 0 are None, never NaN: a sensitivity without lesions, a precision without
+detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from .matching import Matching
+
+
+@dataclass(frozen=True)
+class Counts:
+    """
+    What was counted in each of N subjects, each attribute (N,) of whole numbers.
+
+    Attributes:
+        lesions: of the truth.
+        detections: all, true, false and duplicates.
+        true_positives: lesions found.
+        false_positives: detections near no lesion.
+        duplicates: further detections of a lesion already found.
+        lesion_free: (N,) bool, subjects whose truth has no lesion; not those of whose lesions none is left to find,
+            since an earlier stage missed them.
+    """
+
+    lesions: np.ndarray
+    detections: np.ndarray
+    true_positives: np.ndarray
+    false_positives: np.ndarray
+    duplicates: np.ndarray
+    lesion_free: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lesions)
+
+    def take(self, subjects: np.ndarray) -> Counts:
+        """The counts of some subjects, by index (one may be there several times) or by a mask."""
+        return Counts(*(getattr(self, f.name)[subjects] for f in fields(self)))
+
+    @property
+    def false_negatives(self) -> np.ndarray:
+        """(N,) lesions missed."""
+        return self.lesions - self.true_positives
+
+
+def count(matchings: Sequence[Matching], lesion_free: np.ndarray | None = None) -> Counts:
+    """
+    Count what each subject's matching holds.
+
+    Args:
+        matchings: one a subject, N of them.
+        lesion_free: (N,) bool; by default the subjects without lesions in their matching.
+    """
+    rows = [
+        (
+            len(m.detection_of_lesion),
+            len(m.scores),
+            m.is_true_positive.sum(),
+            m.is_false_positive.sum(),
+            m.is_duplicate.sum(),
+        )
+        for m in matchings
+    ]
+    columns = np.array(rows, dtype=int).reshape(-1, 5).T
+    return Counts(*columns, columns[0] == 0 if lesion_free is None else np.asarray(lesion_free, dtype=bool))
+
+
+def summary(subjects: Sequence[Matching] | Counts) -> dict[str, float | int | None]:
+    """Pool all subjects.
+
+    Args:
+        subjects: their matchings, or their counts.
+
+    Returns:
+        counts "n_subjects", "n_lesion_free_subjects", "n_lesions", "true_positives", "false_negatives",
+        "false_positives", "duplicates"; ratios "sensitivity", "precision", "f1";
+        "false_positives_per_subject" over all subjects (FPavg) and "false_positives_per_lesion_free_subject".
+        A ratio without a denominator is None.
+    """
+    c = subjects if isinstance(subjects, Counts) else count(subjects)
+    lesion_free = c.lesion_free
+    true_positives, false_positives = int(c.true_positives.sum()), int(c.false_positives.sum())
+    false_negatives = int(c.false_negatives.sum())
+    return {
+        "n_subjects": len(c),
+        "n_lesion_free_subjects": int(lesion_free.sum()),
+        "n_lesions": true_positives + false_negatives,
+        "true_positives": true_positives,
+        "false_negatives": false_negatives,
+        "false_positives": false_positives,
+        "duplicates": int(c.duplicates.sum()),
+        "sensitivity": ratio(true_positives, true_positives + false_negatives),
+        "precision": ratio(true_positives, true_positives + false_positives),
+        "f1": ratio(2 * true_positives, 2 * true_positives + false_positives + false_negatives),
+        "false_positives_per_subject": ratio(false_positives, len(c)),
+        "false_positives_per_lesion_free_subject": ratio(
+            int(c.false_positives[lesion_free].sum()), int(lesion_free.sum())
+        ),
+    }
+
+
+def subject_f1(counts: Counts) -> np.ndarray:
+    """
+    F1 of each subject, 2 TP / (2 TP + FP + FN).
+
+    Returns:
+        (N,); NaN for a subject with neither lesions nor false positives, whose F1 has no denominator; 0 for a
+        lesion-free subject with a false positive.
+    """
+    denominator = 2 * counts.true_positives + counts.false_positives + counts.false_negatives
+    return np.divide(2 * counts.true_positives, denominator, out=np.full(len(counts), np.nan), where=denominator > 0)
+
+
+def median_subject_f1(counts: Counts) -> float | None:
+    """The median of :func:`subject_f1` over the subjects that have one, as VALDO ranks by; None if none has."""
+    f1 = subject_f1(counts)
+    f1 = f1[~np.isnan(f1)]
+    return float(np.median(f1)) if len(f1) else None
+
+
+def subject_level(subjects: Sequence[Matching] | Counts) -> dict[str, float | int | None]:
+    """Score the question whether a subject has any lesion; any detection is the answer yes.
+
+    Args:
+        subjects: their matchings, or their counts.
+
+    Returns:
+        counts "true_positives", "false_negatives", "true_negatives", "false_positives" of subjects, and their
+        "sensitivity" and "specificity", None without subjects to compute them from.
+    """
+    c = subjects if isinstance(subjects, Counts) else count(subjects)
+    has_lesion, has_none, has_detection = c.lesions > 0, c.lesion_free, c.detections > 0
+    true_positives = int((has_lesion & has_detection).sum())
+    true_negatives = int((has_none & ~has_detection).sum())
+    return {
+        "true_positives": true_positives,
+        "false_negatives": int(has_lesion.sum()) - true_positives,
+        "true_negatives": true_negatives,
+        "false_positives": int(has_none.sum()) - true_negatives,
+        "sensitivity": ratio(true_positives, int(has_lesion.sum())),
+        "specificity": ratio(true_negatives, int(has_none.sum())),
+    }
+
+
+def ratio(numerator: float, denominator: float) -> float | None:
+    """The quotient, or None where there is nothing to divide by."""
+    return float(numerator / denominator) if denominator else None

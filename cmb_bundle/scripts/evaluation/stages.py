@@ -1,0 +1,100 @@
+"""The candidates of a system matched with the lesions of each subject, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import RecordsError
+from .matching import Matching, match, suppress
+from .metrics import Counts, count
+from .records import SubjectRecord
+
+STAGES = ("stage_1", "stage_2_given_stage_1", "end_to_end")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """
+    The matchings of one system, one a subject in each list.
+
+    Attributes:
+        stage_1: of all candidates, by detector score.
+        end_to_end: of the accepted candidates, by probability.
+        curve: of all classified candidates that no more probable one is too close to, by probability: what would be
+            accepted at lower thresholds, for the FROC curve.
+        accepted: for each subject the indices of its accepted candidates, in the order of ``end_to_end``.
+    """
+
+    stage_1: list[Matching]
+    end_to_end: list[Matching]
+    curve: list[Matching]
+    accepted: list[np.ndarray]
+
+    @property
+    def found_by_stage_1(self) -> list[np.ndarray]:
+        """For each subject a mask over its lesions."""
+        return [~m.is_missed for m in self.stage_1]
+
+    def of(self, stage: str) -> list[Matching]:
+        """The matchings at the operating threshold of one of ``STAGES``."""
+        return self.stage_1 if stage == "stage_1" else self._later(stage, self.end_to_end)
+
+    def curve_of(self, stage: str) -> list[Matching]:
+        """The matchings for the FROC curve of one of ``STAGES``."""
+        return self.stage_1 if stage == "stage_1" else self._later(stage, self.curve)
+
+    def counts(self, stage: str) -> Counts:
+        """The counts at the operating threshold; a lesion-free subject is one whose truth has no lesion."""
+        return count(self.of(stage), count(self.stage_1).lesion_free)
+
+    def _later(self, stage: str, matchings: list[Matching]) -> list[Matching]:
+        if stage == "end_to_end":
+            return matchings
+        return [m.among(found) for m, found in zip(matchings, self.found_by_stage_1, strict=True)]
+
+
+def match_records(
+    records: Sequence[SubjectRecord],
+    distance_mm: float,
+    duplicate_mm: float = 3.0,
+    rule: Callable[..., Matching] = match,
+) -> Scored:
+    """
+    Match what one system found with the lesions of each subject.
+
+    Args:
+        records: of one system.
+        distance_mm: largest distance of a hit.
+        duplicate_mm: see :class:`EvaluationOptions`.
+        rule: :func:`~.matching.match` or :func:`~.matching.match_to_nearest`.
+
+    Raises:
+        RecordsError: an accepted candidate has no probability.
+    """
+    stage_1, end_to_end, curve, accepted = [], [], [], []
+    for record in records:
+        lesions = places_of(record.lesions)
+        places = places_of(record.candidates)
+        score = np.array([c.detector_score for c in record.candidates], dtype=float)
+        probability = np.array([c.probability for c in record.candidates], dtype=float)
+        kept = np.flatnonzero([c.accepted for c in record.candidates])
+        classified = np.flatnonzero(~np.isnan(probability))
+        if np.isnan(probability[kept]).any():
+            raise RecordsError(
+                f"subject {record.subject}, system {record.system!r}: an accepted candidate has no probability; "
+                "expected one. A system without a second stage gives its detector score as the probability."
+            )
+        apart = classified[suppress(places[classified], probability[classified], duplicate_mm)]
+        stage_1.append(rule(places, score, lesions, distance_mm))
+        end_to_end.append(rule(places[kept], probability[kept], lesions, distance_mm))
+        curve.append(rule(places[apart], probability[apart], lesions, distance_mm))
+        accepted.append(kept)
+    return Scored(stage_1, end_to_end, curve, accepted)
+
+
+def places_of(things: Sequence) -> np.ndarray:
+    """The ``ras_mm`` of lesions, candidates or mimics as (N, 3)."""
+    return np.array([t.ras_mm for t in things], dtype=float).reshape(-1, 3)

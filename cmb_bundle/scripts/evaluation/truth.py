@@ -1,0 +1,93 @@
+"""What is known of a subject's microbleeds and look-alikes beyond their places: the truth file of a cohort."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import LabelError
+from .matching import match
+from .records import Lesion, Mimic
+
+
+@dataclass(frozen=True)
+class Truth:
+    """
+    Content of a truth file.
+
+    Args:
+        microbleeds: with region and diameter where the file has them.
+        mimics: look-alikes; None where the file has no list of them.
+        simulated: whether the file says how the scan was simulated.
+    """
+
+    microbleeds: list[Lesion]
+    mimics: list[Mimic] | None
+    simulated: bool
+
+
+def read_truth(path: str | PathLike) -> Truth:
+    """
+    Read a truth file: JSON with the lists ``microbleeds`` and ``mimics``.
+
+    Each entry has ``ras_mm``, three numbers in mm, and may have ``diameter_mm`` and ``region`` (such as lobar, deep,
+    infratentorial); a mimic has a ``kind``. Other keys are passed over; ``spec`` marks a simulation.
+
+    Raises:
+        LabelError: the file cannot be read or is not like that.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        microbleeds = [
+            Lesion(_place(m), _number(m.get("diameter_mm")), _text(m.get("region")))
+            for m in content.get("microbleeds", [])
+        ]
+        mimics = content.get("mimics")
+        if mimics is not None:
+            mimics = [Mimic(_place(m), str(m["kind"]), _number(m.get("diameter_mm"))) for m in mimics]
+        return Truth(microbleeds, mimics, "spec" in content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LabelError(
+            f"{path}: cannot be read as a truth file ({type(error).__name__}: {error}). Expected JSON with the lists "
+            '"microbleeds" and "mimics" of objects with "ras_mm", three numbers; a mimic with "kind".'
+        ) from error
+
+
+def complete(lesions: Sequence[Lesion], truth: Truth, distance_mm: float = 3.0) -> list[Lesion]:
+    """
+    Give labelled lesions the region, and where the label has none the diameter, that the truth file knows.
+
+    Args:
+        lesions: of the label, whose places stand.
+        truth: of the same subject.
+        distance_mm: a lesion farther than this from all microbleeds of the truth file stays as it is. A label rounded
+            to whole voxels is off by half a diagonal of a voxel.
+    """
+    own, known = ([one.ras_mm for one in group] for group in (lesions, truth.microbleeds))
+    pairs = match(np.array(own), np.ones(len(own)), np.array(known), distance_mm).lesion_of_detection
+    result = []
+    for lesion, number in zip(lesions, pairs, strict=True):
+        if number >= 0:
+            found = truth.microbleeds[number]
+            size = found.diameter_mm if lesion.diameter_mm is None else lesion.diameter_mm
+            lesion = replace(lesion, diameter_mm=size, region=lesion.region or found.region)
+        result.append(lesion)
+    return result
+
+
+def _place(entry: dict) -> tuple[float, float, float]:
+    r, a, s = (float(x) for x in entry["ras_mm"])
+    return r, a, s
+
+
+def _number(value: object) -> float | None:
+    return None if value is None else float(value)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,31 @@
+"""From a scan to findings on its own grid, and their files."""
+
+from .acceleration import Accelerated, MaxPool2x2, accelerate
+from .evaluator import CohortEvaluator, collate_subject, prepare_volume, raise_failures
+from .findings import Findingsd, KeepInputGridd, background, to_file_grid
+from .inferers import MixedPrecisionInferer, TwoStageInferer
+from .pictures import draw_findings
+from .radial_symmetry import RadialSymmetryInferer, radial_symmetry
+from .writers import SubjectWriter, findings_table, write_findings
+
+__all__ = [
+    "Accelerated",
+    "CohortEvaluator",
+    "Findingsd",
+    "KeepInputGridd",
+    "MaxPool2x2",
+    "MixedPrecisionInferer",
+    "RadialSymmetryInferer",
+    "SubjectWriter",
+    "TwoStageInferer",
+    "accelerate",
+    "background",
+    "collate_subject",
+    "draw_findings",
+    "findings_table",
+    "prepare_volume",
+    "radial_symmetry",
+    "raise_failures",
+    "to_file_grid",
+    "write_findings",
+]

@@ -1,0 +1,134 @@
+"""The same networks, arranged so that inference is fast."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..darknet.layers import Convolution
+from ..networks.yolov2 import YOLOv2Network
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def accelerate(network: nn.Module, device: torch.device | str = "cpu", precision: str = "auto") -> nn.Module:
+    """Copy a network of both stages for inference: fewer passes over memory, channels last, half the bits.
+
+    A batch normalisation that follows a convolution becomes part of it, which is exact but for rounding; so does
+    YOLOv2's reorg, which is exact. Pooling finds the largest value without its place. Weights are kept with the
+    channels last, the order in which convolutions run fastest.
+
+    Args:
+        network: with children ``detector`` (with a child ``network``) and ``classifier``; it is not changed.
+        device: where the copy is put.
+        precision: "bfloat16" keeps weights and activations in 8 bits of mantissa; what is returned is float32. "auto"
+            does so on a processor with instructions for it and not on others, on which it is slower, nor on CUDA, where
+            the evaluator's ``amp`` decides. It is 1.7 (the default network) to 2 times (the literal YOLOv2) as fast.
+            Measured with the shipped weights on eight simulated scans: places move by up to 0.03 mm, detector scores by
+            0.02 and probabilities by 0.002 (95th percentiles), 7 of 310 candidates of 0.09 and more, all below 0.1,
+            come or go, and the same numbers of microbleeds are reported.
+
+    Returns:
+        the copy, in evaluation mode; it can only infer.
+
+    Raises:
+        ValueError: for an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")
+    device = torch.device(device)
+    if precision == "auto":
+        fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        precision = "bfloat16" if fast else "float32"
+    network = deepcopy(network).eval().requires_grad_(False)
+    dtype = getattr(torch, precision)
+    for parent, name in ((network.detector, "network"), (network, "classifier")):
+        setattr(parent, name, Accelerated(getattr(parent, name), dtype))
+    return network.to(device)
+
+
+class MaxPool2x2(nn.Module):
+    """The 2 x 2 max pooling of :class:`torch.nn.MaxPool2d`, for inference, in a quarter of its time on a CPU.
+
+    PyTorch's looks for places too, which gradients need.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H // 2, W // 2)."""
+        height, width = x.shape[-2] // 2 * 2, x.shape[-1] // 2 * 2
+        rows = torch.maximum(x[..., 0:height:2, :width], x[..., 1:height:2, :width])
+        return torch.maximum(rows[..., 0::2], rows[..., 1::2])
+
+
+class Accelerated(nn.Module):
+    """A network with folded normalisation, which takes and returns float32 whatever it works in.
+
+    Other attributes, such as a detector's ``stride``, are those of the network.
+
+    Args:
+        network: in evaluation mode; it is changed.
+        dtype: what it works in.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        for module in [m for m in network.modules() if isinstance(m, nn.Sequential | Convolution)]:
+            _fold(module)
+        if isinstance(network, YOLOv2Network):
+            _fold_reorg(network)
+        _replace_pooling(network)
+        convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
+        volumetric = any(isinstance(m, nn.Conv3d) for m in convolutions)
+        self.memory_format = torch.channels_last_3d if volumetric else torch.channels_last
+        self.network = network.to(dtype)
+        for convolution in convolutions:
+            convolution.to(memory_format=self.memory_format)
+        self.dtype = dtype
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("network"), name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any input of the network (B, C, ...), with its output as float32."""
+        return self.network(x.to(self.dtype, memory_format=self.memory_format)).float()
+
+
+def _fold(sequence: nn.Sequential | Convolution) -> None:
+    """Fold each normalisation that directly follows a convolution into it."""
+    modules = sequence._modules
+    for before, after in pairwise(list(modules)):
+        if isinstance(modules[before], nn.Conv2d) and isinstance(modules[after], nn.BatchNorm2d):
+            modules[before] = fuse_conv_bn_eval(modules[before], modules[after])
+            modules[after] = nn.Identity()
+
+
+def _fold_reorg(network: YOLOv2Network) -> None:
+    """Make the 1 x 1 convolution before reorg one of 2 x 2 and stride 2 that gives reorg's channels.
+
+    Moving values from space to channels is a pass over memory against the order of channels-last.
+    """
+    old = network.passthrough[0]
+    block = network.reorg.downscale_factor
+    new = nn.Conv2d(old.in_channels, old.out_channels * block**2, block, stride=block)
+    weight = torch.zeros(old.out_channels, block, block, old.in_channels, block, block)
+    for row in range(block):
+        for column in range(block):
+            weight[:, row, column, :, row, column] = old.weight[:, :, 0, 0]
+    new.weight = nn.Parameter(weight.flatten(0, 2), requires_grad=False)
+    new.bias = nn.Parameter(old.bias.repeat_interleave(block**2), requires_grad=False)
+    network.passthrough[0], network.reorg = new, nn.Identity()
+
+
+def _replace_pooling(network: nn.Module) -> None:
+    """Put :class:`MaxPool2x2` in the place of every plain 2 x 2 max pooling."""
+    for parent in list(network.modules()):
+        for name, module in parent.named_children():
+            if repr(module) == repr(nn.MaxPool2d(2)):
+                setattr(parent, name, MaxPool2x2())

@@ -1,0 +1,91 @@
+"""Work through a cohort with MONAI's evaluator, one subject at a time, going on when one fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from monai.data import list_data_collate
+from monai.engines import SupervisedEvaluator
+
+from ..errors import CohortError, root_cause
+from ..files import write_csv
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_volume(batch: Mapping, device=None, non_blocking: bool = False, **kwargs) -> tuple:
+    """Prepare a subject: the volume on the device, and its lesions in RAS mm (None without labels)."""
+    return batch["image"].to(device, non_blocking=non_blocking), batch.get("lesions_ras")
+
+
+def collate_subject(batch: Sequence[Mapping]) -> dict:
+    """Collate one subject at a time; one that failed to load keeps its message."""
+    return dict(batch[0]) if "error" in batch[0] else list_data_collate(batch)
+
+
+class CohortEvaluator(SupervisedEvaluator):
+    """
+    A SupervisedEvaluator that takes one subject at a time and goes on when one fails.
+
+    Whatever a subject raises, in reading, inference, post-processing or writing, is kept in ``failures``.
+
+    Args:
+        failures_file: CSV of subjects and reasons, written at the end of a run in which any failed.
+        kwargs: as of ``monai.engines.SupervisedEvaluator``.
+    """
+
+    def __init__(self, *args, failures_file: str | Path | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.failures: dict[str, str] = {}
+        self.failures_file = failures_file
+
+    def _iteration(self, engine: CohortEvaluator, batchdata: dict) -> dict:
+        if "error" in batchdata:
+            self._fail(batchdata["subject"], batchdata["error"])
+            return {}
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:
+            cause = root_cause(error)
+            self._fail(batchdata["subject"][0], f"{type(cause).__name__}: {cause}")
+            return {}
+
+    def _fail(self, subject: str, message: str) -> None:
+        self.failures[subject] = message
+        logger.error(f"{subject} failed: {message}")
+
+    def run(self) -> None:
+        """
+        Work through the cohort.
+
+        Raises:
+            CohortError: after the last subject, if any failed; it lists them.
+        """
+        self.failures.clear()
+        super().run()
+        raise_failures(self.failures, self.state.epoch_length, self.failures_file)
+
+
+def raise_failures(failures: Mapping[str, str], total: int, path: str | Path | None = None) -> None:
+    """
+    End with a summary of the subjects that failed, if any did.
+
+    Args:
+        failures: subject to message.
+        total: number of subjects.
+        path: a CSV to write, with the columns subject and reason; removed where none failed.
+
+    Raises:
+        CohortError: if there is a failure.
+    """
+    if path is not None:
+        Path(path).unlink(missing_ok=True)
+    if not failures:
+        return
+    if path is not None:
+        write_csv(path, pd.DataFrame(sorted(failures.items()), columns=["subject", "reason"]))
+    reasons = "\n".join(f"  {subject}: {message}" for subject, message in sorted(failures.items()))
+    raise CohortError(f"{len(failures)} of {total} subjects failed; the others are done.\n{reasons}")

@@ -1,0 +1,199 @@
+"""Write each subject's results and print a summary."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from ignite.engine import Engine, Events
+from monai.engines import IterationEvents
+
+from ..data.labels import LabelConvention
+from ..dicom.writers import write_dicom
+from ..errors import DicomError
+from ..files import write_csv, write_json, write_whole
+from ..options import check_flags
+from .findings import to_file_grid
+from .pictures import draw_findings
+
+logger = logging.getLogger(__name__)
+
+TABLE_HEADER = [
+    "lesion", "slice", "x", "y", "voxel_i", "voxel_j", "voxel_k", "ras_r_mm", "ras_a_mm", "ras_s_mm",
+    "diameter_mm", "detector_score", "probability",
+]  # fmt: skip
+
+
+def findings_table(microbleeds: list[dict], shape: tuple, convention: LabelConvention) -> pd.DataFrame:
+    """
+    The table of microbleeds, which can be read again as labels.
+
+    Args:
+        microbleeds: as in ``result["microbleeds"]`` of :class:`Findingsd`.
+        shape: (i, j, k) of the input.
+        convention: how ``slice``, ``x`` and ``y`` count; they are rounded to whole pixels.
+
+    Returns:
+        a row a microbleed with the columns ``TABLE_HEADER``, in the order of the label map.
+    """
+    if not microbleeds:
+        return pd.DataFrame(columns=TABLE_HEADER)
+    voxel = np.array([m["voxel"] for m in microbleeds])
+    inside = np.clip(np.round(voxel), 0, np.array(shape) - 1)
+    rows = np.asarray(convention.from_voxel(inside, shape)).round().astype(int)
+    scores = [[m[k] for k in TABLE_HEADER[10:]] for m in microbleeds]
+    ras = np.array([m["ras_mm"] for m in microbleeds])
+    table = pd.DataFrame(np.c_[voxel, ras, scores], columns=TABLE_HEADER[4:])
+    table.insert(0, "lesion", np.arange(1, len(table) + 1))
+    for column in range(3):
+        table.insert(column + 1, TABLE_HEADER[column + 1], rows[:, column])
+    return table
+
+
+def write_findings(
+    output_dir: str | os.PathLike,
+    subject: str,
+    result: Mapping,
+    label_map,
+    convention: LabelConvention | None = None,
+    **more: object,
+) -> Path:
+    """
+    Write ``<subject>_cmb.nii.gz``, ``_cmb.csv`` and ``_cmb.json`` into ``<output_dir>/<subject>/``.
+
+    Args:
+        output_dir: folder of all subjects' results.
+        subject: identifier.
+        result: ``microbleeds`` and ``candidates``, see :class:`Findingsd`.
+        label_map: MetaTensor (1, i, j, k) on the input's grid.
+        convention: how the table counts slices and pixels; the data set's by default.
+        more: further entries of the JSON, such as how the subject was read.
+
+    Returns:
+        the subject's folder.
+    """
+    folder = Path(output_dir) / subject
+    array = np.asarray(label_map[0].cpu(), dtype=np.int16)
+    image = nib.Nifti1Image(array, np.asarray(label_map.affine, dtype=float))
+    image.header.set_xyzt_units("mm")
+    write_whole(folder / f"{subject}_cmb.nii.gz", lambda aside: nib.save(image, aside))
+    table = findings_table(result["microbleeds"], array.shape, convention or LabelConvention())
+    write_csv(folder / f"{subject}_cmb.csv", table)
+    write_json(folder / f"{subject}_cmb.json", {"subject": subject, **more, **result})
+    return folder
+
+
+class SubjectWriter:
+    """
+    Write each subject's results as soon as it is done, and say on the screen what was found.
+
+    Args:
+        output_dir: folder of results.
+        convention: keyword arguments of :class:`LabelConvention`, for the table's slice, x and y.
+        picture: whether to write ``<subject>_cmb.png`` too.
+        dicom_output: whether to write ``<subject>_cmb_seg.dcm`` and ``_cmb_sr.dcm`` too: ``"auto"`` where the source
+            is DICOM, and where it can't be done it is logged; True makes it an error.
+
+    Raises:
+        ValueError: ``dicom_output`` is none of the values above.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        convention: Mapping | None = None,
+        picture: bool = True,
+        dicom_output: str | bool = "auto",
+    ) -> None:
+        check_flags(picture=picture)
+        if dicom_output not in ("auto", True, False):
+            raise ValueError(
+                f"dicom_output is {dicom_output!r}; expected 'auto', true or false, on the command line True or False "
+                "with a capital letter."
+            )
+        self.dicom_output = dicom_output
+        self.output_dir, self.convention, self.picture = (
+            Path(output_dir),
+            LabelConvention(**(convention or {})),
+            picture,
+        )
+        self.found: dict[str, list[dict]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda _: self.found.clear())
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.write)
+        engine.add_event_handler(Events.COMPLETED, self.remove_stale)
+        engine.add_event_handler(Events.COMPLETED, self.print_found)
+
+    def write(self, engine: Engine) -> None:
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            subject, result, swi = batch["subject"], output["result"], batch["swi"]
+            self._remove(subject)
+            folder = write_findings(
+                self.output_dir, subject, result, output["pred"], self.convention, notices=batch["notices"]
+            )
+            if "SWI was computed" in batch["notices"]:
+                self._write_swi(folder / f"{subject}_cmb_swi.nii.gz", swi)
+            if self.picture:
+                write_whole(
+                    folder / f"{subject}_cmb.png",
+                    lambda aside, s=swi, r=result, n=subject: draw_findings(aside, n, s, r),
+                )
+            self._write_dicom(folder, subject, batch.get("dicom_source"), result, output["pred"])
+            self.found[subject] = result["microbleeds"]
+            logger.info(
+                f"{subject}: {len(result['microbleeds'])} microbleeds of {len(result['candidates'])} candidates. "
+                f"{batch['notices']}"
+            )
+
+    def _write_dicom(self, folder: Path, subject: str, source: str | None, result: Mapping, label_map) -> None:
+        if self.dicom_output is False or (self.dicom_output == "auto" and source is None):
+            return
+        if source is None:
+            raise DicomError("dicom_output is true, but the scan is not DICOM; set it to auto or false.")
+        try:
+            write_dicom(folder, subject, source, result, label_map)
+        except Exception as error:
+            if self.dicom_output is True:
+                raise
+            logger.error(f"{subject}: no DICOM SEG and SR were written ({type(error).__name__}: {error})")
+
+    def remove_stale(self, engine: Engine) -> None:
+        """Remove what an earlier run wrote of subjects that failed in this one."""
+        for subject in getattr(engine, "failures", ()):
+            self._remove(subject)
+
+    def _remove(self, subject: str) -> None:
+        """Remove all files of an earlier run, of which this one may not write each (a picture, a DICOM report)."""
+        for path in (self.output_dir / subject).glob(f"{glob.escape(subject)}_cmb*"):
+            path.unlink()
+
+    @staticmethod
+    def _write_swi(path: Path, swi) -> None:
+        affine, shape = (
+            np.asarray(swi.meta["original_affine"]),
+            tuple(int(n) for n in swi.meta["spatial_shape"]),
+        )
+        image = to_file_grid(swi[0].numpy(), swi.affine.numpy(), affine, shape)
+        write_whole(path, lambda aside: nib.save(nib.Nifti1Image(image[0].numpy(), affine), aside))
+
+    def print_found(self, engine: Engine) -> None:
+        """Print a row a microbleed and the number of each subject."""
+        rows = [
+            {"subject": subject, "lesion": number, **dict(zip("ijk", bleed["voxel"], strict=True)),
+             **dict(zip("RAS", bleed["ras_mm"], strict=True)), "diameter_mm": bleed["diameter_mm"],
+             "probability": bleed["probability"]}
+            for subject, bleeds in self.found.items() for number, bleed in enumerate(bleeds, 1)
+        ]  # fmt: skip
+        if rows:
+            print("\nMicrobleeds found (voxel of the input, RAS in mm)")
+            print(pd.DataFrame(rows).round(2).to_string(index=False))
+        without = ", ".join(subject for subject, bleeds in self.found.items() if not bleeds) or "-"
+        print(f"\n{len(rows)} microbleeds in {len(self.found)} subjects; subjects with none: {without}")
+        print(f"Results are in {self.output_dir.resolve()}")

@@ -1,0 +1,177 @@
+"""Stage 2 from files that Keras wrote, without Keras."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from nibabel.orientations import axcodes2ornt, ornt_transform
+from torch import Tensor, nn
+
+from ..errors import KerasError
+from .files import Layer, chain_of_layers, fits, read_architecture, read_weights
+from .layers import LAYERS
+
+_OPPOSITE = {"L": "R", "P": "A", "I": "S"}
+
+
+class KerasClassifier(nn.Module):
+    """
+    A network of Keras that is called like :class:`~..networks.classifier.PatchClassifier`.
+
+    Args:
+        layers: the layers in turn, in Keras' own layout; the last one gives logits.
+        channels_last: whether they expect (B, 16, 32, 16, 1).
+        microbleed_class: 0 or 1, which of their classes is the microbleed.
+        phase_first: whether they expect the phase before the SWI.
+        axes: where the axes of their patches run to, such as ``RAS`` or ``LPS``.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        channels_last: bool = False,
+        microbleed_class: int = 1,
+        phase_first: bool = False,
+        axes: str = "RAS",
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(OrderedDict(layers))
+        self.channels_last, self.microbleed_class, self.phase_first = channels_last, microbleed_class, phase_first
+        turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes))
+        self.flipped = [2 + axis for axis in range(3) if turn[axis, 1] < 0]
+        self.order = [0, 1, *(2 + int(axis) for axis in turn[:, 0].argsort())]
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Turn patches (B, 1, s, 2 s, s), RAS and SWI first, into the layout of the layers."""
+        halves = [half.flip(self.flipped).permute(self.order) for half in x.chunk(2, dim=3)]
+        x = torch.cat(halves[::-1] if self.phase_first else halves, dim=3)
+        return x.movedim(1, -1) if self.channels_last else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Classify.
+
+        Args:
+            x: (B, 1, s, 2 s, s), SWI and phase side by side, values in [0, 1].
+
+        Returns:
+            (B, 2) logits, the microbleed last; their softmax are the probabilities that Keras gives.
+        """
+        logits = self.layers(self.arrange(x))
+        if logits.shape[1] == 1:
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+        return logits.flip(1) if self.microbleed_class == 0 else logits
+
+
+def keras_classifier(
+    weights: str | Path | None,
+    architecture: str | Path | None = None,
+    patch_size: Sequence[int] = (16, 32, 16),
+    microbleed_class: int = 1,
+    phase_first: bool = False,
+    axes: str = "RAS",
+) -> KerasClassifier:
+    """
+    Build stage 2 from a model that Keras 2 or Keras 3 saved.
+
+    The network is built from the description, layer by layer, so other widths, orders, kernels and batch normalisation
+    over other axes load too; :data:`~.layers.LAYERS` are the layers that are known. They must form a chain.
+    Weights are given to the layers in their order, as Keras itself does, whatever the layers are called. A softmax at
+    the end is left out, since logits are wanted; one unit with a sigmoid becomes two logits.
+
+    Batch normalisation is over the axis that the description names. Keras' default is the last array axis, also for
+    tensors with the channels first, see :class:`~.layers.AxisBatchNorm`.
+
+    Args:
+        weights: what ``model.save_weights`` or ``model.save`` wrote: ``.h5`` of Keras 2 or 3, ``.weights.h5`` or
+            ``.keras``.
+        architecture: what ``model.to_json()`` gave, or a ``.keras`` or whole-model ``.h5`` file; None where the file
+            of the weights holds it.
+        patch_size: voxels of a patch along its three axes, SWI and phase together.
+        microbleed_class: the model's class that is the microbleed, 0 or 1.
+        phase_first: whether the model learned with the phase before the SWI.
+        axes: where the axes of the patches that the model learned from ran to. ``RAS`` is to right, anterior and
+            superior, as this bundle has it; ``LPS`` is how DICOM images are stored.
+
+    Raises:
+        KerasError: h5py or a file is missing, a file is of another kind, a layer is not supported, or weights and
+            description do not fit each other or the patches.
+    """
+    if weights is None:
+        raise KerasError("No Keras model was given. Give its files by --keras_weights and --keras_architecture.")
+    if microbleed_class not in (0, 1):
+        raise KerasError(f"microbleed_class is {microbleed_class!r}; expected 0 or 1.")
+    if not isinstance(phase_first, bool):
+        raise KerasError(f"phase_first is {phase_first!r}; expected True or False, with a capital letter.")
+    if not isinstance(axes, str) or sorted("RAS".find(_OPPOSITE.get(a, a)) for a in axes) != [0, 1, 2]:
+        raise KerasError(f"axes is {axes!r}; expected one of L and R, one of A and P and one of I and S, such as LPS.")
+    model = read_architecture(architecture or weights)
+    layers = chain_of_layers(model, architecture or weights)
+    input_shape = _input_shape(model, layers)
+    layers = [layer for layer in layers if layer[1] != "InputLayer"]
+    arrays = read_weights(weights, layers)
+    layers, end = _without_last_activation(layers)
+
+    built = OrderedDict()
+    for number, ((name, kind, config), tensors) in enumerate(zip(layers, arrays, strict=True)):
+        if kind not in LAYERS:
+            raise KerasError(f"Layer {name} is a {kind}, which is not supported; supported are {', '.join(LAYERS)}.")
+        try:
+            modules = LAYERS[kind](config, tensors)
+        except KerasError as error:
+            raise KerasError(f"Layer {name} ({kind}) is not supported: {error}.") from error
+        built[f"{number:02d}_{name.replace('.', '_')}"] = nn.Sequential(*modules)
+
+    formats = {False: (1, *patch_size), True: (*patch_size, 1)}
+    fitting = [last for last, shape in formats.items() if fits(input_shape, shape)]
+    if not fitting:
+        raise KerasError(
+            f"The model takes patches of {input_shape}; expected {formats[False]} or {formats[True]}, SWI and phase "
+            "side by side along the second axis. Set patch_size to the edge of the model's patches."
+        )
+    classifier = KerasClassifier(built, fitting[0], microbleed_class, phase_first, axes)
+    _check_output(classifier, patch_size, end)
+    return classifier
+
+
+def _input_shape(model: Mapping, layers: Sequence[Layer]) -> tuple[int | None, ...]:
+    configs = [layers[0][2], model["config"] if isinstance(model["config"], dict) else {}]
+    for key in ("batch_shape", "batch_input_shape", "build_input_shape"):
+        for config in configs:
+            if config.get(key):
+                return tuple(config[key][1:])
+    raise KerasError("The description does not say the shape of the input. Build the model in Keras and save it again.")
+
+
+def _without_last_activation(layers: list[Layer]) -> tuple[list[Layer], str]:
+    """Take the activation off the end; return the layers and its name."""
+    name, kind, config = layers[-1]
+    if kind == "Softmax":
+        return [*layers[:-1], (name, "Activation", {"activation": "linear"})], "softmax"
+    end = config.get("activation", "linear")
+    if end not in ("softmax", "sigmoid", "linear"):
+        raise KerasError(f"The last layer {name} has the activation {end!r}; expected softmax, sigmoid or linear.")
+    return [*layers[:-1], (name, kind, {**config, "activation": "linear"})], end
+
+
+def _check_output(classifier: KerasClassifier, patch_size: Sequence[int], end: str) -> None:
+    """Pass a patch of zeros through, layer by layer."""
+    training = classifier.training
+    classifier.eval()
+    x = classifier.arrange(torch.zeros(1, 1, *patch_size))
+    for name, layer in classifier.layers.named_children():
+        try:
+            with torch.no_grad():
+                y = layer(x)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise KerasError(f"Layer {name} does not take what comes before it, {tuple(x.shape)}: {error}") from error
+        x = y
+    if tuple(x.shape[1:]) != ((1,) if end == "sigmoid" else (2,)):
+        raise KerasError(
+            f"The model ends with {tuple(x.shape[1:])} values and {end}; expected two classes with softmax (or "
+            "logits), or one value with sigmoid."
+        )
+    classifier.train(training)

@@ -1,0 +1,26 @@
+"""Building blocks that the networks share."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """Multiply a number of channels and round it to a multiple of 8, but never below 8.
+
+    A width of 1 returns ``channels`` as it is.
+    """
+    if width == 1:
+        return channels
+    return max(8, 8 * math.floor(channels * width / 8 + 0.5))
+
+
+def convolution_block(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
+    """Darknet's convolution: no bias, size kept, then batch normalisation and leaky ReLU of slope 0.1."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.LeakyReLU(0.1, inplace=True),
+    )

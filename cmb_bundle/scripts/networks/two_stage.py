@@ -1,0 +1,26 @@
+"""Both stages as one network, so that one file holds the weights of both."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class TwoStageNetwork(nn.Module):
+    """Both stages in one module, so that one state_dict holds all weights.
+
+    Args:
+        detector: stage 1, a detector with a child ``network``.
+        classifier: stage 2, patches to logits.
+    """
+
+    def __init__(self, detector: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the raw tensor of the detector's network for slices (B, C, H, W).
+
+        The two-stage logic is not here but in the inferer.
+        """
+        return self.detector.network(x)

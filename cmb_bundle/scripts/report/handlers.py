@@ -1,0 +1,225 @@
+"""Handlers that record each subject of an evaluation and write its report at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import IterationEvents
+from monai.inferers import Inferer
+from scipy import ndimage
+
+from ..evaluation.matching import match
+from ..evaluation.records import Candidate, Crop, Lesion, SubjectRecord
+from ..evaluation.scores import EvaluationOptions
+from ..evaluation.truth import complete, read_truth
+from ..options import check_flags
+from .report import FILES, write_evaluation
+
+
+def record_subject(
+    batch: Mapping, output: Mapping, distance_mm: float = 5.0, crops: int = 8, **about: object
+) -> SubjectRecord:
+    """
+    Record what was found in a subject, and what there is.
+
+    Args:
+        batch: the subject's dictionary: ``subject``; where there, ``truth`` (path of a truth file), ``swi`` (on the
+            scan's grid, RAS order), ``image`` (the model's two channels), ``lesions_diameter``, ``notices``.
+        output: ``label`` (N, 3) in RAS mm, and ``result`` of :class:`~..inference.findings.Findingsd`.
+        distance_mm: candidates farther than this from all lesions may be pictured as false positives.
+        crops: how many of them at most; the accepted and most probable ones.
+        about: other fields of :class:`SubjectRecord`.
+
+    Raises:
+        ValueError: the subject has no labels.
+        LabelError: its truth file cannot be read.
+    """
+    if output["label"] is None:
+        raise ValueError("there are no labels to evaluate against; give the subject a label file.")
+    places = np.asarray(output["label"], dtype=float).reshape(-1, 3)
+    diameters = np.asarray(batch.get("lesions_diameter", np.full(len(places), np.nan)), dtype=float).reshape(-1)
+    lesions = [
+        Lesion(tuple(place.round(3).tolist()), None if np.isnan(diameter) else float(diameter))
+        for place, diameter in zip(places, diameters, strict=True)
+    ]
+    truth = read_truth(batch["truth"]) if batch.get("truth") else None
+    candidates = [
+        Candidate(
+            tuple(c["ras_mm"]), c["detector_score"], c["probability"], c["accepted"], c["diameter_mm"], c.get("reason")
+        )
+        for c in output["result"]["candidates"]
+    ]
+    record = SubjectRecord(
+        subject=batch["subject"],
+        lesions=lesions if truth is None else complete(lesions, truth),
+        candidates=candidates,
+        mimics=None if truth is None else truth.mimics,
+        simulated=True if truth is not None and truth.simulated else None,
+        spacing_mm=tuple(float(s) for s in batch["swi"].pixdim) if "swi" in batch else None,
+        notices=batch.get("notices", ""),
+        **about,
+    )
+    if "image" in batch:
+        _add_crops(record, batch["image"], distance_mm, crops)
+    return record
+
+
+def _add_crops(record: SubjectRecord, image, distance_mm: float, number: int) -> None:
+    volume, affine = np.asarray(image.cpu()), np.asarray(image.affine.cpu(), dtype=float)
+    lesions = np.array([lesion.ras_mm for lesion in record.lesions]).reshape(-1, 3)
+    places = np.array([c.ras_mm for c in record.candidates]).reshape(-1, 3)
+    false = match(places, np.array([c.detector_score for c in record.candidates]), lesions, distance_mm)
+    worst = [c for c, is_false in zip(record.candidates, false.is_false_positive, strict=True) if is_false]
+    worst.sort(key=lambda c: (not c.accepted, -(c.probability or 0), -c.detector_score))
+    for thing in (*record.lesions, *worst[:number]):
+        thing.crop = cut_crop(volume, affine, thing.ras_mm)
+
+
+class EvaluationReport:
+    """
+    Score the findings of an inference against the labels, and write the files and the report.
+
+    Args:
+        output_dir: folder of the files, see :func:`write_evaluation`.
+        distance_mm: largest distance of a detection from its lesion.
+        strict_mm: that of the second analysis.
+        duplicate_mm: as of :class:`~..inference.findings.Findingsd`.
+        bootstrap: resamples for the intervals.
+        seed: of the resamples.
+        data_set: what is evaluated, for the report.
+        system: name of what is evaluated.
+        weights: file of the weights.
+        fold: which was evaluated, of a cross-validation.
+        candidate_threshold: of inference, for the report.
+        probability_threshold: of inference, for the report.
+        crops: false positives a subject that are pictured, at most.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        distance_mm: float = 5.0,
+        strict_mm: float = 3.0,
+        duplicate_mm: float = 3.0,
+        bootstrap: int = 2000,
+        seed: int = 0,
+        data_set: str | Path | None = None,
+        system: str = "two stages",
+        weights: str | Path | None = None,
+        fold: int | None = None,
+        candidate_threshold: float | None = None,
+        probability_threshold: float | None = None,
+        crops: int = 8,
+    ) -> None:
+        self.output_dir, self.distance_mm, self.crops = Path(output_dir), distance_mm, crops
+        data_set = None if data_set is None else str(data_set)
+        self.options = EvaluationOptions(distance_mm, strict_mm, duplicate_mm, bootstrap, seed, data_set)
+        self.about = {
+            "system": system,
+            "weights": None if weights is None else str(weights),
+            "fold": fold,
+            "candidate_threshold": candidate_threshold,
+            "probability_threshold": probability_threshold,
+        }
+        self.records: list[SubjectRecord] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.reset)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def reset(self, engine: Engine) -> None:
+        """Forget the records of an earlier run, and its files, which would outlive a run in which all fail."""
+        for name in FILES:
+            (self.output_dir / name).unlink(missing_ok=True)
+        self.records = []
+
+    def collect(self, engine: Engine) -> None:
+        """Record the subjects of an iteration."""
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            self.records.append(record_subject(batch, output, self.distance_mm, self.crops, **self.about))
+
+    def write(self, engine: Engine) -> None:
+        """Write the evaluation; nothing where no subject could be evaluated."""
+        if not self.records:
+            return
+        failures = sorted(getattr(engine, "failures", {}).items())
+        write_evaluation(self.records, self.output_dir, replace(self.options, left_out=tuple(failures)))
+
+
+class Rival:
+    """
+    Let another inferer find microbleeds in each subject of an evaluation, and add its records to the report.
+
+    Args:
+        report: the evaluation's report, attached before.
+        inferer: of the rival; called with the volume and the evaluation's network, so that stage 2 may be the same.
+        postprocessing: makes the findings of a subject's dictionary, as of the evaluation.
+        system: the rival's name.
+        enabled: False evaluates the main system alone.
+    """
+
+    def __init__(
+        self,
+        report: EvaluationReport,
+        inferer: Inferer,
+        postprocessing: Callable[[Mapping], Mapping],
+        system: str,
+        enabled: bool = True,
+    ) -> None:
+        check_flags(compare_with_baseline=enabled)
+        self.report, self.inferer, self.postprocessing = report, inferer, postprocessing
+        self.system, self.enabled = system, enabled
+
+    def attach(self, engine: Engine) -> None:
+        if self.enabled:
+            engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.collect)
+
+    def collect(self, engine: Engine) -> None:
+        """Record the subjects of an iteration as the rival sees them."""
+        report = self.report
+        threshold = getattr(self.inferer, "score_threshold", None)
+        about = report.about | {"system": self.system, "candidate_threshold": threshold}
+        engine.network.eval()
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            volume = torch.as_tensor(batch["image"])[None].to(engine.state.device)
+            table = self.inferer(volume, engine.network)[0]
+            found = self.postprocessing({**batch, "pred": table})
+            result = {"label": output["label"], "result": found["result"]}
+            report.records.append(record_subject(batch, result, report.distance_mm, report.crops, **about))
+
+
+def cut_crop(
+    volume: np.ndarray, affine: np.ndarray, ras_mm: Sequence[float], size_mm: float = 24.0, pixel_mm: float = 0.5
+) -> Crop:
+    """
+    Cut a square out of the slice nearest to a place.
+
+    Args:
+        volume: (2, i, j, k) in [0, 1], SWI and complement phase, axes in RAS order.
+        affine: (4, 4) voxel to RAS mm.
+        ras_mm: the place, which becomes the middle of the picture.
+        size_mm: edge of the square.
+        pixel_mm: size of its pixels; values are interpolated linearly in the plane, and 0 outside the volume.
+
+    Returns:
+        the picture in radiological view, patient's right on the left and anterior up.
+    """
+    affine = np.asarray(affine, dtype=float)
+    centre = np.linalg.inv(affine) @ [*ras_mm, 1.0]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    pixels = max(1, round(size_mm / pixel_mm))
+    offset = (np.arange(pixels) - (pixels - 1) / 2) * pixel_mm
+    i = centre[0] - offset[None, :] / spacing[0]  # columns from the patient's right to the left
+    j = centre[1] - offset[:, None] / spacing[1]  # rows from anterior to posterior
+    k = int(np.clip(round(centre[2]), 0, volume.shape[3] - 1))
+    grid = np.broadcast_arrays(i, j)
+    channels = [
+        ndimage.map_coordinates(np.asarray(channel[..., k], dtype=float), grid, order=1, cval=0.0) for channel in volume
+    ]
+    return Crop(np.clip(np.rint(np.stack(channels) * 255), 0, 255).astype(np.uint8), float(size_mm))

@@ -1,0 +1,56 @@
+"""Train both stages."""
+
+from .calibration import calibrate, fit_scaling
+from .checkpoint import TrainingCheckpoint
+from .completion import finish_training, join_weights
+from .cross_validation import CrossValidation, enclosing_workflow, print_folds
+from .distributed import (
+    ShareOfBatches,
+    ShareOfLoss,
+    SynchronisedBatchNorm,
+    every_nth,
+    first_process_first,
+    gather,
+    parallel,
+    start_processes,
+    synchronise_batch_norm,
+)
+from .handlers import EpochSeed, EpochTable, Progress, first_output
+from .losses import BatchMeanCrossEntropy
+from .metrics import CandidateFROC, FindingsFROC
+from .multiscale import MultiScale
+from .patches import collect_patches
+from .trainer import StageTrainer, collate_slices, prepare_slices, sum_of_losses
+
+__all__ = [
+    "BatchMeanCrossEntropy",
+    "CandidateFROC",
+    "CrossValidation",
+    "EpochSeed",
+    "EpochTable",
+    "FindingsFROC",
+    "MultiScale",
+    "Progress",
+    "ShareOfBatches",
+    "ShareOfLoss",
+    "StageTrainer",
+    "SynchronisedBatchNorm",
+    "TrainingCheckpoint",
+    "calibrate",
+    "collate_slices",
+    "collect_patches",
+    "enclosing_workflow",
+    "every_nth",
+    "finish_training",
+    "first_output",
+    "first_process_first",
+    "fit_scaling",
+    "gather",
+    "join_weights",
+    "parallel",
+    "prepare_slices",
+    "print_folds",
+    "start_processes",
+    "sum_of_losses",
+    "synchronise_batch_norm",
+]

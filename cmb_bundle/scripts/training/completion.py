@@ -1,0 +1,54 @@
+"""End a training: join the weights of both stages, and report the subjects that could not be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import ignite.distributed as idist
+import torch
+
+from ..data.datasets import CohortDataset
+from ..files import write_whole
+from ..inference.evaluator import raise_failures
+from ..networks.weights import load_weights
+from .calibration import calibrate
+
+
+def join_weights(
+    network: torch.nn.Module,
+    detector_weights: str | Path,
+    classifier_weights: str | Path,
+    path: str | Path,
+    data_loader: Iterable[Mapping] | None = None,
+) -> Path:
+    """Load the best weights of both stages into the network, calibrate, and write its state_dict to ``path``.
+
+    Args:
+        network: both stages.
+        detector_weights: file of stage 1.
+        classifier_weights: file of stage 2.
+        path: file to write.
+        data_loader: validation patches to calibrate stage 2 on, see :func:`~.calibration.calibrate`; None leaves it.
+    """
+    load_weights(network.detector, detector_weights)
+    load_weights(network.classifier, classifier_weights)
+    if data_loader is not None:
+        calibrate(network.classifier, data_loader, next(network.classifier.parameters()).device)
+    if idist.get_rank() == 0:
+        state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+        write_whole(path, lambda aside: torch.save(state, aside))
+    idist.barrier()
+    return Path(path)
+
+
+def finish_training(datasets: Sequence[CohortDataset], output_dir: str | Path) -> None:
+    """
+    End a training with the subjects that could not be used, in ``failures.csv``.
+
+    Raises:
+        CohortError: if there are any; the weights are written nevertheless.
+    """
+    failures = {subject: reason for dataset in datasets for subject, reason in dataset.failures.items()}
+    total = len(failures) + sum(len(dataset) for dataset in datasets)
+    raise_failures(failures, total, Path(output_dir) / "failures.csv")

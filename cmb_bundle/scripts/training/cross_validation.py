@@ -1,0 +1,297 @@
+"""Cross-validation as one run: both stages trained and tested fold by fold, and the records of all folds pooled."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
+
+from ..data.splits import make_datalist
+from ..errors import CohortError, CrossValidationError
+from ..evaluation.records import load_records
+from ..evaluation.scores import EvaluationOptions
+from ..files import write_json
+from ..inference.evaluator import raise_failures
+from ..report.report import write_evaluation
+
+logger = logging.getLogger(__name__)
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes must then be given different folds by hand
+    fcntl = None
+
+OWN_IDS = ("run_folds", "evaluation_configs", "cross_validation")
+"""Ids of cross_validate.json that are not those of a fold's training."""
+
+MACHINERY = ("imports", "bundle_root", "network", "weights", "initialize", "finalize", "run", "_meta_")
+"""Ids that training and evaluation share by name only."""
+
+OF_INFERENCE = ("inferer", "precision")
+"""Ids that the evaluation keeps as inference has them: training's know less, or mean how to train."""
+
+WITHOUT_EFFECT = ("fold", "folds", "output_dir", "datalist_file", "dataset_dir", "bundle_root", "num_workers",
+                  "cache_rate", "resume", "device", "_meta_", "run")  # fmt: skip
+"""Ids that may differ between the runs of one cross-validation. The split is compared by itself."""
+
+
+class CrossValidation:
+    """
+    Train and test each fold in a folder of its own, and pool the folds once all are done.
+
+    A fold is trained by the very configuration that this object is part of, all files and command-line values merged,
+    and evaluated by that of inference, in which every id that training has, too, gets the training's value: overlays
+    and values given to the cross-validation reach both. What these values refer to and inference has not comes with
+    them; ``OF_INFERENCE`` stays inference's own. The two configurations are kept in the fold's folder.
+
+    A fold that is done is not done again; one that was interrupted goes on after its last whole epoch. A fold that
+    another process works on is passed over, where the file system has locks.
+
+    Args:
+        dataset_dir: the data set.
+        output_dir: gets ``fold_0``, ``fold_1``, ... and the pooled report.
+        datalist_file: the split, made where it does not exist.
+        folds: number of folds of the split.
+        seed: of the split.
+        convention: of the labels.
+        run_folds: numbers of the folds to work on; None for all.
+        evaluation_configs: files of the evaluation's configuration, names in ``configs`` or paths.
+        resume: False does the folds anew.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str | Path,
+        output_dir: str | Path,
+        datalist_file: str | Path,
+        folds: int = 5,
+        seed: int = 0,
+        convention: Mapping | None = None,
+        run_folds: Sequence[int] | int | None = None,
+        evaluation_configs: Sequence[str] = ("inference.json", "evaluate.json"),
+        resume: bool = True,
+    ) -> None:
+        self.dataset_dir, self.output_dir = str(dataset_dir), Path(output_dir).absolute()
+        self.datalist_file, self.folds, self.resume = Path(datalist_file).absolute(), folds, resume
+        run_folds = [run_folds] if isinstance(run_folds, int) else run_folds
+        self.run_folds = list(range(folds)) if run_folds is None else sorted(set(run_folds))
+        if not self.run_folds or not set(self.run_folds) <= set(range(folds)):
+            raise CrossValidationError(
+                f"run_folds is {run_folds}; expected some of the numbers 0 to {folds - 1}, as '[0,1]'."
+            )
+        workflow = enclosing_workflow()
+        self.bundle_root = str(workflow.parser.get_parsed_content("bundle_root"))
+        self.config = {key: value for key, value in deepcopy(workflow.parser.get()).items() if key not in OWN_IDS}
+        files = [Path(self.bundle_root) / "configs" / name for name in evaluation_configs]
+        self.evaluation = ConfigParser.load_config_files([str(path) for path in files])
+        split = make_datalist(dataset_dir, self.datalist_file, folds, seed, convention)
+        self.split = {entry["subject"]: entry["fold"] for entry in split["training"]}
+
+    def run(self) -> dict | None:
+        """
+        Do the folds and pool them.
+
+        Returns:
+            the pooled ``metrics.json``; None while folds are missing.
+
+        Raises:
+            CrossValidationError: a fold was done with another configuration or another split.
+            CohortError: at the end, if subjects failed; the others are done.
+        """
+        for fold in self.run_folds:
+            with self._lock(fold) as free:
+                if not free:
+                    print(f"Fold {fold}: another process works on it.", flush=True)
+                    continue
+                self._fold(fold)
+        missing = [fold for fold in range(self.folds) if not self._is_done(fold)]
+        if missing:
+            print(
+                f"\nFolds {', '.join(map(str, missing))} of {self.folds} are not done yet. Run the same command, on "
+                "any machine that sees this folder: the last one pools them."
+            )
+            return None
+        return self._pool()
+
+    def folder(self, fold: int) -> Path:
+        """The folder of a fold."""
+        return self.output_dir / f"fold_{fold}"
+
+    @contextmanager
+    def _lock(self, fold: int) -> Iterator[bool]:
+        """Whether nobody else works on the fold; the system frees the lock of a process that was killed."""
+        self.folder(fold).mkdir(parents=True, exist_ok=True)
+        with (self.folder(fold) / "lock").open("w") as stream:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    def _training_config(self, fold: int) -> dict[str, Any]:
+        return self.config | {
+            "bundle_root": self.bundle_root,
+            "dataset_dir": self.dataset_dir,
+            "output_dir": str(self.folder(fold)),
+            "datalist_file": str(self.datalist_file),
+            "fold": fold,
+            "run": self.config["training"],
+        }
+
+    def _evaluation_config(self, fold: int) -> dict[str, Any]:
+        config = deepcopy(self.evaluation)
+        imports = [one for one in self.config.get("imports", []) if one not in config["imports"]]
+        return config | deepcopy(self._shared()) | {
+            "imports": config["imports"] + imports,
+            "bundle_root": self.bundle_root,
+            "dataset_dir": self.dataset_dir,
+            "output_dir": str(self.folder(fold) / "evaluation"),
+            "datalist_file": str(self.datalist_file),
+            "checkpoint": str(self.folder(fold) / "model.pt"),
+            # where training began with an imported stage, too: the fold's weights hold what became of it
+            "detector_from_checkpoint": True,
+            "classifier_from_checkpoint": True,
+            "fold": fold,
+        }  # fmt: skip
+
+    def _shared(self) -> dict[str, Any]:
+        """The training's values of the ids that the evaluation has, too, and of those that they need and it lacks."""
+        keys = [key for key in self.config if key in self.evaluation and key not in (*MACHINERY, *OF_INFERENCE)]
+        shared: dict[str, Any] = {}
+        while keys:
+            key = keys.pop()
+            shared[key] = self.config[key]
+            references = ReferenceResolver.find_refs_in_config(shared[key], key)
+            needed = {reference.split(ReferenceResolver.sep)[0] for reference in references}
+            keys += sorted((needed & self.config.keys()) - self.evaluation.keys() - shared.keys())
+        return shared
+
+    def _state(self, fold: int) -> dict[str, Any]:
+        """What the results of a fold depend on."""
+        parts = {"training": self._training_config(fold), "evaluation": self._evaluation_config(fold)}
+        without = (*WITHOUT_EFFECT, "checkpoint")
+        state = {name: {k: v for k, v in part.items() if k not in without} for name, part in parts.items()}
+        return json.loads(json.dumps({**state, "split": self.split}, default=str))
+
+    def _former(self, fold: int) -> dict[str, Any]:
+        path = self.folder(fold) / "fold.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def _is_done(self, fold: int) -> bool:
+        former = self._former(fold)
+        return bool(former.get("done")) and all(former[key] == value for key, value in self._state(fold).items())
+
+    def _fold(self, fold: int) -> None:
+        former, state, folder = self._former(fold), self._state(fold), self.folder(fold)
+        number = f"Fold {fold} ({self.run_folds.index(fold) + 1} of {len(self.run_folds)} in this run)"
+        if self.resume and self._is_done(fold):
+            print(f"{number}: done before.", flush=True)
+            return
+        changed = self._changes(former, state) if former and self.resume else []
+        if changed:
+            raise CrossValidationError(
+                f"{folder} was begun with another {', '.join(changed)}; expected the same for all folds. Give the "
+                "former values (they are in its fold.json), another output_dir, or resume=False to do the folds anew."
+            )
+        trained = self.resume and former.get("trained", False)
+        write_json(folder / "fold.json", {**state, "trained": trained, "done": False})
+        if not trained:
+            print(f"\n{number}: training both stages", flush=True)
+            _run(self._training_config(fold), folder / "train.json", self.bundle_root)
+            write_json(folder / "fold.json", {**state, "trained": True, "done": False})
+        print(f"\n{number}: evaluating its test subjects", flush=True)
+        _run(self._evaluation_config(fold), folder / "evaluate.json", self.bundle_root)
+        failures = {name: _failures(path / "failures.csv") for name, path in self._parts(fold).items()}
+        write_json(folder / "fold.json", {**state, "trained": True, "done": True, "failures": failures})
+
+    def _parts(self, fold: int) -> dict[str, Path]:
+        return {"training": self.folder(fold), "evaluation": self.folder(fold) / "evaluation"}
+
+    @staticmethod
+    def _changes(former: Mapping, state: Mapping) -> list[str]:
+        keys = sorted({*former["training"], *state["training"]})
+        changed = [key for key in keys if former["training"].get(key) != state["training"].get(key)]
+        return changed + (["split of the subjects"] if former["split"] != state["split"] else [])
+
+    def _pool(self) -> dict:
+        folders = [self.folder(fold) / "evaluation" for fold in range(self.folds)]
+        records = load_records([folder for folder in folders if (folder / "records.json").is_file()])
+        # relative, so that the report of a cross-validation does not depend on where it lies
+        records = [replace(record, weights=f"fold_{record.fold}/model.pt") for record in records]
+        states = {fold: self._former(fold)["failures"] for fold in range(self.folds)}
+        left_out = {name: why for state in states.values() for name, why in state["evaluation"].items()}
+        config = self._evaluation_config(0)
+        names = ("distance_mm", "strict_mm", "duplicate_mm", "bootstrap", "seed")
+        chosen = {name: config[name] for name in names if name in config}
+        options = EvaluationOptions(**chosen, data_set=self.dataset_dir, left_out=tuple(sorted(left_out.items())))
+        metrics = write_evaluation(records, self.output_dir, options)
+        print_folds(metrics)
+        failures = {name: why for state in states.values() for part in state.values() for name, why in part.items()}
+        raise_failures(failures, len(self.split.keys() | failures.keys()), self.output_dir / "failures.csv")
+        return metrics
+
+
+def enclosing_workflow() -> ConfigWorkflow:
+    """
+    The workflow whose configuration is being instantiated.
+
+    Raises:
+        CrossValidationError: there is none up the call stack.
+    """
+    for frame in inspect.stack(0):
+        owner = frame.frame.f_locals.get("self")
+        if isinstance(owner, ConfigWorkflow):
+            return owner
+    raise CrossValidationError("A cross-validation is run by a bundle's configuration: python -m monai.bundle run.")
+
+
+def _run(config: dict[str, Any], path: Path, bundle_root: str) -> None:
+    """Keep a configuration and run it; subjects that fail are told in its ``failures.csv``, and do not stop it."""
+    config.pop("_meta_", None)
+    write_json(path, json.loads(json.dumps(config, default=str)))
+    metadata = str(Path(bundle_root) / "configs" / "metadata.json")
+    try:
+        workflow = ConfigWorkflow(str(path), meta_file=metadata, logging_file=False, workflow_type=None)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if not isinstance(cause, CohortError):
+            raise
+        logger.warning(str(cause))
+    finally:
+        workflow = None
+        gc.collect()
+
+
+def _failures(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return dict(zip(table["subject"], table["reason"], strict=True))
+
+
+def print_folds(metrics: Mapping[str, Any]) -> None:
+    """Print the figures of each fold, and their spread."""
+    for name, scores in ({metrics["system"]: metrics} | metrics["rivals"]).items():
+        if "by_fold" not in scores:
+            continue
+        print(f"\nEach fold, end to end: {name}")
+        rows = {f"fold {fold}": row for fold, row in scores["by_fold"]["folds"].items()}
+        table = pd.DataFrame.from_dict(rows | scores["by_fold"]["spread"], orient="index", dtype=float)
+        print(table.round(3).to_string(na_rep="-"))

@@ -1,0 +1,48 @@
+"""From the files of a subject to what both stages read."""
+
+from .augmentation import RandContrastd, RandDropPhased
+from .channels import ScaleSWId, StackComplementPhased
+from .head_mask import HeadMaskd
+from .labels import ReadPointsd
+from .load import LoadSubjectd
+from .notices import add_notice
+from .patches import ClassifierInputd, cut_patch, to_classifier_input
+from .phase import (
+    ComputeSWId,
+    NormalizePhased,
+    homodyne_filter,
+    is_raw,
+    paramagnetic_sign,
+    phase_to_radians,
+    susceptibility_weighted,
+    wrap,
+)
+from .resample import ResampleSpacingd
+from .slices import RandSlicesd, average_slices, neighbouring_slices, stack_slices
+
+__all__ = [
+    "ClassifierInputd",
+    "ComputeSWId",
+    "HeadMaskd",
+    "LoadSubjectd",
+    "NormalizePhased",
+    "RandContrastd",
+    "RandDropPhased",
+    "RandSlicesd",
+    "ReadPointsd",
+    "ResampleSpacingd",
+    "ScaleSWId",
+    "StackComplementPhased",
+    "add_notice",
+    "average_slices",
+    "cut_patch",
+    "homodyne_filter",
+    "is_raw",
+    "neighbouring_slices",
+    "paramagnetic_sign",
+    "phase_to_radians",
+    "stack_slices",
+    "susceptibility_weighted",
+    "to_classifier_input",
+    "wrap",
+]

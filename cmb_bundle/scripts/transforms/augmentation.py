@@ -1,0 +1,84 @@
+"""Random changes of contrast and phase for training."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+
+
+class RandContrastd(RandomizableTransform, MapTransform):
+    """
+    Vary the contrast of SWI and phase as echo time, field strength and receive gain do.
+
+    SWI s becomes (gain * s) ** gamma around its tissue value 0.5; the phase channel's distance from 0.5 (zero phase)
+    is multiplied by a factor, since phase grows with echo time and field. Zeros (background, missing phase) stay.
+
+    Args:
+        keys: key of an image with channels SWI and, if there, complement phase; any spatial shape.
+        slices: channels of SWI, which come first, see :func:`stack_slices`.
+        prob: probability of a change.
+        gamma: range of the exponent.
+        gain: range of the gain of SWI.
+        phase_factor: range of the factor of the phase.
+        noise: largest standard deviation of added Gaussian noise, in both channels.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        prob: float = 0.8,
+        gamma: tuple[float, float] = (0.7, 1.4),
+        gain: tuple[float, float] = (0.9, 1.1),
+        phase_factor: tuple[float, float] = (0.6, 1.5),
+        noise: float = 0.03,
+        slices: int = 1,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.slices = slices
+        self.gamma, self.gain, self.phase_factor, self.noise = gamma, gain, phase_factor, noise
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        d = dict(data)
+        self.randomize(None)
+        if not self._do_transform:
+            return d
+        gamma, gain = self.R.uniform(*self.gamma), self.R.uniform(*self.gain)
+        factor, noise = self.R.uniform(*self.phase_factor), self.R.uniform(0, self.noise)
+        for key in self.keys:
+            image = d[key].clone()
+            there = image > 0
+            swi, phase = image[: self.slices], image[self.slices :]
+            swi.copy_(0.5 * (2 * gain * swi).pow(gamma))
+            phase.copy_(0.5 + factor * (phase - 0.5))
+            grain = torch.as_tensor(self.R.normal(0, noise, image.shape), dtype=image.dtype)
+            d[key] = ((image + grain).clamp(0, 1)) * there
+        return d
+
+
+class RandDropPhased(RandomizableTransform, MapTransform):
+    """
+    Set the phase channel to zero now and then, so that the networks know scans without a phase.
+
+    Args:
+        keys: key of an image with the phase as its last channels; one of SWI alone stays as it is.
+        prob: probability of dropping it.
+        slices: channels of SWI, which come first, see :func:`stack_slices`.
+    """
+
+    def __init__(self, keys: KeysCollection, prob: float = 0.1, slices: int = 1) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.slices = slices
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        d = dict(data)
+        self.randomize(None)
+        for key in self.keys:
+            if self._do_transform:
+                d[key] = d[key].clone()
+                d[key][self.slices :] = 0
+        return d

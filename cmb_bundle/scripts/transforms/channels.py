@@ -1,0 +1,69 @@
+"""Scale SWI and stack it with the phase to the two channels that both stages read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from .notices import add_notice
+
+
+class ScaleSWId(MapTransform):
+    """
+    Scale SWI so that the median of the head is 0.5, clipped to [0, 1].
+
+    The median is that of the voxels of ``mask`` above half of the mask's mean, which leaves out air and bone.
+
+    Args:
+        keys: key of the SWI.
+    """
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            tissue = d[key].as_tensor()[d["mask"].as_tensor().bool()]
+            tissue = tissue[tissue > 0.5 * tissue.mean()]
+            d[key] = (d[key] * (0.5 / float(tissue.median()))).clamp(0, 1)
+        return d
+
+
+class StackComplementPhased(Transform):
+    """
+    Stack SWI and the complement of the phase into the channels of ``image``.
+
+    The complement is (pi - phase) / (2 pi), in [0, 1]: paramagnetic tissue is dark in both channels. Without a
+    phase, the channel is zero. Masked-out background is zero in both.
+
+    Args:
+        phase_channel: ``"complement"``; ``"zero"`` leaves the second channel zero although there is a phase;
+            ``"none"`` gives SWI alone, one channel.
+
+    Returns:
+        the dictionary with ``image`` (2, i, j, k), or (1, i, j, k) without a phase channel, float32 on the model's
+        grid; ``phase`` and ``mask`` are removed.
+
+    Raises:
+        ValueError: ``phase_channel`` is none of the values above.
+    """
+
+    def __init__(self, phase_channel: str = "complement") -> None:
+        if phase_channel not in ("complement", "zero", "none"):
+            raise ValueError(f"phase_channel is {phase_channel!r}; expected 'complement', 'zero' or 'none'.")
+        self.phase_channel = phase_channel
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        d = dict(data)
+        swi, mask, phase = d["image"], d.pop("mask"), d.pop("phase", None)
+        mask = mask.as_tensor() > 0.5
+        channels = torch.zeros((1 if self.phase_channel == "none" else 2, *swi.shape[1:]), dtype=torch.float32)
+        channels[0] = swi.as_tensor()[0] * mask[0]
+        if phase is not None and self.phase_channel != "complement":
+            add_notice(d, "The phase was left out: the detection works on SWI alone.")
+        elif phase is not None:
+            channels[1] = ((math.pi - phase.as_tensor()[0].clamp(-math.pi, math.pi)) / (2 * math.pi)) * mask[0]
+        d["image"] = MetaTensor(channels, meta=swi.meta)
+        return d

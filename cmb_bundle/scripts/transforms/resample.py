@@ -1,0 +1,48 @@
+"""Resample a volume to the model's voxel size."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from torch.nn.functional import interpolate
+
+
+class ResampleSpacingd(MapTransform):
+    """
+    Resample to a voxel spacing, along the volume's own axes.
+
+    Linear interpolation where voxels get smaller; where they get larger, an average with a triangular window as wide as
+    two new voxels, so that noise falls and nothing is skipped. The field of view is kept, so that the spacing is the
+    one asked for to within half a voxel over the whole extent of each axis.
+
+    Args:
+        keys: keys of (1, i, j, k) float MetaTensors; those that are missing are passed over.
+        spacing: voxel size (i, j, k) in mm.
+    """
+
+    def __init__(self, keys: KeysCollection, spacing: Sequence[float]) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.spacing = np.array(spacing, dtype=float)
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            volume = d[key]
+            shape = np.array(volume.shape[1:])
+            i, j, k = np.maximum(1, np.round(shape * volume.pixdim.numpy() / self.spacing)).astype(int).tolist()
+            how = {"mode": "bilinear", "antialias": True}
+            values = volume.as_tensor().float()[0].permute(2, 0, 1)[:, None].contiguous()
+            values = interpolate(values, (i, j), **how).reshape(1, 1, shape[2], i * j)
+            values = interpolate(values, (k, i * j), **how).reshape(k, i, j).permute(1, 2, 0)
+            ratio = shape / (i, j, k)
+            to_old = np.diag([*ratio, 1.0])
+            to_old[:3, 3] = (ratio - 1) / 2
+            affine = volume.affine @ torch.as_tensor(to_old, dtype=volume.affine.dtype)
+            meta = {name: value for name, value in volume.meta.items() if name != "affine"}
+            d[key] = MetaTensor(values[None].contiguous(), affine=affine, meta=meta)
+        return d

@@ -1,0 +1,171 @@
+"""Slices of the first stage: averaged, stacked with their neighbours, and drawn at random for training."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+from torch.nn.functional import avg_pool1d, pad
+
+
+def average_slices(volume: torch.Tensor, number: int = 3) -> torch.Tensor:
+    """
+    Average each slice with its neighbours, as the published method does; at the ends over those that exist.
+
+    Args:
+        volume: (C, i, j, k).
+        number: how many slices, odd; 1 leaves the volume as it is.
+
+    Returns:
+        the same shape.
+
+    Raises:
+        ValueError: ``number`` is even or below 1.
+    """
+    if number < 1 or number % 2 == 0:
+        raise ValueError(f"{number} slices cannot be averaged around one; expected an odd number, such as 1 or 3.")
+    if number == 1:
+        return volume
+    flat = volume.reshape(-1, 1, volume.shape[-1])
+    return avg_pool1d(flat, number, 1, number // 2, count_include_pad=False).reshape(volume.shape)
+
+
+def neighbouring_slices(k: int, slices: int, number: int) -> list[int]:
+    """
+    Indices of a slice and its neighbours, in order; beyond the ends stands the last slice.
+
+    Args:
+        k: the slice.
+        slices: how many there are.
+        number: how many to take, odd.
+
+    Raises:
+        ValueError: ``number`` is even or below 1.
+    """
+    if number < 1 or number % 2 == 0:
+        raise ValueError(f"context is {number}; expected an odd number of slices, such as 1 or 3.")
+    return [min(max(k + step, 0), slices - 1) for step in range(-(number // 2), number // 2 + 1)]
+
+
+def stack_slices(slices: torch.Tensor, number: int, chosen: Sequence[int] | None = None) -> torch.Tensor:
+    """
+    Put beside slices their neighbours, as channels.
+
+    Args:
+        slices: (k, C, i, j).
+        number: slices for each, see :func:`neighbouring_slices`.
+        chosen: which slices; None takes all.
+
+    Returns:
+        (chosen, C number, i, j), all slices of the first channel first, in channels-last memory order.
+    """
+    wanted = range(len(slices)) if chosen is None else chosen
+    around = [neighbouring_slices(k, len(slices), number) for k in wanted]
+    channels, *size = slices.shape[1:]
+    shape, how = (len(around), channels * number, *size), {"dtype": slices.dtype, "device": slices.device}
+    stacked = torch.empty(shape, **how, memory_format=torch.channels_last)
+    for row, neighbours in enumerate(around):
+        for step, neighbour in enumerate(neighbours):
+            stacked[row, step::number] = slices[neighbour]
+    return stacked
+
+
+class RandSlicesd(RandomizableTransform, MapTransform):
+    """
+    Draw averaged slices of a volume for training the detector, some through a lesion and some not.
+
+    Args:
+        keys: key of the volume, (2, i, j, k) on the model's grid.
+        number: slices drawn of a subject.
+        lesion_fraction: share of them that go through a lesion, where the subject has one.
+        size: in-plane size (i, j) in voxels of what is cut from a slice; a slice through a lesion is cut so that the
+            lesion is in it; beyond the slice are zeros.
+        average: slices averaged, see :func:`average_slices`.
+        context: (averaged) slices that are the channels of one image, see :func:`stack_slices`.
+        box_mm: edge of the box around a lesion, at least; larger for lesions known to be large.
+        box_scale: edge of the box in diameters, where the diameter is known.
+        reach_mm: a lesion is marked on slices up to this far from its centre along the slice axis, or its radius or
+            half a slice if that is larger.
+
+    Returns:
+        a list of ``number`` dictionaries with ``image`` (2 context, *size) and the detector's targets ``boxes`` (N, 4),
+        in pixel-edge units of the cut, and ``labels`` (N,), all 0.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        number: int = 8,
+        lesion_fraction: float = 0.5,
+        size: tuple[int, int] = (192, 192),
+        average: int = 3,
+        box_mm: float = 6.0,
+        box_scale: float = 1.5,
+        reach_mm: float = 2.0,
+        context: int = 1,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob=1.0)
+        self.number, self.lesion_fraction, self.size, self.average = number, lesion_fraction, tuple(size), average
+        self.box_mm, self.box_scale, self.reach_mm = box_mm, box_scale, reach_mm
+        self.context = context
+
+    def __call__(self, data: Mapping[Hashable, object]) -> list[dict]:
+        volume = data[self.keys[0]]
+        spacing = volume.pixdim.numpy()
+        voxel, boxes = self.lesion_boxes(volume, data["lesions_ras"], data["lesions_diameter"], spacing)
+        return [self._draw(volume.as_tensor(), voxel, boxes) for _ in range(self.number)]
+
+    def lesion_boxes(self, volume, ras, diameter, spacing) -> tuple[np.ndarray, np.ndarray]:
+        """Centres (N, 3) in voxels of the volume, and half edges (N, 3) in voxels of the boxes around them."""
+        points = np.c_[np.asarray(ras).reshape(-1, 3), np.ones(len(ras))]
+        voxel = (points @ np.linalg.inv(volume.affine.numpy()).T)[:, :3]
+        diameter = np.nan_to_num(np.asarray(diameter, dtype=float), nan=0.0)
+        edge = np.maximum(self.box_mm, self.box_scale * diameter)
+        depth = np.maximum(max(self.reach_mm, spacing[2] / 2), diameter / 2)
+        return voxel, np.stack([edge / 2 / spacing[0], edge / 2 / spacing[1], depth / spacing[2]], axis=1)
+
+    def _draw(self, volume: torch.Tensor, voxel: np.ndarray, half: np.ndarray) -> dict:
+        shape = volume.shape[1:]
+        through = len(voxel) > 0 and self.R.random() < self.lesion_fraction
+        if through:
+            chosen = self.R.randint(len(voxel))
+            low = max(0, int(np.ceil(voxel[chosen, 2] - half[chosen, 2])))
+            high = min(shape[2] - 1, int(np.floor(voxel[chosen, 2] + half[chosen, 2])))
+            k = self.R.randint(low, high + 1) if high >= low else int(np.clip(round(voxel[chosen, 2]), 0, shape[2] - 1))
+        else:
+            k = self.R.randint(shape[2])
+        start = []
+        for axis in (0, 1):
+            spare = shape[axis] - self.size[axis]
+            low, high = min(0, spare), max(0, spare)
+            if through:
+                box_start = voxel[chosen, axis] + 0.5 - half[chosen, axis]
+                low = int(np.clip(np.ceil(box_start + 2 * half[chosen, axis] - self.size[axis]), low, high))
+                high = max(low, min(int(np.floor(box_start)), high))
+            start.append(self.R.randint(low, high + 1))
+        on_slice = np.abs(voxel[:, 2] - k) <= half[:, 2]
+        centre = voxel[on_slice, :2] + 0.5 - np.array(start)
+        boxes = np.concatenate([centre - half[on_slice, :2], centre + half[on_slice, :2]], axis=1)
+        inside = ((centre >= 0) & (centre < np.array(self.size))).all(axis=1)
+        boxes = boxes[inside].clip(0, np.tile(self.size, 2))
+        around = [self._plane(volume, one) for one in neighbouring_slices(k, shape[2], self.context)]
+        return {
+            "image": self._cut(torch.stack(around, dim=1).flatten(0, 1), start),
+            "boxes": torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            "labels": torch.zeros(len(boxes), dtype=torch.int64),
+        }
+
+    def _plane(self, volume: torch.Tensor, k: int) -> torch.Tensor:
+        first = max(0, k - self.average // 2)
+        around = volume[..., first : k + self.average // 2 + 1].float()
+        return average_slices(around, self.average)[..., k - first]
+
+    def _cut(self, plane: torch.Tensor, start: list[int]) -> torch.Tensor:
+        before = [max(-s, 0) for s in start]
+        piece = plane[:, max(start[0], 0) : start[0] + self.size[0], max(start[1], 0) : start[1] + self.size[1]]
+        after = [n - b - m for n, b, m in zip(self.size, before, piece.shape[1:], strict=True)]
+        return pad(piece, [before[1], after[1], before[0], after[0]])
