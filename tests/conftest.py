@@ -6,24 +6,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from ignite.engine import Engine
-from monai.engines import IterationEvents
 
 from cmb_bundle.scripts.phantom import TINY, make_cohort
+
+from .helpers import CONFIGS
 
 # the same examples at each run of continuous integration; others, at each run by hand
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
-
-CONFIGS = Path(__file__).parents[1] / "cmb_bundle" / "configs"
-STRIDE_8_STAGES = [
-    [[3, 32]],
-    [[3, 64]],
-    [[3, 128], [1, 64], [3, 128]],
-    [[3, 256], [1, 128], [3, 256], [1, 128], [3, 256], [3, 256], [3, 256]],
-]
-TINY_CONFIG = Path(__file__).parent / "configs" / "tiny.json"
 
 
 @pytest.fixture(scope="session")
@@ -49,18 +40,3 @@ def bundle():
         return done
 
     return run
-
-
-def run_subjects(handler, outputs, batches=None):
-    """Run an engine over subjects as an evaluator with decollation does."""
-    batches = batches or [{"subject": f"s{n}"} for n in range(len(outputs))]
-
-    def step(engine, number):
-        engine.state.batch, engine.state.output = [batches[number]], [outputs[number]]
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return engine.state.output
-
-    engine = Engine(step)
-    engine.register_events(*IterationEvents)
-    handler.attach(engine)
-    engine.run(range(len(outputs)))

@@ -11,16 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from .helpers.commands import commands
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "cmb_bundle" / "docs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 QUICK = {
     "run training ": "--detector_epochs 1 --val_interval 1 --slices_per_subject 2 --classifier_epochs 1",
 }
-
-
-def commands(page, start="python -m monai.bundle"):
-    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith(start)]
 
 
 def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):

@@ -13,7 +13,7 @@ from cmb_bundle.scripts.options import check_flags, threshold_at
 from cmb_bundle.scripts.report.handlers import Rival
 from cmb_bundle.scripts.training.checkpoint import TrainingCheckpoint
 
-from .conftest import CONFIGS
+from .helpers import CONFIGS
 
 
 def test_only_truth_values_are_flags():

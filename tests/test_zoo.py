@@ -17,7 +17,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from .conftest import CONFIGS
+from .helpers import CONFIGS
 
 BUNDLE = CONFIGS.parent
 METADATA = json.loads((CONFIGS / "metadata.json").read_text())

@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 import requests
 
-from tests.dicom_series import Study, write_dicom_series
+from tests.helpers.dicom_series import Study, write_dicom_series
 
 from .client import Client, check_label_map, corrected_label, hits, truth_of
 from .servers import free_port, monai_label, orthanc

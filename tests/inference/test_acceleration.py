@@ -1,0 +1,118 @@
+"""The arranged networks against those that they were made from."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from cmb_bundle.scripts.darknet.detector import darknet_detector
+from cmb_bundle.scripts.detection.yolov2 import YOLOv2Detector
+from cmb_bundle.scripts.inference.acceleration import Accelerated, MaxPool2x2, accelerate
+from cmb_bundle.scripts.networks.classifier import PatchClassifier
+from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
+from cmb_bundle.scripts.networks.yolov2 import YOLOv2Network
+
+from ..helpers import CONFIGS, STRIDE_8_STAGES
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Both stages with random weights and statistics of normalisation that are not 0 and 1."""
+    torch.manual_seed(0)
+    detector = YOLOv2Detector(YOLOv2Network(2, 1, width=0.125, stages=STRIDE_8_STAGES), [[1.0, 1.0]])
+    network = TwoStageNetwork(detector, PatchClassifier(width=0.25))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return network.eval()
+
+
+def relative_error(found, expected):
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
+@torch.no_grad()
+def test_both_stages_give_what_they_gave(network, precision, tolerance):
+    fast = accelerate(network, precision=precision)
+    slices, patches = torch.rand(3, 2, 48, 64), torch.rand(5, 1, 16, 32, 16)
+    for found, expected in ((fast(slices), network(slices)), (fast.classifier(patches), network.classifier(patches))):
+        assert found.dtype == torch.float32
+        assert relative_error(found, expected) < tolerance
+    # one digit of agreement is all that random weights allow; half precision must not be exact
+    assert (relative_error(fast(slices), network(slices)) > 1e-4) == (precision == "bfloat16")
+
+
+def test_the_network_itself_is_not_changed(network):
+    before = copy.deepcopy(network.state_dict())
+    accelerate(network, precision="bfloat16")
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+def test_normalisation_of_the_detector_is_folded_and_attributes_are_kept(network):
+    fast = accelerate(network, precision="float32")
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    assert isinstance(fast.detector.network, Accelerated)
+    assert fast.detector.network.stride == network.detector.network.stride
+    with pytest.raises(AttributeError):
+        fast.detector.network.nothing  # noqa: B018
+
+
+@torch.no_grad()
+def test_normalisation_of_a_darknet_network_is_folded():
+    torch.manual_seed(0)
+    detector = darknet_detector(CONFIGS / "yolov2_cmb.cfg")
+    for module in detector.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.8, 1.2)
+            nn.init.normal_(module.running_mean, std=0.1)
+    slow = TwoStageNetwork(detector, nn.Linear(1, 1)).eval()
+    fast = accelerate(slow, precision="float32")
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    x = torch.rand(1, 2, 64, 96)
+    assert relative_error(fast(x), slow(x)) < 1e-4
+
+
+def test_normalisation_before_a_convolution_is_not_folded():
+    torch.manual_seed(0)
+    sequence = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3), nn.ReLU(), nn.BatchNorm2d(3)).eval()
+    x = torch.rand(1, 2, 8, 8)
+    torch.testing.assert_close(Accelerated(copy.deepcopy(sequence), torch.float32)(x), sequence(x))
+
+
+@pytest.mark.parametrize("size", [(6, 8), (7, 5)])
+def test_pooling_is_that_of_torch(size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size)
+    x[0, 0, 1, 1] = torch.nan
+    torch.testing.assert_close(MaxPool2x2()(x), nn.MaxPool2d(2)(x), rtol=0, atol=0, equal_nan=True)
+
+
+def test_only_plain_pooling_is_replaced():
+    others = [nn.MaxPool2d(2, 1), nn.MaxPool2d(3), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, ceil_mode=True)]
+    fast = Accelerated(nn.Sequential(nn.MaxPool2d(2, 2), *others).eval(), torch.float32)
+    assert [type(module) for module in fast.network] == [MaxPool2x2] + 4 * [nn.MaxPool2d]
+
+
+@torch.no_grad()
+def test_reorg_is_part_of_the_convolution_before_it(network):
+    fine = torch.rand(2, network.detector.network.passthrough[0].in_channels, 12, 20)
+    slow, fast = network.detector.network, accelerate(network, precision="float32").detector.network
+    assert isinstance(fast.reorg, nn.Identity)
+    torch.testing.assert_close(fast.passthrough(fine), slow.reorg(slow.passthrough(fine)))
+
+
+def test_auto_is_bfloat16_where_the_processor_has_it(network, monkeypatch):
+    for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has: has)
+        assert accelerate(network).classifier.dtype == expected
+
+
+def test_an_unknown_precision_is_refused(network):
+    with pytest.raises(ValueError, match="precision is 'int8'; expected one of auto, float32, bfloat16"):
+        accelerate(network, precision="int8")
