@@ -157,7 +157,7 @@ def test_killed_while_a_file_is_written(tmp_path, unbroken, monkeypatch, name, h
         return write_whole(path, kill if now and path.name == name else content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(handlers, "write_whole", write)
+        patch.setattr(checkpoint, "write_whole", write)
         patch.setattr(handlers, "write_csv", lambda p, t: write(p, lambda aside: t.to_csv(aside, index=False)))
         with pytest.raises(Killed):
             first.trainer.run()

@@ -120,7 +120,7 @@ def test_false_candidates_beside_a_more_probable_one_are_dropped_as_in_inference
 TWO_PROCESSES = """
 import sys
 import ignite.distributed as idist
-from tests.test_froc_metrics import CandidateFROC, FindingsFROC, findings_output
+from tests.training.test_metrics import CandidateFROC, FindingsFROC, findings_output
 
 SUBJECTS = [
     findings_output([[10, 10, 10]], (20, 20, 5, 0.9, 0.9), (90, 20, 5, 0.95, 0.1)),
