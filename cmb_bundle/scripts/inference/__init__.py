@@ -1,6 +1,7 @@
 """From a scan to findings on its own grid, and their files."""
 
 from .acceleration import Accelerated, MaxPool2x2, accelerate
+from .api import Detection, Detector, Finding, JudgedCandidate, detect
 from .evaluator import CohortEvaluator, collate_subject, prepare_volume, raise_failures
 from .findings import Findingsd, KeepInputGridd, background, to_file_grid
 from .inferers import MixedPrecisionInferer, TwoStageInferer
@@ -11,7 +12,11 @@ from .writers import SubjectWriter, findings_table, write_findings
 __all__ = [
     "Accelerated",
     "CohortEvaluator",
+    "Detection",
+    "Detector",
+    "Finding",
     "Findingsd",
+    "JudgedCandidate",
     "KeepInputGridd",
     "MaxPool2x2",
     "MixedPrecisionInferer",
@@ -21,6 +26,7 @@ __all__ = [
     "accelerate",
     "background",
     "collate_subject",
+    "detect",
     "draw_findings",
     "findings_table",
     "prepare_volume",

@@ -24,6 +24,13 @@ class RandContrastd(RandomizableTransform, MapTransform):
         gain: range of the gain of SWI.
         phase_factor: range of the factor of the phase.
         noise: largest standard deviation of added Gaussian noise, in both channels.
+
+    Example:
+        >>> change = RandContrastd("image", prob=1.0, gamma=(2, 2), gain=(1, 1), phase_factor=(1.5, 1.5), noise=0)
+        >>> image = torch.tensor([[0.25, 0.5, 0.0], [0.25, 0.5, 0.0]])  # SWI and phase; the last pixel is background
+        >>> change({"image": image})["image"]
+        tensor([[0.1250, 0.5000, 0.0000],
+                [0.1250, 0.5000, 0.0000]])
     """
 
     def __init__(
@@ -67,6 +74,12 @@ class RandDropPhased(RandomizableTransform, MapTransform):
         keys: key of an image with the phase as its last channels; one of SWI alone stays as it is.
         prob: probability of dropping it.
         slices: channels of SWI, which come first, see :func:`stack_slices`.
+
+    Example:
+        >>> image = torch.tensor([[0.5, 0.25], [0.5, 0.75]])
+        >>> RandDropPhased("image", prob=1.0)({"image": image})["image"]
+        tensor([[0.5000, 0.2500],
+                [0.0000, 0.0000]])
     """
 
     def __init__(self, keys: KeysCollection, prob: float = 0.1, slices: int = 1) -> None:

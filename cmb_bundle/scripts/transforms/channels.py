@@ -20,6 +20,12 @@ class ScaleSWId(MapTransform):
 
     Args:
         keys: key of the SWI.
+
+    Example:
+        >>> image = torch.tensor([0.0, 40.0, 100.0, 100.0, 500.0]).reshape(1, 5, 1, 1)
+        >>> scaled = ScaleSWId("image")({"image": MetaTensor(image), "mask": MetaTensor(image > 0)})["image"]
+        >>> scaled.flatten()  # air, a microbleed, tissue, tissue, what is far brighter
+        metatensor([0.0000, 0.2000, 0.5000, 0.5000, 1.0000])
     """
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
@@ -48,6 +54,15 @@ class StackComplementPhased(Transform):
 
     Raises:
         ValueError: ``phase_channel`` is none of the values above.
+
+    Example:
+        >>> swi = MetaTensor(torch.full((1, 3, 1, 1), 0.5))
+        >>> phase = MetaTensor(torch.tensor([-math.pi, 0.0, math.pi / 2]).reshape(1, 3, 1, 1))
+        >>> mask = MetaTensor(torch.ones(1, 3, 1, 1))
+        >>> subject = StackComplementPhased()({"image": swi, "phase": phase, "mask": mask})
+        >>> subject["image"].flatten(1)
+        metatensor([[0.5000, 0.5000, 0.5000],
+                [1.0000, 0.5000, 0.2500]])
     """
 
     def __init__(self, phase_channel: str = "complement") -> None:

@@ -22,6 +22,15 @@ class HeadMaskd(MapTransform):
 
     Args:
         keys: the image to use; the first that is there.
+
+    Example:
+        >>> image = torch.zeros(1, 30, 30, 20)
+        >>> image[:, 5:25, 5:25, 5:15] = 100.0  # a head in air
+        >>> image[:, 12:14, 12:14, 8:12] = 0.0  # a ventricle
+        >>> image = MetaTensor(image, affine=torch.diag(torch.tensor([4.0, 4.0, 4.0, 1.0])))
+        >>> mask = HeadMaskd()({"image": image})["mask"]
+        >>> bool(mask[0, 13, 13, 10]), bool(mask[0, 2, 2, 2]), int(mask.sum()) == 20 * 20 * 10  # the ventricle is in it
+        (True, False, True)
     """
 
     def __init__(self, keys=("image", "magnitude")) -> None:

@@ -22,6 +22,18 @@ class ReadPointsd(Transform):
     Returns:
         the dictionary with ``lesions_ras`` (N, 3) and ``lesions_diameter`` (N,) in mm, NaN where unknown, as float64
         tensors; N is 0 for a subject without microbleeds. A subject without a label file is left as it is.
+
+    Example:
+        >>> import tempfile
+        >>> import pandas as pd
+        >>> from monai.data import MetaTensor
+        >>> image = MetaTensor(torch.zeros(1, 64, 64, 10), affine=torch.diag(torch.tensor([0.5, 0.5, 2, 1])))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/sub-01.csv"
+        ...     pd.DataFrame({"slice": [4], "x": [21], "y": [11]}).to_csv(path, index=False)  # counted from 1
+        ...     subject = ReadPointsd()({"image": image, "label": path})
+        >>> subject["lesions_ras"].tolist(), subject["lesions_diameter"].tolist()
+        ([[10.0, 5.0, 6.0]], [nan])
     """
 
     def __init__(self, key: str | None = "label", convention: Mapping | None = None, join_mm: float = 3.0) -> None:

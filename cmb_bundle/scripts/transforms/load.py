@@ -50,6 +50,16 @@ class LoadSubjectd(MapTransform):
     Raises:
         SubjectError: a file is missing or unreadable, is not one 3D volume of at least three slices, has only zeros
             or values that are not finite, or lies on another grid than its companion; no SWI can be had.
+
+    Example:
+        >>> import tempfile
+        >>> values = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/sub-01_swi.nii.gz"
+        ...     nib.save(nib.Nifti1Image(values, np.diag([0.5, 0.5, 2, 1])), path)
+        ...     subject = LoadSubjectd()({"subject": "sub-01", "image": path})
+        >>> subject["image"].shape, float(subject["image"][0, 2, 3, 4]), subject["image"].pixdim.tolist()
+        (torch.Size([1, 3, 4, 5]), 59.0, [0.5, 0.5, 2.0])
     """
 
     def __init__(self, keys=tuple(MODALITIES), echo: int = -1, dicom_series: Mapping | None = None) -> None:

@@ -21,6 +21,11 @@ def cut_patch(volume: torch.Tensor, voxel, size: int) -> torch.Tensor:
 
     Returns:
         (C, size, size, size).
+
+    Example:
+        >>> volume = torch.arange(27.0).reshape(1, 3, 3, 3)
+        >>> cut_patch(volume, (0.2, 1.0, 0.9), 2).tolist()  # voxel (0, 1, 1), of value 4, comes to index (1, 1, 1)
+        [[[[0.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [3.0, 4.0]]]]
     """
     start = [int(np.floor(float(v) + 0.5)) - size // 2 for v in voxel]
     inner = tuple(slice(max(s, 0), max(min(s + size, n), 0)) for s, n in zip(start, volume.shape[1:], strict=True))
@@ -31,12 +36,29 @@ def cut_patch(volume: torch.Tensor, voxel, size: int) -> torch.Tensor:
 
 
 def to_classifier_input(patch: torch.Tensor) -> torch.Tensor:
-    """Put the C channels of a patch (..., C, s, s, s) side by side, SWI first: (..., 1, s, C s, s)."""
+    """Put the C channels of a patch (..., C, s, s, s) side by side, SWI first: (..., 1, s, C s, s).
+
+    Example:
+        >>> to_classifier_input(torch.arange(16.0).reshape(2, 2, 2, 2))[0, 0]
+        tensor([[ 0.,  1.],
+                [ 2.,  3.],
+                [ 8.,  9.],
+                [10., 11.]])
+    """
     return torch.cat(patch.unbind(-4), dim=-2).unsqueeze(-4)
 
 
 class ClassifierInputd(MapTransform):
-    """Put the C channels of a patch side by side, as the classifier reads them: (1, s, C s, s)."""
+    """Put the C channels of a patch side by side, as the classifier reads them: (1, s, C s, s).
+
+    Example:
+        >>> patch = torch.arange(16.0).reshape(2, 2, 2, 2)
+        >>> ClassifierInputd("image")({"image": patch})["image"][0, 0]  # SWI, and the phase below
+        tensor([[ 0.,  1.],
+                [ 2.,  3.],
+                [ 8.,  9.],
+                [10., 11.]])
+    """
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = dict(data)

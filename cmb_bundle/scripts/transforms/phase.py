@@ -30,6 +30,14 @@ class NormalizePhased(MapTransform):
 
     Raises:
         ValueError: ``sign`` or ``filter_phase`` is none of the values above.
+
+    Example:
+        >>> stored = MetaTensor(torch.tensor([0.0, 1024.0, 2048.0, 4095.0]).reshape(1, 4, 1, 1))  # 0 to 4095
+        >>> image, mask = torch.ones_like(stored), torch.ones_like(stored)
+        >>> normalize = NormalizePhased(sign=-1, filter_phase=False)
+        >>> phase = normalize({"image": image, "mask": mask, "phase": stored})["phase"]
+        >>> [round(value, 3) for value in phase.flatten().tolist()]
+        [3.142, 1.571, -0.0, -3.14]
     """
 
     def __init__(self, keys="phase", scale: float | None = None, sign="auto", filter_phase="auto", lines: int = 64):
@@ -65,7 +73,15 @@ class NormalizePhased(MapTransform):
 
 
 class ComputeSWId(Transform):
-    """Where there is no SWI, compute ``image`` from ``magnitude`` and the normalised ``phase``."""
+    """Where there is no SWI, compute ``image`` from ``magnitude`` and the normalised ``phase``.
+
+    Example:
+        >>> magnitude = MetaTensor(torch.full((1, 3, 1, 1), 100.0))
+        >>> phase = MetaTensor(torch.tensor([-1.0, 0.0, math.pi / 2]).reshape(1, 3, 1, 1))
+        >>> subject = ComputeSWId()({"magnitude": magnitude, "phase": phase})
+        >>> subject["image"].flatten().tolist(), "magnitude" in subject
+        ([100.0, 100.0, 6.25], False)
+    """
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = dict(data)
@@ -107,6 +123,14 @@ def phase_to_radians(phase: torch.Tensor, scale: float | None = None) -> tuple[t
 
     Returns:
         the phase in [-pi, pi] as float32, and a sentence that says how it was read.
+
+    Example:
+        >>> phase, _ = phase_to_radians(torch.tensor([-4096.0, 0.0, 2048.0]))
+        >>> phase
+        tensor([-3.1416,  0.0000,  1.5708])
+        >>> phase, _ = phase_to_radians(torch.tensor([10.0, 350.0]), scale=math.pi / 180)
+        >>> phase
+        tensor([ 0.1745, -0.1745])
     """
     phase = phase.float()
     if scale is not None:
@@ -129,7 +153,12 @@ def phase_to_radians(phase: torch.Tensor, scale: float | None = None) -> tuple[t
 
 
 def wrap(phase: torch.Tensor) -> torch.Tensor:
-    """Bring a phase in radians into [-pi, pi)."""
+    """Bring a phase in radians into [-pi, pi).
+
+    Example:
+        >>> wrap(torch.tensor([0.5, 4.0, -math.pi, math.pi]))
+        tensor([ 0.5000, -2.2832, -3.1416, -3.1416])
+    """
     return torch.remainder(phase + math.pi, 2 * math.pi) - math.pi
 
 
@@ -147,6 +176,14 @@ def homodyne_filter(phase: torch.Tensor, magnitude: torch.Tensor, lines: int = 6
 
     Returns:
         the filtered phase in rad, the same shape.
+
+    Example:
+        >>> i, j = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+        >>> phase = 0.5 * torch.cos(2 * math.pi * i / 64)[..., None]  # slow, as of coils and air
+        >>> phase[32, 32] += 1.0  # fast, as of a vein
+        >>> filtered = homodyne_filter(phase, torch.ones_like(phase), lines=16)
+        >>> [round(float(x[32, 32] - x[20, 20]), 2) for x in (phase, filtered)]
+        [0.69, 0.97]
     """
     signal = torch.polar(magnitude.clamp(min=0).float(), phase.float())
     windows = []
@@ -236,5 +273,9 @@ def susceptibility_weighted(magnitude: torch.Tensor, phase: torch.Tensor, power:
         magnitude: any shape.
         phase: the same shape, high-pass filtered, in rad, paramagnetic positive.
         power: how often the mask is applied.
+
+    Example:
+        >>> susceptibility_weighted(torch.tensor(100.0), torch.tensor([-1.0, 0.0, math.pi / 2, math.pi]))
+        tensor([100.0000, 100.0000,   6.2500,   0.0000])
     """
     return magnitude * (1 - phase.clamp(min=0) / math.pi).pow(power)

@@ -23,6 +23,17 @@ class ResampleSpacingd(MapTransform):
     Args:
         keys: keys of (1, i, j, k) float MetaTensors; those that are missing are passed over.
         spacing: voxel size (i, j, k) in mm.
+
+    Example:
+        >>> ramp = torch.arange(8.0)[:, None, None].expand(8, 4, 4)
+        >>> image = MetaTensor(ramp[None], affine=torch.diag(torch.tensor([0.5, 0.5, 2.0, 1.0])))
+        >>> image = ResampleSpacingd("image", spacing=[1.0, 1.0, 2.0])({"image": image})["image"]
+        >>> image.shape, image.pixdim.tolist()
+        (torch.Size([1, 4, 2, 4]), [1.0, 1.0, 2.0])
+        >>> [round(value, 3) for value in image[0, :, 0, 0].tolist()]  # means around 0.5, 2.5, 4.5 and 6.5
+        [0.714, 2.5, 4.5, 6.286]
+        >>> image.affine[:3, 3].tolist()  # the first new voxel lies between the first two old ones
+        [0.25, 0.25, 0.0]
     """
 
     def __init__(self, keys: KeysCollection, spacing: Sequence[float]) -> None:

@@ -24,6 +24,10 @@ def average_slices(volume: torch.Tensor, number: int = 3) -> torch.Tensor:
 
     Raises:
         ValueError: ``number`` is even or below 1.
+
+    Example:
+        >>> average_slices(torch.tensor([3.0, 6.0, 9.0, 0.0]).reshape(1, 1, 1, 4), 3)
+        tensor([[[[4.5000, 6.0000, 5.0000, 4.5000]]]])
     """
     if number < 1 or number % 2 == 0:
         raise ValueError(f"{number} slices cannot be averaged around one; expected an odd number, such as 1 or 3.")
@@ -44,6 +48,10 @@ def neighbouring_slices(k: int, slices: int, number: int) -> list[int]:
 
     Raises:
         ValueError: ``number`` is even or below 1.
+
+    Example:
+        >>> neighbouring_slices(0, slices=10, number=5)
+        [0, 0, 0, 1, 2]
     """
     if number < 1 or number % 2 == 0:
         raise ValueError(f"context is {number}; expected an odd number of slices, such as 1 or 3.")
@@ -61,6 +69,11 @@ def stack_slices(slices: torch.Tensor, number: int, chosen: Sequence[int] | None
 
     Returns:
         (chosen, C number, i, j), all slices of the first channel first, in channels-last memory order.
+
+    Example:
+        >>> slices = torch.tensor([[10.0, 11.0], [20.0, 21.0], [30.0, 31.0]])  # SWI and phase of three
+        >>> stack_slices(slices.reshape(3, 2, 1, 1), 3, chosen=[1]).flatten()
+        tensor([10., 20., 30., 11., 21., 31.])
     """
     wanted = range(len(slices)) if chosen is None else chosen
     around = [neighbouring_slices(k, len(slices), number) for k in wanted]
@@ -93,6 +106,16 @@ class RandSlicesd(RandomizableTransform, MapTransform):
     Returns:
         a list of ``number`` dictionaries with ``image`` (2 context, *size) and the detector's targets ``boxes`` (N, 4),
         in pixel-edge units of the cut, and ``labels`` (N,), all 0.
+
+    Example:
+        >>> from monai.data import MetaTensor
+        >>> volume = MetaTensor(torch.ones(2, 16, 16, 9), affine=torch.eye(4))
+        >>> volume[:, 10, 5, 4] = 0.0
+        >>> lesion = {"lesions_ras": torch.tensor([[10.0, 5.0, 4.0]]), "lesions_diameter": torch.tensor([2.0])}
+        >>> draw = RandSlicesd(number=2, lesion_fraction=1.0, size=(16, 16), average=1, reach_mm=0.5)
+        >>> slices = draw.set_random_state(seed=0)({"image": volume, **lesion})
+        >>> float(slices[0]["image"][0, 10, 5]), slices[0]["boxes"], slices[0]["labels"]
+        (0.0, tensor([[ 7.5000,  2.5000, 13.5000,  8.5000]]), tensor([0]))
     """
 
     def __init__(
