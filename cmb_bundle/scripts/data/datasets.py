@@ -13,7 +13,7 @@ import torch
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, RandomizableTrait, Transform
 
-from ..errors import LabelError, SubjectError
+from ..errors import SubjectError, root_cause
 from .layouts import complete_subject
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class CohortDataset(SeededItems, CacheDataset):
                 raise SubjectError(subject["error"])
             item = super()._load_cache_item(idx)
         except Exception as error:
-            cause = _cause(error)
+            cause = root_cause(error)
             if isinstance(cause, MemoryError):
                 raise
             self.failures[_name(subject, idx)] = f"{type(cause).__name__}: {cause}"
@@ -177,15 +177,8 @@ class SubjectDataset(Dataset):
         try:
             return super()._transform(index)
         except Exception as error:
-            cause = _cause(error)
+            cause = root_cause(error)
             return {"subject": _name(subject, index), "error": f"{type(cause).__name__}: {cause}"}
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What went wrong at the bottom, or our own account of it: MONAI wraps it in the name of the transform."""
-    while not isinstance(error, (SubjectError, LabelError)) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _name(subject: Mapping[str, Any], index: int) -> str:
