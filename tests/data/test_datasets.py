@@ -296,7 +296,7 @@ def test_explicit_datalist(tmp_path):
         ('[{"image": "a.nii"}]', 'entry 1 has no "subject"'),
         ('[{"subject": 7}]', 'entry 1 has no "subject"'),
         ('[{"subject": ""}]', 'entry 1 has no "subject", an id as text: .* Give it one'),
-        ('[{"subject": "a", "image": "i"}, {"subject": "a"}]', "the subject a is there twice"),
+        ('[{"subject": "a", "image": "i"}, {"subject": "a"}]', "the subject a appears twice"),
     ],
 )
 def test_wrong_datalists(tmp_path, content, message):
@@ -317,7 +317,7 @@ def test_ids_that_would_leave_the_output_folder_are_refused(tmp_path, name):
     with pytest.raises(SubjectError) as caught:
         find_subjects(tmp_path / "list.json")
     assert str(caught.value) == (
-        f'Datalist {tmp_path / "list.json"}: entry 2 has the "subject" {name!r}; expected is an id that can name a '
+        f'Datalist {tmp_path / "list.json"}: entry 2 has the "subject" {name!r}; expected an id that can name a '
         "folder for its results: without / and \\, and not ., .. or blank. Rename it, as sub-1_ses-1 for sub-1/ses-1."
     )
 

@@ -15,11 +15,11 @@ from torch import nn
 from torch.utils.data import BatchSampler, RandomSampler
 
 from cmb_bundle.scripts.training.distributed import (
-    ShareOfBatches,
-    ShareOfLoss,
+    DistributedBatchSampler,
+    LossReweighting,
     SynchronisedBatchNorm,
-    every_nth,
     gather,
+    indices_of_this_process,
     parallel,
     start_processes,
     synchronise_batch_norm,
@@ -64,8 +64,8 @@ def train_share(rank, folder):
     images, labels = (tensor.split(SPLIT)[rank] for tensor in items())
     network = synchronise_batch_norm(small_network(), CPU)
     assert sum(isinstance(module, SynchronisedBatchNorm) for module in network.modules()) == 2
-    losses = train_steps(parallel(network, CPU), images, labels, ShareOfLoss())
-    indices = list(every_nth("abcde"))
+    losses = train_steps(parallel(network, CPU), images, labels, LossReweighting())
+    indices = list(indices_of_this_process("abcde"))
     result = {"losses": losses, "weights": network.state_dict(), "gathered": gather(indices)}
     torch.save(result | {"evaluated": network.eval()(images)}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -74,7 +74,7 @@ def train_share(rank, folder):
 def test_two_processes_with_unequal_shares_learn_what_one_does(tmp_path):
     torch.multiprocessing.spawn(train_share, (str(tmp_path),), nprocs=2)
     network = small_network()
-    expected = train_steps(network, *items(), ShareOfLoss())
+    expected = train_steps(network, *items(), LossReweighting())
     assert expected[2] < expected[0]
     results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for result in results:
@@ -99,7 +99,7 @@ def shares_of(number, batch_size, processes, monkeypatch):
     shares = []
     for rank in range(processes):
         monkeypatch.setattr(idist, "get_rank", lambda rank=rank: rank)
-        sampler = ShareOfBatches(range(number), batch_size)
+        sampler = DistributedBatchSampler(range(number), batch_size)
         sampler.sampler.generator = torch.Generator().manual_seed(5)
         shares.append(list(sampler))
         assert len(sampler) == len(shares[-1])
@@ -123,7 +123,7 @@ def test_shares_make_up_the_batches_of_one_process(number, batch_size, processes
 def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch):
     monkeypatch.setattr(idist, "get_world_size", lambda: 4)
     with pytest.raises(ValueError, match=r"A batch of 3 cannot be shared by 4 processes.*detector_batch_size"):
-        ShareOfBatches(range(10), 3)
+        DistributedBatchSampler(range(10), 3)
 
 
 def test_without_torchrun_it_is_said_how_to_start():

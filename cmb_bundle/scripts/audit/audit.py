@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..data.labels import LabelConvention, read_points
 from ..data.layouts import find_subjects
-from ..errors import SubjectError
+from ..errors import SubjectError, root_cause
 from ..files import IMAGE_SUFFIXES, write_csv, write_json, write_whole
 from ..transforms.head_mask import HeadMaskd
 from ..transforms.load import MODALITIES, LoadSubjectd
@@ -87,7 +87,7 @@ def audit_labels(
                 raise SubjectError("its label is a map, to which no convention applies.")
             scans.append(look(subject, join_mm, echo, dicom_series))
         except Exception as error:
-            cause = error.__cause__ or error
+            cause = root_cause(error)
             left_out[name] = f"{type(cause).__name__}: {cause}"
             logger.warning(f"{name} is left out of the audit: {cause}")
     if not scans:

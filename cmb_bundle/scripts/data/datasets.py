@@ -1,4 +1,4 @@
-"""MONAI datasets that go on without the subjects that cannot be loaded, and say which and why."""
+"""MONAI datasets that continue without the subjects that cannot be loaded, and report which and why."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, RandomizableTrait, Transform
 
-from ..errors import LabelError, SubjectError
+from ..errors import SubjectError, root_cause
 from .layouts import complete_subject
 
 logger = logging.getLogger(__name__)
 
 
 class SeededItems(Dataset):
-    """A MONAI Dataset whose random transforms depend on a seed of the epoch and on the item alone.
+    """A MONAI Dataset whose random transforms depend only on the seed of the epoch and on the item's index.
 
-    So an item is the same in whatever order and by whichever process it is loaded.
+    So an item is the same whatever the order and the process in which it is loaded.
 
     Attributes:
-        epoch_seed: set it at the start of each epoch; None leaves the transforms' random states to others.
+        epoch_seed: to be set at the start of each epoch; None leaves the transforms' random states alone.
     """
 
     epoch_seed: int | None = None
@@ -43,26 +43,26 @@ class SeededItems(Dataset):
 class CohortDataset(SeededItems, CacheDataset):
     """A MONAI CacheDataset for training and validation that leaves out subjects whose preprocessing fails.
 
-    When the data set is made, every subject goes once through the transforms before the first random one;
-    those of the uncached part (cache_rate < 1) too, so that their failures are known as early, and again at
-    each use. A lack of memory is not a subject's failure and is raised.
+    When the data set is created, every subject passes once through the transforms before the first random one.
+    This includes the uncached subjects (cache_rate < 1), which pass through them again at each use, so that all
+    failures are known from the start. Running out of memory is not a subject's failure and is raised.
 
     Args:
-        data: subjects' dicts, as from :py:func:`load_subjects`, or pairs of image and label as MONAI Label gives
+        data: subjects' dicts, as from :py:func:`load_subjects`, or pairs of image and label as MONAI Label passes
             them, see :py:func:`complete_subject`.
         transform: transforms, of which those before the first random one are cached.
-        cache_rate: part of the subjects to keep in memory, 0 to 1.
+        cache_rate: fraction of the subjects to keep in memory, 0 to 1.
         num_workers: threads that fill the cache.
         progress: show a progress bar.
-        copy_cache: copy what is cached before the random transforms, as in MONAI.
-        half_keys: float32 volumes under these keys are kept as float16 and handed out as float32. Meant for
+        copy_cache: copy cached items before the random transforms, as in MONAI.
+        half_keys: float32 volumes under these keys are cached as float16 and returned as float32. Meant for
             channels in [0, 1], where the rounding is at most 2^-12; a volume beyond the range of float16 is
-            kept as it is.
-        when_empty: the subjects to take where ``data`` is empty, as the training subjects for validation where an
-            annotator has labelled too few to set some apart.
+            kept in float32.
+        when_empty: the subjects to use if ``data`` is empty, such as the training subjects for validation when an
+            annotator has labelled too few to set any aside.
 
     Attributes:
-        failures: the message of each subject left out, by its id.
+        failures: for each subject left out, its id and the error message.
 
     Raises:
         SubjectError: if no subject is left.
@@ -98,7 +98,7 @@ class CohortDataset(SeededItems, CacheDataset):
         """
         self.failures = {}
         if not data and self.when_empty:
-            logger.warning("There are no subjects for validation; it is done on those of training.")
+            logger.warning("There are no validation subjects; the training subjects are used for validation.")
             data = self.when_empty
         super().set_data([complete_subject(subject) for subject in data])
         with ThreadPool(self.num_workers) as pool:
@@ -126,7 +126,7 @@ class CohortDataset(SeededItems, CacheDataset):
                 raise SubjectError(subject["error"])
             item = super()._load_cache_item(idx)
         except Exception as error:
-            cause = _cause(error)
+            cause = root_cause(error)
             if isinstance(cause, MemoryError):
                 raise
             self.failures[_name(subject, idx)] = f"{type(cause).__name__}: {cause}"
@@ -134,7 +134,7 @@ class CohortDataset(SeededItems, CacheDataset):
         return item | {key: _halve(item[key]) for key in self.half_keys if key in item}
 
     def without_random(self) -> CohortDataset:
-        """The same subjects from the same cache, without the first random transform and those after it."""
+        """Return a view of the same subjects and cache that stops before the first random transform."""
         view = copy(self)
         view.transform = Compose(self.transform.transforms[: self._first_random()])
         return view
@@ -160,14 +160,14 @@ class CohortDataset(SeededItems, CacheDataset):
 
 
 class SubjectDataset(Dataset):
-    """A MONAI Dataset for inference in which a subject that fails is an item with its error.
+    """A MONAI Dataset for inference in which a failed subject becomes an item that holds its error.
 
-    An item is what the transforms make of a subject's dict, or for a subject that fails
-    ``{"subject": id, "error": "<Type>: <message>"}``; no exception is raised for it.
+    An item is the transformed dict of a subject, or for a subject that fails
+    ``{"subject": id, "error": "<Type>: <message>"}``; no exception is raised.
 
     Args:
         data: subjects' dicts, as from :py:func:`load_subjects`.
-        transform: transforms of one subject.
+        transform: transforms that are applied to each subject.
     """
 
     def _transform(self, index: int) -> Any:
@@ -177,15 +177,8 @@ class SubjectDataset(Dataset):
         try:
             return super()._transform(index)
         except Exception as error:
-            cause = _cause(error)
+            cause = root_cause(error)
             return {"subject": _name(subject, index), "error": f"{type(cause).__name__}: {cause}"}
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What went wrong at the bottom, or our own account of it: MONAI wraps it in the name of the transform."""
-    while not isinstance(error, (SubjectError, LabelError)) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _name(subject: Mapping[str, Any], index: int) -> str:

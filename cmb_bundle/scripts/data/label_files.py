@@ -1,4 +1,4 @@
-"""The files that an annotator hands over: rows of a table (Excel, CSV) and components of a label map."""
+"""Read the files that an annotator writes: rows of a table (Excel, CSV) or components of a label map."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..errors import LabelError
 from ..files import EXCEL_SUFFIXES, IMAGE_SUFFIXES, TABLE_SUFFIXES
 
 EXPECTED = (
-    "expected are the columns slice, x, y and optionally class, as numbers and without a header row, "
+    "expected the columns slice, x, y and optionally class, as numbers and without a header row, "
     "or a header row that names slice, x, y and optionally class and diameter_mm"
 )
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a table as they stand, those of class 0 left out.
+    """Rows of a table as written in the file, without those of class 0.
 
     Args:
         rows: (N, 3) slice, x, y.
         diameter_mm: (N,) diameters in mm, NaN where unknown.
         row_numbers: the number, from 1, of each row in the file.
-        lesion: (N,) numbers that rows of one lesion share; None without such a column.
+        lesion: (N,) lesion numbers, the same in all rows of one lesion; None if the table has no such column.
     """
 
     rows: np.ndarray
@@ -39,7 +39,7 @@ class Table:
 
 
 def label_suffix(path: Path) -> str:
-    """The kind of a label file, by its name, once it is known to be there and not empty.
+    """Return the kind of a label file by its name, after checking that it exists and is not empty.
 
     Args:
         path: the file.
@@ -54,19 +54,19 @@ def label_suffix(path: Path) -> str:
     known = [suffix for suffix in (*TABLE_SUFFIXES, *IMAGE_SUFFIXES) if name.endswith(suffix)]
     if not known:
         accepted = ", ".join((*TABLE_SUFFIXES, *IMAGE_SUFFIXES))
-        raise LabelError(f"{path}: not a kind of label file that can be read; accepted are {accepted}.")
+        raise LabelError(f"{path}: this kind of label file cannot be read; accepted are {accepted}.")
     if not path.is_file():
         raise LabelError(f"{path}: there is no such label file.")
     if path.stat().st_size == 0:
         raise LabelError(
             f"{path}: the file has 0 bytes. For a subject without microbleeds save an empty Excel sheet, or a "
-            "CSV with only the header row slice,x,y; if there were points, copy the file again."
+            "CSV with only the header row slice,x,y; if the file should hold points, copy it again."
         )
     return known[0]
 
 
 def _read_cells(path: Path) -> list[tuple[int, list[Any]]]:
-    """The rows that are not blank, each with its number from 1 and without blank cells at its end."""
+    """The rows that are not blank, each with its number from 1 and without trailing blank cells."""
     if label_suffix(path) in EXCEL_SUFFIXES:
         try:
             sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, na_filter=False)
@@ -110,7 +110,7 @@ def _blank(cell: Any) -> bool:
 
 
 def _number(cell: Any) -> float:
-    """The finite number in a cell, NaN where there is none."""
+    """The number in a cell; NaN if it holds no finite number."""
     if isinstance(cell, bool):
         return np.nan
     try:
@@ -127,10 +127,10 @@ def read_table(path: Path) -> Table:
         path: .xlsx, .xls or .csv.
 
     Returns:
-        its rows; none for an empty sheet.
+        its rows; no rows for an empty sheet.
 
     Raises:
-        LabelError: if it is not such a file, or has other columns or cells.
+        LabelError: if it is not a table of these kinds, or has unexpected columns or cells.
     """
     cells = _read_cells(path)
     columns = {"slice": 0, "x": 1, "y": 2}
@@ -180,7 +180,7 @@ def _columns_by_position(path: Path, cells: list[tuple[int, list[Any]]]) -> dict
 
 
 def read_components(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the connected components of a label map: 26 neighbours, each value for itself.
+    """Read the connected components of a label map: 26 neighbours, separately for each value.
 
     Args:
         path: .nii, .nii.gz, .nrrd or .mha.
@@ -200,11 +200,11 @@ def read_components(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim != 3:
-        raise LabelError(f"{path}: a label map has three axes, this one has the shape {values.shape}.")
+        raise LabelError(f"{path}: a label map must have three axes, but this one has the shape {values.shape}.")
     wrong = values[~((values >= 0) & (values == np.round(values)))]
     if wrong.size:
         raise LabelError(
-            f"{path}: a label map holds whole numbers from 0 (0 is background), this one has values such as "
+            f"{path}: a label map holds whole numbers from 0 (0 is background), but this one has values such as "
             f"{wrong[0]:g}; is it a probability map?"
         )
     return label_components(values.astype(np.int64), connectivity=3), np.asarray(image.affine, dtype=float)

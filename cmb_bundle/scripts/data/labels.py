@@ -1,6 +1,6 @@
-"""The microbleeds of a subject as its annotator marked them: tables of points (Excel, CSV) and label maps.
+"""Read the microbleeds of a subject as the annotator marked them: tables of points (Excel, CSV) and label maps.
 
-Nothing outside this file knows of slice, x and y: what leaves it is in voxels of the image and in RAS mm.
+Only this file deals with slice, x and y; its results are in voxels of the image and in RAS mm.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .label_files import Table, label_suffix, read_components, read_table
 class LabelConvention:
     """How the numbers (slice, x, y) of a table map onto the array axes (i, j, k) of an image.
 
-    By default i = x - 1, j = y - 1, k = slice - 1. Every mirror is about the extent of the image along the
-    axis that the column runs along, so the flags make 2^5 = 32 conventions, each with an exact inverse.
+    By default i = x - 1, j = y - 1, k = slice - 1. A flip mirrors a column over the full extent of the image along
+    its axis. The five options make 2^5 = 32 conventions, each with an exact inverse.
 
     Args:
         index_base: the number of the first slice, column and row: 1 or 0.
@@ -87,7 +87,7 @@ class LabelConvention:
 
 @dataclass(frozen=True)
 class Points:
-    """Microbleeds of one subject; N is 0 for a subject without any.
+    """Microbleeds of one subject; N is 0 for a subject without microbleeds.
 
     Args:
         voxel: (N, 3) 0-based continuous indices on the image's own grid.
@@ -114,20 +114,20 @@ def read_points(
 
     In a table without a header row the columns are slice, x, y and optionally class; rows of class 0 are left
     out. A header row may name slice, x, y, class, diameter_mm and lesion in any order; other columns are
-    ignored. An empty sheet is a subject without microbleeds. A lesion that is listed on several slices
+    ignored. An empty sheet means a subject without microbleeds. A lesion that is listed on several slices
     becomes one point, at the mean of its rows and with the largest of their diameters: points on consecutive
-    slices (along the third array axis) are joined, nearest first and each with at most one point of the slice
-    above and of the slice below. With a column lesion, rows of one lesion number are joined and no others.
+    slices (along the third array axis) are joined, nearest first, each with at most one point on the slice
+    above and one on the slice below. With a column lesion, only rows with the same lesion number are joined.
 
     In a label map each connected component (26 neighbours, separately for each value) is a lesion at its
-    centroid, with the diameter of the sphere of its volume. The convention does not apply to label maps.
+    centroid, with the diameter of a sphere of the same volume. The convention does not apply to label maps.
 
     Args:
         path: .xlsx, .xls, .csv, .nii, .nii.gz, .nrrd or .mha.
         shape: the three extents of the image array that the label belongs to.
         affine: 4 x 4, voxel to RAS mm, of that image.
         convention: what slice, x and y mean; default: 1-based, i = x - 1, j = y - 1, k = slice - 1.
-        join_mm: points on consecutive slices nearer than this in the plane, in mm, are one lesion. The
+        join_mm: points on consecutive slices closer than this in-plane distance, in mm, are one lesion. The
             default is about the median diameter of a microbleed on SWI (2.7 mm).
 
     Returns:
@@ -153,10 +153,10 @@ def read_points(
 
 
 def count_points(path: str | Path) -> int:
-    """Count the rows of a table (of class other than 0, not joined) or the components of a label map.
+    """Count the rows of a table (without those of class 0, before joining) or the components of a label map.
 
     Args:
-        path: a label file, as for :py:func:`read_points`; its image is not needed.
+        path: a label file as for :py:func:`read_points`; the image is not needed.
 
     Returns:
         the number; 0 for a subject without microbleeds.
@@ -183,10 +183,10 @@ def _check_inside(
         if _inside(LabelConvention(base, swap).to_voxel(table.rows, shape), shape).all()
     ]
     hint = (
-        f"Every point is inside with {' or with '.join(fitting)}; check flip_x, flip_y, flip_slice then, too."
+        f"Every point would be inside with {' or with '.join(fitting)}; then check flip_x, flip_y, flip_slice, too."
         if fitting
         else "No index_base, swap_xy or flip puts every point inside: the label seems to belong to another "
-        "image, to an image resampled since, or to one whose slices do not run along the third axis."
+        "image, to an image that was resampled later, or to one whose slices do not run along the third axis."
     )
     raise LabelError(
         f"{path}: row {table.row_numbers[worst]} (slice, x, y = {_plain(table.rows[worst])}) is at voxel "
@@ -204,7 +204,7 @@ def _plain(numbers: np.ndarray) -> str:
 
 
 def _chains(voxel: np.ndarray, affine: np.ndarray, join_mm: float) -> np.ndarray:
-    """Group numbers (N,): identical points share one, and so do points that follow from slice to slice."""
+    """Group numbers (N,): the same for identical points and for points joined from slice to slice."""
     if not len(voxel):
         return np.zeros(0, dtype=int)
     unique, inverse = np.unique(voxel, axis=0, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Which files of a folder belong to which subject, by their names alone; DICOM files by their headers."""
+"""Find which files of a folder belong to which subject: by their names, or for DICOM files by their headers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,28 @@ Images are .nii, .nii.gz, .nrrd, .mha or DICOM; SWI, or magnitude with phase, is
 docs/data.md and docs/dicom.md have the details."""
 
 
+@dataclass(frozen=True)
+class ParsedName:
+    """
+    The parts of a file's name, without its suffix.
+
+    Attributes:
+        subject: the name without its role word; the whole name where there is no such word.
+        role: what the file is, one of the values of ``ROLES``; None where no word says so.
+        word: the role word in lower case, such as "pha"; empty where there is none.
+    """
+
+    subject: str
+    role: str | None
+    word: str
+
+
 def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
     """Find the subjects of a data set by the names of its files.
 
-    The layouts are shown in docs/data.md. Words in file names count only whole, between separators, in upper
+    The layouts are shown in docs/data.md. Only whole words in file names count, between separators, in upper
     or lower case: swi; phase, pha or ph; magnitude or mag; label. Outside of Label/, files named <...>_cmb are
-    results of this bundle and are passed over. Where no subject is found by names, DICOM files are looked for.
+    results of this bundle and are skipped. If no subject is found by name, DICOM files are looked for.
 
     Args:
         dataset_dir: a folder, or the path of a JSON datalist.
@@ -59,8 +76,8 @@ def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
         file that cannot be read or names no study) has "error", a message, and no paths.
 
     Raises:
-        SubjectError: if there is no such folder or file, if no subject of it can be used, or if a datalist
-            names a subject twice or by an id that cannot name a folder.
+        SubjectError: if the folder or file does not exist, if none of its subjects can be used, or if a datalist
+            names a subject twice or by an id that cannot be the name of a folder.
     """
     root = Path(dataset_dir).expanduser().absolute()
     if root.suffix.lower() == ".json":
@@ -80,34 +97,30 @@ def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
 
 
 def complete_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
-    """Add what a program that names an SWI alone leaves out: the subject's id, and the phase that lies with it.
+    """Complete a subject given only its SWI: its id and its phase image.
 
-    The phase has the name of the SWI, but for a word such as swi or phase at its end. It is looked for in a folder
-    named phase within the SWI's folder, in one beside the SWI's folder, and in the SWI's folder itself, where
+    The phase has the same name as the SWI, except for a word such as swi or phase at its end. It is looked for in a
+    folder named phase inside the SWI's folder, in one next to the SWI's folder, and in the SWI's folder itself, where
     its name must say that it is a phase.
 
     Args:
-        subject: a subject's dict. One with "subject", as of :py:func:`find_subjects`, or without "image" is
-            returned as it is.
+        subject: a subject's dict. One with "subject", as from :py:func:`find_subjects`, or without "image" is
+            returned unchanged.
 
     Returns:
-        the dict with "subject", and "phase" where one was found; with "error" where two were.
+        the dict with "subject", and with "phase" if one was found; with "error" if several were.
     """
     if "subject" in subject or not isinstance(subject.get("image"), (str, Path)):
         return dict(subject)
     image = Path(subject["image"]).absolute()
-    name = _strip(_stem(image)) or _stem(image)
+    name = _subject_id(image)
     completed = {"subject": name, **subject}
     if subject.get("phase") is not None or not image.parent.is_dir():
         return completed
     folders = [folder for parent in (image.parent, image.parent.parent) for folder in _folders_of(parent, "phase")]
     found = [path for folder in folders for path in _entries(folder)]
-    found += [path for path in _entries(image.parent) if _split(_stem(path))[1] == "phase"]
-    phases = [
-        path
-        for path in found
-        if path != image and _suffix(path, IMAGE_SUFFIXES) and (_strip(_stem(path)) or _stem(path)) == name
-    ]
+    found += [path for path in _entries(image.parent) if _parse_name(_stem(path)).role == "phase"]
+    phases = [path for path in found if path != image and _suffix(path, IMAGE_SUFFIXES) and _subject_id(path) == name]
     if len(phases) > 1:
         listed = ", ".join(map(str, phases))
         return {
@@ -124,12 +137,12 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
         path: the file.
 
     Returns:
-        the subjects' dicts as they stand, and the folder that their relative paths start from ("dataset_dir"
-        in the file, else the file's folder).
+        the subjects' dicts as written in the file, and the folder that their relative paths start from
+        ("dataset_dir" in the file, else the file's folder).
 
     Raises:
-        SubjectError: if it cannot be read, has another structure, or names a subject twice, not at all, or by an id
-            that cannot name a folder.
+        SubjectError: if it cannot be read, has another structure, or an entry has no subject, the same subject as
+            another entry, or an id that cannot be the name of a folder.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -140,7 +153,7 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
     entries = [entry for part in parts if isinstance(part, list) for entry in part]
     if not entries:
         raise SubjectError(
-            f"Datalist {path}: has no subjects. Expected is a list of objects with subject, image, phase, "
+            f"Datalist {path}: has no subjects. Expected a list of objects with subject, image, phase, "
             'magnitude and label, or an object with such lists under "training" and "unlabelled".'
         )
     names = set()
@@ -152,11 +165,11 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
             )
         if name.strip() in ("", ".", "..") or "/" in name or "\\" in name:
             raise SubjectError(
-                f'Datalist {path}: entry {number} has the "subject" {name!r}; expected is an id that can name a folder '
+                f'Datalist {path}: entry {number} has the "subject" {name!r}; expected an id that can name a folder '
                 "for its results: without / and \\, and not ., .. or blank. Rename it, as sub-1_ses-1 for sub-1/ses-1."
             )
         if name in names:
-            raise SubjectError(f"Datalist {path}: the subject {name} is there twice; ids must be unique.")
+            raise SubjectError(f"Datalist {path}: the subject {name} appears twice; ids must be unique.")
         names.add(name)
     base = content.get("dataset_dir") if isinstance(content, dict) else None
     return entries, (path.parent / Path(base or ".").expanduser()).absolute()
@@ -184,12 +197,12 @@ def _studies(root: Path) -> list[dict[str, Any]]:
 def _subject(name: str, files: dict[str, list[Path]]) -> dict[str, Any]:
     found = "; ".join(f"{role} {', '.join(map(str, sorted(paths)))}" for role, paths in files.items())
     if any(len(files.get(role, ())) > 1 for role in FILE_KEYS if role != "dicom"):
-        return {"subject": name, "error": f"has two files or more of one kind, leave one of each: {found}"}
+        return {"subject": name, "error": f"has two files or more of one kind, keep one of each: {found}"}
     if not {"image", "dicom"} & set(files) and not ("magnitude" in files and "phase" in files):
         return {
             "subject": name,
-            "error": f"has neither SWI nor magnitude with phase, but {found or 'no image'}; the words swi, phase "
-            "and mag in the names, and the same id in every folder, tell what a file is",
+            "error": f"has neither SWI nor magnitude with phase, but {found or 'no image'}; files are recognised by "
+            "the words swi, phase and mag in their names, and by the same id in every folder",
         }
     paths = {role: [str(path) for path in files[role]] for role in FILE_KEYS if role in files}
     return {"subject": name} | {role: one[0] if len(one) == 1 else one for role, one in paths.items()}
@@ -218,78 +231,86 @@ def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
 
 
 def _folders_of(parent: Path, role: str) -> list[Path]:
-    """The folders within another that are named as a role."""
+    """The folders inside another that are named after a role."""
     return [entry for entry in _entries(parent) if ROLES.get(entry.name.lower()) == role and entry.is_dir()]
 
 
 def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...]) -> None:
-    """Add the files of a folder that holds one role; they are named as their subjects."""
+    """Add the files of a folder that holds a single role; they are named after their subjects."""
     for path in _entries(folder):
         if _suffix(path, suffixes):
-            found[_strip(_stem(path)) or _stem(path)][role].append(path)
+            found[_subject_id(path)][role].append(path)
         elif suffixes is IMAGE_SUFFIXES and _holds_dicom(path):
             found[path.name][role].append(path)
 
 
 def _add_by_name(found: dict, folder: Path, subject: str = "") -> None:
-    """Add the files of a folder by the words in their names: of many subjects, or all of one."""
+    """Add the files of a folder by the words in their names: those of several subjects, or of a single one."""
     unnamed = []
     for path in _entries(folder):
         stem = _stem(path)
         if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)) or OWN_OUTPUT.search(stem):
             continue
-        _, role, rest = _split(stem[len(subject) :] if stem.startswith(subject) else stem)
-        if role is None or (role != "label" and _suffix(path, TABLE_SUFFIXES)):
+        name = _parse_name(stem[len(subject) :] if stem.startswith(subject) else stem)
+        if name.role is None or (name.role != "label" and _suffix(path, TABLE_SUFFIXES)):
             unnamed.append(path)
         else:
-            found[subject or rest or folder.name][role].append(path)
+            found[subject or name.subject or folder.name][name.role].append(path)
 
     named = tuple(found)
     for path in unnamed:
         stem = _stem(path)
         if _suffix(path, TABLE_SUFFIXES):
-            if _strip(stem) == subject or (not subject and _strip(stem) in named):
-                found[_strip(stem)]["label"].append(path)
+            owner = _without_role_words(stem)
+            if owner == subject or (not subject and owner in named):
+                found[owner]["label"].append(path)
             continue
         owner = subject or stem
-        # Converters such as dcm2niix name the phase as its magnitude with "_ph"; the series number can differ.
-        phases = [_split(_stem(phase)) for phase in found.get(owner, {}).get("phase", ())]
-        if any(word == "ph" and _unnumbered(rest) == _unnumbered(stem) for word, _, rest in phases):
+        # Converters such as dcm2niix name the phase like its magnitude plus "_ph"; the series number can differ.
+        phases = [_parse_name(_stem(phase)) for phase in found.get(owner, {}).get("phase", ())]
+        unnumbered = _without_series_number(stem)
+        if any(phase.word == "ph" and _without_series_number(phase.subject) == unnumbered for phase in phases):
             found[owner]["magnitude"].append(path)
         elif subject or not any(stem.startswith(f"{name}_") for name in named):
             found[owner]["other"].append(path)
 
 
-def _split(stem: str) -> tuple[str, str | None, str]:
-    """The last word of a name that tells a role (in lower case), the role, and the name without it."""
-    told = [word for word in WORD.finditer(stem) if word.group().lower() in ROLES]
-    if not told:
-        return "", None, stem
-    word = told[-1].group().lower()
-    # SWI_phase_01 is the phase of an SWI sequence, as 01_SWI_phase is: words that stand together go together.
-    parts = (_strip(stem[: told[-1].end()]), stem[told[-1].end() :].lstrip(SEPARATORS))
-    return word, ROLES[word], "_".join(part for part in parts if part)
+def _parse_name(stem: str) -> ParsedName:
+    """Read a name by the last of its words that names a role."""
+    role_words = [match for match in WORD.finditer(stem) if match.group().lower() in ROLES]
+    if not role_words:
+        return ParsedName(stem, None, "")
+    last = role_words[-1]
+    word = last.group().lower()
+    # SWI_phase_01 is the phase of an SWI sequence, as is 01_SWI_phase: adjacent role words are removed together.
+    parts = (_without_role_words(stem[: last.end()]), stem[last.end() :].lstrip(SEPARATORS))
+    return ParsedName("_".join(part for part in parts if part), ROLES[word], word)
 
 
-def _strip(stem: str) -> str:
-    """A name without the words at its end that tell a role: 01 of 01_swi_phase."""
+def _subject_id(path: Path) -> str:
+    """The subject that a file is named after, or the whole name where it consists of role words."""
+    return _without_role_words(_stem(path)) or _stem(path)
+
+
+def _without_role_words(stem: str) -> str:
+    """Remove the role words at the end of a name: 01_swi_phase becomes 01."""
     words = list(WORD.finditer(stem))
     while words and words[-1].group().lower() in ROLES:
         stem = stem[: words.pop().start()].rstrip(SEPARATORS)
     return stem
 
 
-def _unnumbered(stem: str) -> str:
+def _without_series_number(stem: str) -> str:
     return re.sub(r"^\d+_", "", stem)
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, without hidden files and without the lock files of Excel."""
+    """The contents of a folder, sorted, without hidden files and Excel's lock files."""
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "~$")))
 
 
 def _suffix(path: Path, suffixes: tuple[str, ...]) -> str:
-    """The one of the suffixes that a file's name ends in, else an empty text."""
+    """The suffix, of those given, that a file's name ends in; empty if there is none or it is a folder."""
     fitting = [suffix for suffix in suffixes if path.name.lower().endswith(suffix) and not path.is_dir()]
     return fitting[0] if fitting else ""
 

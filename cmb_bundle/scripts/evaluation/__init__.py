@@ -24,14 +24,14 @@ from .scores import (
     evaluate_records,
     evaluated,
     false_positives_by_mimic,
-    figures_by_fold,
+    fold_scores,
     mimic_of_candidates,
     score_stages,
     score_system,
     stage_scores,
     strata,
 )
-from .stages import Scored, match_records, places_of
+from .stages import SystemMatching, match_records, places_of
 from .strata import (
     diameter_class,
     diameter_classes,
@@ -53,8 +53,8 @@ __all__ = [
     "Lesion",
     "Matching",
     "Mimic",
-    "Scored",
     "SubjectRecord",
+    "SystemMatching",
     "Truth",
     "band_confusion",
     "band_names",
@@ -71,7 +71,7 @@ __all__ = [
     "evaluate_records",
     "evaluated",
     "false_positives_by_mimic",
-    "figures_by_fold",
+    "fold_scores",
     "froc",
     "froc_curve",
     "froc_scores",

@@ -11,7 +11,7 @@ from .bootstrap import percentile_interval
 from .froc import FROC_RATES, Froc, froc, mean_sensitivity, resampled_sensitivity, sensitivity_at
 from .matching import Matching
 from .metrics import summary
-from .stages import Scored
+from .stages import SystemMatching
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def froc_scores(matchings: Sequence[Matching], weights: np.ndarray) -> tuple[dic
     return numbers, spread
 
 
-def froc_curve(scored: Scored, stage: str, weights: np.ndarray, steps: int = 80) -> Curve:
+def froc_curve(scored: SystemMatching, stage: str, weights: np.ndarray, steps: int = 80) -> Curve:
     """The FROC curve of a stage with its band, at ``steps`` rates from 1/16 to the largest of the curve."""
     matchings = scored.curve_of(stage)
     points = froc(matchings)

@@ -16,7 +16,7 @@ from .curves import Curve, froc_curve, froc_scores
 from .matching import match_to_nearest
 from .metrics import Counts, median_subject_f1, subject_level, summary
 from .records import SubjectRecord
-from .stages import STAGES, Scored, match_records, places_of
+from .stages import STAGES, SystemMatching, match_records, places_of
 from .strata import (
     REGIONS,
     UNKNOWN,
@@ -30,7 +30,7 @@ from .strata import (
 )
 
 
-def score_stages(scored: Scored, weights: np.ndarray, with_froc: bool = True) -> dict:
+def score_stages(scored: SystemMatching, weights: np.ndarray, with_froc: bool = True) -> dict:
     """
     Scores of the three stages, and under "intervals", by the same names, their bootstrap intervals.
 
@@ -61,7 +61,7 @@ def stage_scores(counts: Counts) -> dict:
     }
 
 
-def strata(records: Sequence[SubjectRecord], scored: Scored, weights: np.ndarray) -> dict:
+def strata(records: Sequence[SubjectRecord], scored: SystemMatching, weights: np.ndarray) -> dict:
     """Scores by diameter and by region of the lesions, and by slice thickness of the scans."""
     found = [(~a.is_missed, ~b.is_missed) for a, b in zip(scored.stage_1, scored.end_to_end, strict=True)]
     diameters = [[diameter_class(lesion.diameter_mm) for lesion in r.lesions] for r in records]
@@ -81,7 +81,9 @@ def mimic_of_candidates(record: SubjectRecord, distance_mm: float) -> list[str]:
     return kind_of_mimic(places_of(record.candidates), places_of(record.mimics or []), kinds, distance_mm)
 
 
-def false_positives_by_mimic(records: Sequence[SubjectRecord], scored: Scored, distance_mm: float) -> list[dict]:
+def false_positives_by_mimic(
+    records: Sequence[SubjectRecord], scored: SystemMatching, distance_mm: float
+) -> list[dict]:
     """
     False positives by what lies where they are.
 
@@ -143,7 +145,9 @@ class EvaluationOptions:
     gallery: int = 24
 
 
-def score_system(records: Sequence[SubjectRecord], options: EvaluationOptions) -> tuple[dict, dict[str, Curve], Scored]:
+def score_system(
+    records: Sequence[SubjectRecord], options: EvaluationOptions
+) -> tuple[dict, dict[str, Curve], SystemMatching]:
     """
     Compute everything that is reported of one system.
 
@@ -172,7 +176,7 @@ def score_system(records: Sequence[SubjectRecord], options: EvaluationOptions) -
         "strata": strata(records, scored, weights),
         "false_positives_by_mimic": false_positives_by_mimic(records, scored, options.distance_mm),
     }
-    by_fold = figures_by_fold(records, options.distance_mm, options.duplicate_mm)
+    by_fold = fold_scores(records, options.distance_mm, options.duplicate_mm)
     return result | ({"by_fold": by_fold} if by_fold else {}), curves, scored
 
 
@@ -210,7 +214,7 @@ def differences(records: Sequence[SubjectRecord], rivals: Sequence[SubjectRecord
 
 def evaluate_records(
     records: Sequence[SubjectRecord], options: EvaluationOptions
-) -> tuple[dict, dict[str, dict[str, Curve]], dict[str, Scored]]:
+) -> tuple[dict, dict[str, dict[str, Curve]], dict[str, SystemMatching]]:
     """
     Score all systems of the records.
 
@@ -269,7 +273,7 @@ def _distinct(values) -> list:
     return sorted({v for v in values if v is not None})
 
 
-def figures_by_fold(records: Sequence[SubjectRecord], distance_mm: float, duplicate_mm: float) -> dict[str, Any] | None:
+def fold_scores(records: Sequence[SubjectRecord], distance_mm: float, duplicate_mm: float) -> dict[str, Any] | None:
     """
     The figures of each fold, and their mean, standard deviation, least and most.
 

@@ -16,7 +16,7 @@ STAGES = ("stage_1", "stage_2_given_stage_1", "end_to_end")
 
 
 @dataclass(frozen=True)
-class Scored:
+class SystemMatching:
     """
     The matchings of one system, one a subject in each list.
 
@@ -61,7 +61,7 @@ def match_records(
     distance_mm: float,
     duplicate_mm: float = 3.0,
     rule: Callable[..., Matching] = match,
-) -> Scored:
+) -> SystemMatching:
     """
     Match what one system found with the lesions of each subject.
 
@@ -92,7 +92,7 @@ def match_records(
         end_to_end.append(rule(places[kept], probability[kept], lesions, distance_mm))
         curve.append(rule(places[apart], probability[apart], lesions, distance_mm))
         accepted.append(kept)
-    return Scored(stage_1, end_to_end, curve, accepted)
+    return SystemMatching(stage_1, end_to_end, curve, accepted)
 
 
 def places_of(things: Sequence) -> np.ndarray:

@@ -12,13 +12,13 @@ from ..evaluation.matching import Matching
 from ..evaluation.metrics import count, subject_f1
 from ..evaluation.records import Candidate, SubjectRecord
 from ..evaluation.scores import mimic_of_candidates
-from ..evaluation.stages import Scored
+from ..evaluation.stages import SystemMatching
 
 PLACE = ("ras_r_mm", "ras_a_mm", "ras_s_mm")
 OUTCOMES = ("found", "lost in stage 2", "missed by stage 1")
 
 
-def per_subject(records: Sequence[SubjectRecord], scored: Scored) -> pd.DataFrame:
+def per_subject(records: Sequence[SubjectRecord], scored: SystemMatching) -> pd.DataFrame:
     """
     Count each subject of a system.
 
@@ -48,7 +48,7 @@ def per_subject(records: Sequence[SubjectRecord], scored: Scored) -> pd.DataFram
     )
 
 
-def per_lesion(records: Sequence[SubjectRecord], scored: Scored) -> pd.DataFrame:
+def per_lesion(records: Sequence[SubjectRecord], scored: SystemMatching) -> pd.DataFrame:
     """
     Tell what became of each lesion.
 
@@ -88,7 +88,7 @@ def per_lesion(records: Sequence[SubjectRecord], scored: Scored) -> pd.DataFrame
     return pd.DataFrame(rows, columns=names).astype(types)
 
 
-def false_positives(records: Sequence[SubjectRecord], scored: Scored, distance_mm: float) -> pd.DataFrame:
+def false_positives(records: Sequence[SubjectRecord], scored: SystemMatching, distance_mm: float) -> pd.DataFrame:
     """
     List the candidates that are near no lesion.
 

@@ -17,7 +17,7 @@ import pandas as pd
 from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
 
 from ..data.splits import make_datalist
-from ..errors import CohortError, CrossValidationError
+from ..errors import CohortError, CrossValidationError, root_cause
 from ..evaluation.records import load_records
 from ..evaluation.scores import EvaluationOptions
 from ..files import write_json
@@ -268,9 +268,7 @@ def _run(config: dict[str, Any], path: Path, bundle_root: str) -> None:
         workflow.run()
         workflow.finalize()
     except Exception as error:
-        cause = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
+        cause = root_cause(error)
         if not isinstance(cause, CohortError):
             raise
         logger.warning(str(cause))

@@ -55,7 +55,7 @@ def gather(items: list) -> list[list]:
     return lists
 
 
-class ShareOfBatches(BatchSampler):
+class DistributedBatchSampler(BatchSampler):
     """
     Items of each batch for this process, where the batches are those that one process draws from the same seed.
 
@@ -87,7 +87,7 @@ class ShareOfBatches(BatchSampler):
             yield batch[self.rank :: self.number]
 
 
-class ShareOfLoss:
+class LossReweighting:
     """
     Weigh the loss of each process's share so that gradients, and the loss that is logged, are those of the batch.
 
@@ -200,6 +200,6 @@ def parallel(module: nn.Module, device: torch.device) -> nn.parallel.Distributed
     return nn.parallel.DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 
 
-def every_nth(items: Sequence) -> range:
-    """The indices of the items that fall to this process: rank, rank + number of processes, ..."""
+def indices_of_this_process(items: Sequence) -> range:
+    """Return the indices of the items that this process works on: rank, rank + number of processes, ..."""
     return range(idist.get_rank(), len(items), idist.get_world_size())

@@ -18,7 +18,7 @@ from ..errors import CohortError
 from ..inference.inferers import TwoStageInferer
 from ..networks.weights import load_weights
 from ..transforms.patches import cut_patch
-from .distributed import every_nth, gather
+from .distributed import gather, indices_of_this_process
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def collect_patches(
     network.to(device).eval()
     size = inferer.patch_size + 2 * margin
     found = []
-    for index in tqdm(every_nth(dataset), desc="Collecting candidates", disable=idist.get_rank() > 0):
+    for index in tqdm(indices_of_this_process(dataset), desc="Collecting candidates", disable=idist.get_rank() > 0):
         data, generator, patches = dataset[index], np.random.default_rng([seed, index]), []
         volume, subject = data["image"], data["subject"]
         lesions = np.asarray(data["lesions_ras"]).reshape(-1, 3)
