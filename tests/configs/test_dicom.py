@@ -152,6 +152,7 @@ def test_swi_is_computed_where_there_is_none(run):
     found = result(run.here / "O", "P05")
     assert "SWI was computed from magnitude and phase." in found["notices"]
     assert (run.here / "O" / "P05" / "P05_cmb_seg.dcm").is_file()
+    assert (run.here / "O" / "P05" / "P05_cmb_swi.nii.gz").is_file()
 
 
 @pytest.mark.parametrize("subject", ["P01", "P02"])

@@ -397,6 +397,25 @@ def test_killed_training_resumes_to_the_weights_of_an_unbroken_one(trained, tiny
         pd.testing.assert_frame_equal(pd.read_csv(trained / name), pd.read_csv(output / name))
 
 
+def test_swi_of_a_phantom_is_computed_from_magnitude_and_phase_and_written(tiny_cohort, bundle, elsewhere):
+    with_swi, without = subjects_of(tiny_cohort)[:2]
+    folder, output = elsewhere / "computed", elsewhere / "computed_found"
+    folder.mkdir()
+    for subject, scans in (
+        (with_swi, {"SWI": "swi", "Phase": "phase"}),
+        (without, {"Magnitude": "mag", "Phase": "phase"}),
+    ):
+        for source, name in scans.items():
+            shutil.copy(tiny_cohort / "Data" / source / f"{subject}.nii.gz", folder / f"{subject}_{name}.nii.gz")
+    bundle("run", ["inference.json"], elsewhere, dataset_dir=folder, output_dir=output, picture=False)
+    assert not (output / with_swi / f"{with_swi}_cmb_swi.nii.gz").exists()
+    swi = nib.load(output / without / f"{without}_cmb_swi.nii.gz")
+    simulated = nib.load(tiny_cohort / "Data" / "SWI" / f"{without}.nii.gz")
+    assert swi.shape == simulated.shape
+    np.testing.assert_allclose(swi.affine, simulated.affine, atol=1e-5)
+    assert np.corrcoef(swi.get_fdata().ravel(), simulated.get_fdata().ravel())[0, 1] > 0.95
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real scans are not beside this checkout")
 def test_real_scans_of_magnitude_and_phase(trained, bundle, elsewhere):
     output = elsewhere / "real_found"

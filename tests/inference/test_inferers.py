@@ -151,6 +151,17 @@ def test_best_candidates_are_kept_and_only_they_are_classified():
     assert sum(len(batch) for batch in both.classifier.batches) == 2
 
 
+def test_best_candidates_are_those_by_the_score_over_slices_and_not_by_the_best_box():
+    # the brightest spot is on one slice alone, so that over two slices the other is better
+    alone = (30, 5, 8, 0.9, 0.5)
+    on_two = [(10, 12, 3, 0.7, 0.5), (10, 12, 4, 0.7, 0.5)]
+    options = {"average": 1, "max_candidates": 1}
+    table = TwoStageInferer(SPACING, **options)(volume(alone, *on_two)[None], network())
+    np.testing.assert_allclose(table[0, :, [0, 4]], [[30, 0.9]], rtol=1e-5)
+    table = TwoStageInferer(SPACING, **options, score_slices=2)(volume(alone, *on_two)[None], network())
+    np.testing.assert_allclose(table[0, :, [0, 4]], [[10, 0.7]], rtol=1e-5)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
 def test_batch_size_changes_nothing_but_the_batches(batch_size):
     spots = [(4 + 7 * n, 30 - 6 * n, 1 + 2 * n, 0.3 + 0.1 * n, 0.5) for n in range(5)]

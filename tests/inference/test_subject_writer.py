@@ -14,7 +14,7 @@ from cmb_bundle.scripts.inference.writers import SubjectWriter
 from ..helpers.engine import run_subjects
 
 
-def written(notices=""):
+def written(notices="", swi_computed=False):
     """Batch and output of a subject whose file has the axes P, L, S."""
     affine = np.array([[0, -0.5, 0, 9.5], [-0.8, 0, 0, 20], [0, 0, 2.0, -3], [0, 0, 0, 1]])
     ras = np.array([[0.5, 0, 0, 5], [0, 0.8, 0, 16], [0, 0, 2.0, -3], [0, 0, 0, 1]])
@@ -34,7 +34,7 @@ def written(notices=""):
         "pred": MetaTensor(labels, affine=torch.as_tensor(affine)),
         "result": {"microbleeds": [microbleed], "candidates": [{**microbleed, "accepted": True}]},
     }
-    return {"subject": "s0", "swi": swi, "notices": notices}, output
+    return {"subject": "s0", "swi": swi, "swi_computed": swi_computed, "notices": notices}, output
 
 
 def test_files_of_a_subject_and_what_is_said(tmp_path, capsys, caplog):
@@ -62,11 +62,11 @@ def test_convention_and_picture_are_chosen(tmp_path):
 
 
 def test_what_this_run_does_not_write_is_not_left_from_an_earlier_one(tmp_path):
-    batch, output = written("SWI was computed from magnitude and phase.")
+    batch, output = written(swi_computed=True)
     run_subjects(SubjectWriter(tmp_path), [output], [batch])
     (tmp_path / "s0" / "s0_cmb_seg.dcm").write_text("of an earlier run")
     (tmp_path / "s0" / "notes.txt").write_text("of a person")
-    run_subjects(SubjectWriter(tmp_path, picture=False), [output], [{**batch, "notices": ""}])
+    run_subjects(SubjectWriter(tmp_path, picture=False), [output], [{**batch, "swi_computed": False}])
     names = ["notes.txt", "s0_cmb.csv", "s0_cmb.json", "s0_cmb.nii.gz"]
     assert sorted(p.name for p in (tmp_path / "s0").iterdir()) == names
 
@@ -81,7 +81,7 @@ def test_nothing_found_is_said(tmp_path, capsys):
 
 
 def test_computed_swi_is_written_on_the_grid_of_the_file(tmp_path):
-    batch, output = written("SWI was computed from magnitude and phase.")
+    batch, output = written("The notice may say it in any words.", swi_computed=True)
     run_subjects(SubjectWriter(tmp_path, picture=False), [output], [batch])
     image = nib.load(tmp_path / "s0" / "s0_cmb_swi.nii.gz")
     np.testing.assert_allclose(image.affine, batch["swi"].meta["original_affine"])
@@ -91,6 +91,13 @@ def test_computed_swi_is_written_on_the_grid_of_the_file(tmp_path):
         ras = nib.affines.apply_affine(image.affine, index)
         there = nib.affines.apply_affine(np.linalg.inv(batch["swi"].affine.numpy()), ras).round().astype(int)
         assert array[index] == batch["swi"][(0, *there)]
+
+
+def test_words_of_the_notices_decide_nothing(tmp_path):
+    # notices also hold what a scanner's operator typed as the description of a series
+    batch, output = written("DICOM: SWI from series 4 'SWI was computed'.")
+    run_subjects(SubjectWriter(tmp_path, picture=False), [output], [batch])
+    assert not (tmp_path / "s0" / "s0_cmb_swi.nii.gz").exists()
 
 
 def test_writer_forgets_the_former_run(tmp_path, capsys):

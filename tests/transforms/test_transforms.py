@@ -393,10 +393,12 @@ def test_swi_is_computed_only_where_there_is_none():
     d = ComputeSWId()(d)
     assert d["image"].flatten().tolist() == pytest.approx([16, 1, 0, 16], abs=1e-5)
     assert d["notices"] == "SWI was computed from magnitude and phase."
+    assert d["swi_computed"] is True
     assert "magnitude" not in d
     again = ComputeSWId()({**d, "notices": "", "magnitude": d["image"] * 0})
     assert again["image"] is d["image"]
     assert again["notices"] == ""
+    assert again["swi_computed"] is False
     assert "magnitude" not in again
 
 

@@ -138,7 +138,7 @@ class SubjectWriter:
             folder = write_findings(
                 self.output_dir, subject, result, output["pred"], self.convention, notices=batch["notices"]
             )
-            if "SWI was computed" in batch["notices"]:
+            if batch.get("swi_computed"):
                 self._write_swi(folder / f"{subject}_cmb_swi.nii.gz", swi)
             if self.picture:
                 write_whole(

@@ -73,7 +73,12 @@ class NormalizePhased(MapTransform):
 
 
 class ComputeSWId(Transform):
-    """Where there is no SWI, compute ``image`` from ``magnitude`` and the normalised ``phase``.
+    """
+    Where there is no SWI, compute it from the magnitude and the normalised phase.
+
+    Returns:
+        the dictionary with the SWI (1, i, j, k) as ``image``, without ``magnitude``, and with ``swi_computed``: True
+        where the SWI was computed, so that the writer saves it beside the results.
 
     Example:
         >>> magnitude = MetaTensor(torch.full((1, 3, 1, 1), 100.0))
@@ -86,7 +91,8 @@ class ComputeSWId(Transform):
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = dict(data)
         magnitude = d.pop("magnitude", None)
-        if d.get("image") is None:
+        d["swi_computed"] = d.get("image") is None
+        if d["swi_computed"]:
             swi = susceptibility_weighted(magnitude.as_tensor(), d["phase"].as_tensor())
             d["image"] = MetaTensor(swi, meta=magnitude.meta)
             add_notice(d, "SWI was computed from magnitude and phase.")
