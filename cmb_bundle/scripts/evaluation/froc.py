@@ -108,6 +108,14 @@ def resampled_sensitivity(
 
     Returns:
         (B, R); NaN in a resample without lesions.
+
+    Example:
+        >>> from cmb_bundle.scripts.evaluation.matching import match
+        >>> first = match([[0, 0, 0], [40, 0, 0]], [0.9, 0.3], [[0, 0, 1], [40, 0, 1]])  # finds both lesions
+        >>> second = match([[0, 0, 0]], [0.6], [])  # a false positive without lesions
+        >>> weights = np.array([[1, 1], [2, 0], [0, 2]])  # both subjects; the first twice; the second twice
+        >>> resampled_sensitivity([first, second], [0.25, 1], weights).tolist()
+        [[0.5, 1.0], [1.0, 1.0], [nan, nan]]
     """
     scores = np.concatenate([m.scores for m in matchings]) if matchings else np.zeros(0)
     thresholds = np.unique(scores)[::-1]
