@@ -1,12 +1,17 @@
-"""The rooms of the scripts: imports run downwards only, and what configs name is what the rooms export."""
+"""The rooms: imports run downwards only, names in configs are exported, and public pieces have an example."""
 
 import ast
 import importlib
+import inspect
 import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+import torch
+from ignite.metrics import Metric
+from monai.inferers import Inferer
+from monai.transforms import Transform
 
 from .helpers import CONFIGS, ROOT
 
@@ -160,3 +165,33 @@ def test_names_in_configs_are_exported_by_their_rooms(config):
     for room, name in set(re.findall(r"\bscripts\.(\w+)\.([\w.]+)", config.read_text(encoding="utf-8"))):
         package = importlib.import_module(f"cmb_bundle.scripts.{room}")
         assert name in getattr(package, "__all__", vars(package)), f"scripts.{room}.{name}"
+
+
+def of_a_kind(room: str, *kinds: type) -> list[str]:
+    """The classes of one of the kinds that a room exports."""
+    package = importlib.import_module(f"cmb_bundle.scripts.{room}")
+    exported = ((name, getattr(package, name)) for name in package.__all__)
+    return [f"{room}.{name}" for name, thing in exported if isinstance(thing, type) and issubclass(thing, kinds)]
+
+
+def with_examples() -> list[str]:
+    """What a person who builds a pipeline puts together: transforms, detectors, inferers and metrics."""
+    rooms = sorted(path.parent.name for path in SCRIPTS.glob("*/__init__.py"))
+    found = [name for room in rooms for name in of_a_kind(room, Transform, Inferer, Metric)]
+    found += of_a_kind("detection", torch.nn.Module)
+    for module in ("agreement", "froc", "matching", "metrics"):
+        inside = importlib.import_module(f"cmb_bundle.scripts.evaluation.{module}")
+        public = importlib.import_module("cmb_bundle.scripts.evaluation").__all__
+        functions = (name for name in public if inspect.isfunction(getattr(inside, name, None)))
+        found += [f"evaluation.{name}" for name in functions if getattr(inside, name).__module__ == inside.__name__]
+    return found
+
+
+def test_public_pieces_have_an_example():
+    pieces = with_examples()
+    assert {"transforms.LoadSubjectd", "detection.YOLOv2Detector", "inference.TwoStageInferer"} <= set(pieces)
+    assert {"training.CandidateFROC", "evaluation.match", "darknet.RandJitterd"} <= set(pieces)
+    for piece in pieces:
+        room, name = piece.split(".")
+        described = getattr(importlib.import_module(f"cmb_bundle.scripts.{room}"), name).__doc__
+        assert "Example:\n" in described and ">>> " in described, piece

@@ -111,6 +111,30 @@ def test_no_phase_is_looked_for_where_none_is_given(scans):
     assert "SWI alone" not in detect(**scans["both"]).notices
 
 
+def test_a_folder_is_taken_as_a_dicom_study(scans, tmp_path):
+    pytest.importorskip("pydicom")
+    from ..helpers.dicom_series import Study, write_dicom_series
+
+    study = Study("P01")
+    files = {name: nib.load(path) for name, path in scans["both"].items()}
+    swi = np.asarray(files["swi"].dataobj)
+    phase = np.round((files["phase"].get_fdata() + np.pi) * 2048 / np.pi).clip(0, 4095).astype(np.int16)
+    swi_type, phase_type = r"ORIGINAL\PRIMARY\M\SWI\NORM\ND", r"ORIGINAL\PRIMARY\P\ND"
+    write_dicom_series(tmp_path / "7", swi, files["swi"].affine, study, "SWI_Images", 7, swi_type)
+    scale = {"slope": 2, "intercept": -4096}
+    write_dicom_series(tmp_path / "5", phase, files["phase"].affine, study, "Pha_Images", 5, phase_type, **scale)
+    found, expected = (
+        detect(tmp_path, operating_point="sensitive"),
+        detect(**scans["both"], operating_point="sensitive"),
+    )
+    assert "SWI alone" not in found.notices
+    assert len(found.findings) == len(expected.findings) > 0
+    for one, other in zip(found.findings, expected.findings, strict=True):
+        assert one.ras_mm == pytest.approx(other.ras_mm, abs=0.05)
+        assert one.probability == pytest.approx(other.probability, abs=0.005)
+    assert "SWI alone" in detect(tmp_path / "7").notices
+
+
 def test_networks_are_loaded_once(scans, tmp_path, monkeypatch):
     made = []
 

@@ -29,6 +29,15 @@ class RandJitterd(RandomizableTransform, MapTransform):
 
     Raises:
         ValueError: ``jitter`` is out of its range.
+
+    Example:
+        >>> image, boxes = torch.arange(16.0).reshape(1, 4, 4), torch.tensor([[1.0, 1.0, 3.0, 3.0]])
+        >>> stretched = RandJitterd.stretch(image, low=np.array([0.5, 0.0]), high=np.array([0.0, 0.0]))
+        >>> stretched[0, :, 0]  # the lower half, twice as high
+        tensor([ 7.,  9., 11., 12.])
+        >>> still = RandJitterd(jitter=0.0)({"image": image, "boxes": boxes, "labels": torch.zeros(1)})
+        >>> still["boxes"]
+        tensor([[1., 1., 3., 3.]])
     """
 
     def __init__(
@@ -93,6 +102,12 @@ class RandExposured(RandomizableTransform, MapTransform):
 
     Raises:
         ValueError: ``exposure`` is below 1.
+
+    Example:
+        >>> brighter_or_darker = RandExposured(exposure=1.5).set_random_state(seed=0)
+        >>> image = brighter_or_darker({"image": torch.tensor([0.2, 0.4, 0.8])})["image"]
+        >>> round(float(image[1] / image[0]), 3), float(image.max()) <= 1  # one factor for all
+        (2.0, True)
     """
 
     def __init__(self, keys: KeysCollection = "image", exposure: float = 1.5) -> None:

@@ -26,6 +26,11 @@ def fit_anchors(sizes_hw: np.ndarray, num_anchors: int, stride: int, seed: int =
 
     Raises:
         ValueError: if there are no boxes, or one of them is empty.
+
+    Example:
+        >>> small, large = [[3.0, 4.0], [4.0, 3.0], [4.0, 4.0]], [[10.0, 12.0], [12.0, 12.0]]
+        >>> [[round(side, 2) for side in anchor] for anchor in fit_anchors(small + large, num_anchors=2, stride=4)]
+        [[0.92, 0.92], [3.0, 2.75]]
     """
     sizes = np.asarray(sizes_hw, dtype=np.float64).reshape(-1, 2)[:, ::-1] / stride
     if len(sizes) == 0 or not (sizes > 0).all():

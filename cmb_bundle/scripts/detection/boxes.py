@@ -31,6 +31,11 @@ def non_max_suppression(boxes: Tensor, scores: Tensor, nms_thresh: float) -> Ten
 
     Returns:
         indices of the boxes kept, best first.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 0.0, 5.0, 4.0], [8.0, 8.0, 12.0, 12.0]])
+        >>> non_max_suppression(boxes, torch.tensor([0.6, 0.9, 0.3]), nms_thresh=0.45)
+        tensor([1, 2])
     """
     order = scores.argsort(descending=True, stable=True)
     suppresses = (box_iou(boxes[order], boxes[order]) > nms_thresh).cpu().numpy()
@@ -67,6 +72,12 @@ def select_boxes(
 
     Returns:
         "boxes" (M, 4) inside the image, "labels" (M,) and "scores" (M,), best first.
+
+    Example:
+        >>> boxes = torch.tensor([[-2.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 4.0], [8.0, 8.0, 12.0, 12.0]])
+        >>> scores, labels = torch.tensor([0.9, 0.6, 0.01]), torch.zeros(3, dtype=torch.int64)
+        >>> select_boxes(boxes, scores, labels, (16, 16), 0.05, 0.45, topk_candidates=100, detections_per_image=10)
+        {'boxes': tensor([[0., 0., 4., 4.]]), 'labels': tensor([0]), 'scores': tensor([0.9000])}
     """
     chosen = (scores >= score_thresh).nonzero()[:, 0]
     best = scores[chosen].argsort(descending=True, stable=True)[:topk_candidates]

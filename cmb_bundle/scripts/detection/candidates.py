@@ -55,6 +55,13 @@ def merge_slices(
     Raises:
         ValueError: if ``merge_mm`` is not positive, ``max_gap`` or ``score_slices`` is below 1, or a slice has
             other numbers of boxes and of scores.
+
+    Example:
+        >>> nothing = (torch.zeros(0, 4), torch.zeros(0))
+        >>> above = (torch.tensor([[3.0, 3.0, 6.0, 6.0]]), torch.tensor([0.9]))
+        >>> below = (torch.tensor([[4.0, 3.0, 7.0, 6.0]]), torch.tensor([0.3]))
+        >>> merge_slices([nothing, above, below, nothing], spacing_mm=(0.6, 0.6, 2.0)).round(decimals=2)
+        tensor([[4.2500, 4.0000, 1.2500, 1.8000, 0.9000, 2.0000]])
     """
     if merge_mm <= 0 or max_gap < 1:
         raise ValueError(f"merge_mm must be positive and max_gap 1 or more, got {merge_mm} and {max_gap}.")

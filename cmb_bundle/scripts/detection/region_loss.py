@@ -45,6 +45,11 @@ def predicted_boxes(offsets: Tensor, log_scales: Tensor, anchors: Tensor) -> Ten
 
     Returns:
         (B, A, H, W, 4): centre column, centre row, width, height.
+
+    Example:
+        >>> offsets, log_scales = torch.full((1, 1, 2, 2, 2), 0.5), torch.zeros(1, 1, 2, 2, 2)
+        >>> predicted_boxes(offsets, log_scales, anchors=torch.tensor([[2.0, 1.0]]))[0, 0, 1].tolist()  # the second row
+        [[0.5, 1.5, 2.0, 1.0], [1.5, 1.5, 2.0, 1.0]]
     """
     rows = torch.arange(offsets.shape[-2], device=offsets.device, dtype=offsets.dtype)
     columns = torch.arange(offsets.shape[-1], device=offsets.device, dtype=offsets.dtype)
@@ -58,6 +63,10 @@ def centre_size_iou(first: Tensor, second: Tensor) -> Tensor:
     """Intersection over union of boxes (..., 4) given by centre and size; the shapes broadcast.
 
     It is 0 where both boxes are empty.
+
+    Example:
+        >>> centre_size_iou(torch.tensor([2.0, 2.0, 4.0, 4.0]), torch.tensor([3.0, 2.0, 4.0, 4.0]))  # 12 / 20
+        tensor(0.6000)
     """
     low = torch.maximum(first[..., :2] - first[..., 2:] / 2, second[..., :2] - second[..., 2:] / 2)
     high = torch.minimum(first[..., :2] + first[..., 2:] / 2, second[..., :2] + second[..., 2:] / 2)
@@ -120,6 +129,13 @@ class RegionLoss(nn.Module):
         anchors: buffer (A, 2); it is saved with the weights, which mean nothing without it.
         seen: buffer, the number of images seen in training mode; saved, so that resumed training does not
             warm up again.
+
+    Example:
+        >>> loss = RegionLoss([[1.0, 1.0]], objectness_loss="cross_entropy", warmup_images=0)
+        >>> target = {"boxes": torch.tensor([[4.0, 4.0, 12.0, 12.0]]), "labels": torch.tensor([0])}
+        >>> losses = loss(torch.zeros(1, 6, 4, 4), [target], stride=8)
+        >>> {name: round(float(value), 3) for name, value in losses.items()}
+        {'coordinate': 0.484, 'object': 3.466, 'no_object': 10.397, 'class': 0.0, 'anchor_warmup': 0.0}
     """
 
     def __init__(

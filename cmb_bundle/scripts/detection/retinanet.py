@@ -35,6 +35,11 @@ class ResNetPyramid(nn.Module):
     Attributes:
         strides: of the levels returned.
         size_divisible: H and W must be multiples of this.
+
+    Example:
+        >>> pyramid = ResNetPyramid(2, channels=[8, 8, 8, 8], blocks=[1, 1, 1, 1], out_channels=8, num_levels=2)
+        >>> [tuple(level.shape) for level in pyramid(torch.zeros(1, 2, 32, 48))], pyramid.strides
+        ([(1, 8, 8, 12), (1, 8, 4, 6)], (4, 8))
     """
 
     def __init__(
@@ -86,6 +91,11 @@ class RetinaNet2DNetwork(RetinaNet):
         pyramid_channels: channels of the pyramid and of the heads, a multiple of 8.
         num_levels: levels of the pyramid, with strides of 4, 8 and 16.
         width: multiplies all channels, see :func:`~..networks.blocks.scaled_channels`.
+
+    Example:
+        >>> network = RetinaNet2DNetwork(num_anchors=1, channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1), pyramid_channels=8)
+        >>> network(torch.zeros(1, 2, 32, 32)).shape  # 8 x 8 places of the first level and 4 x 4 of the second
+        torch.Size([1, 5, 80])
     """
 
     def __init__(
@@ -158,6 +168,15 @@ class RetinaNet2DDetector(RetinaNetDetector):
 
     Raises:
         ValueError: the anchors are not one number of even sizes for each level.
+
+    Example:
+        >>> network = RetinaNet2DNetwork(num_anchors=1, channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1), pyramid_channels=8)
+        >>> for parameter in network.parameters():
+        ...     _ = nn.init.zeros_(parameter)  # all logits are then 0, and the boxes are the anchors
+        >>> detector = RetinaNet2DDetector(network, anchor_sizes=[[4], [8]], detections_per_image=2).eval()
+        >>> found = detector(torch.zeros(1, 2, 32, 32))[0]
+        >>> found["boxes"].tolist(), found["scores"].tolist()
+        ([[0.0, 0.0, 4.0, 4.0], [0.0, 4.0, 4.0, 8.0]], [0.5, 0.5])
     """
 
     def __init__(

@@ -31,6 +31,17 @@ class YOLOv2Detector(nn.Module):
 
     Raises:
         ValueError: if the number of anchors is not the network's.
+
+    Example:
+        >>> class OneBox(nn.Module):
+        ...     stride, num_anchors, num_classes = 8, 1, 1
+        ...     def forward(self, images):  # sure of one cell, the second down and the third across
+        ...         raw = torch.full((len(images), 6, 4, 4), -9.0)
+        ...         raw[:, :, 1, 2] = torch.tensor([0.0, 0.0, 0.0, 0.0, 3.0, 0.0])
+        ...         return raw
+        >>> detector = YOLOv2Detector(OneBox(), anchors=[[1.0, 0.5]]).eval()
+        >>> detector(torch.zeros(1, 2, 32, 32))
+        [{'boxes': tensor([[10., 16., 14., 24.]]), 'labels': tensor([0]), 'scores': tensor([0.9526])}]
     """
 
     target_box_key = "boxes"

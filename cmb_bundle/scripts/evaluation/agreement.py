@@ -25,6 +25,12 @@ def intraclass_correlation(truth: Sequence[float], counted: Sequence[float]) -> 
 
     Returns:
         the coefficient; None with fewer than two subjects, or if all counts of both are the same number.
+
+    Example:
+        >>> round(intraclass_correlation([0, 2, 5, 9], [0, 2, 5, 9]), 3)
+        1.0
+        >>> round(intraclass_correlation([0, 2, 5, 9], [3, 5, 8, 12]), 3)  # always 3 too many
+        0.773
     """
     table = np.column_stack([truth, counted]).astype(float)
     n, k = table.shape
@@ -51,6 +57,10 @@ def bland_altman(truth: Sequence[float], counted: Sequence[float]) -> dict[str, 
     Returns:
         "bias", the mean of counted - truth; "sd", its standard deviation (N - 1); "lower" and "upper", bias -+ 1.96
         sd. None where there are too few subjects: none for the bias, fewer than two for the rest.
+
+    Example:
+        >>> {name: round(value, 2) for name, value in bland_altman([0, 2, 5, 9], [1, 2, 7, 10]).items()}
+        {'bias': 1.0, 'sd': 0.82, 'lower': -0.6, 'upper': 2.6}
     """
     difference = np.asarray(counted, dtype=float) - np.asarray(truth, dtype=float)
     bias = float(difference.mean()) if len(difference) else None
@@ -61,7 +71,12 @@ def bland_altman(truth: Sequence[float], counted: Sequence[float]) -> dict[str, 
 
 
 def band_names(bands: Sequence[int] = BANDS) -> list[str]:
-    """Names of the bands: "<=4", "5-9", ">=10"."""
+    """Names of the bands: "<=4", "5-9", ">=10".
+
+    Example:
+        >>> band_names((5, 10))
+        ['<=4', '5-9', '>=10']
+    """
     inner = [f"{low}-{high - 1}" for low, high in pairwise(bands)]
     return [f"<={bands[0] - 1}", *inner, f">={bands[-1]}"]
 
@@ -72,6 +87,10 @@ def band_confusion(truth: Sequence[float], counted: Sequence[float], bands: Sequ
 
     Returns:
         (B, B) int, rows by truth, columns by count of the program, in the order of :func:`band_names`.
+
+    Example:
+        >>> band_confusion([0, 4, 5, 12], [0, 5, 6, 9]).tolist()
+        [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
     """
     size = len(bands) + 1
     of_truth, of_count = (np.searchsorted(bands, np.asarray(c, dtype=float), side="right") for c in (truth, counted))
@@ -88,6 +107,10 @@ def weighted_kappa(confusion: np.ndarray) -> float | None:
     Returns:
         1 - observed / expected disagreement, weighted by the distance of the categories; None if no disagreement is
         to be expected: no subjects, or all in one category for both.
+
+    Example:
+        >>> round(weighted_kappa([[1, 1, 0], [0, 1, 0], [0, 1, 0]]), 3)
+        0.333
     """
     confusion = np.asarray(confusion, dtype=float)
     number = np.arange(len(confusion))
@@ -104,6 +127,11 @@ def count_agreement(truth: Sequence[float], counted: Sequence[float]) -> dict:
     Returns:
         "icc", "bland_altman", and "bands" with "names", "confusion", "accuracy" (share of subjects in the right band)
         and "weighted_kappa".
+
+    Example:
+        >>> agreement = count_agreement([0, 4, 5, 12], [0, 5, 6, 9])
+        >>> round(agreement["icc"], 3), agreement["bland_altman"]["bias"], agreement["bands"]["accuracy"]
+        (0.928, -0.25, 0.5)
     """
     confusion = band_confusion(truth, counted)
     total = int(confusion.sum())

@@ -40,6 +40,14 @@ def froc(matchings: Sequence[Matching]) -> Froc:
 
     Raises:
         ValueError: if there are no subjects.
+
+    Example:
+        >>> from cmb_bundle.scripts.evaluation.matching import match
+        >>> first = match([[0, 0, 0], [40, 0, 0]], [0.9, 0.3], [[0, 0, 1], [40, 0, 1]])  # finds both lesions
+        >>> second = match([[0, 0, 0]], [0.6], [])  # a false positive without lesions
+        >>> curve = froc([first, second])
+        >>> curve.thresholds.tolist(), curve.sensitivity.tolist(), curve.false_positives_per_subject.tolist()
+        ([0.9, 0.6, 0.3], [0.5, 0.5, 1.0], [0.0, 0.5, 0.5])
     """
     if not matchings:
         raise ValueError("An FROC curve needs one subject at least, got none.")
@@ -62,6 +70,11 @@ def sensitivity_at(curve: Froc, rates: Sequence[float] = FROC_RATES) -> np.ndarr
         (R,): at each rate the best sensitivity of any point with no more false positives, 0 if there is no such
         point; nothing is interpolated between points, since no threshold gives what lies between them. None if
         there are no lesions.
+
+    Example:
+        >>> curve = Froc(np.array([0.9, 0.6, 0.3]), np.array([0.5, 0.5, 1.0]), np.array([0.0, 0.5, 0.5]))
+        >>> sensitivity_at(curve, [0.25, 0.5, 8]).tolist()
+        [0.5, 1.0, 1.0]
     """
     if curve.sensitivity is None:
         return None
@@ -70,7 +83,13 @@ def sensitivity_at(curve: Froc, rates: Sequence[float] = FROC_RATES) -> np.ndarr
 
 
 def mean_sensitivity(curve: Froc, rates: Sequence[float] = FROC_RATES) -> float | None:
-    """Average :func:`sensitivity_at` over the rates; None if there are no lesions."""
+    """Average :func:`sensitivity_at` over the rates; None if there are no lesions.
+
+    Example:
+        >>> curve = Froc(np.array([0.9, 0.6, 0.3]), np.array([0.5, 0.5, 1.0]), np.array([0.0, 0.5, 0.5]))
+        >>> mean_sensitivity(curve, [0.25, 0.5])
+        0.75
+    """
     found = sensitivity_at(curve, rates)
     return None if found is None else float(np.mean(found))
 
@@ -89,6 +108,14 @@ def resampled_sensitivity(
 
     Returns:
         (B, R); NaN in a resample without lesions.
+
+    Example:
+        >>> from cmb_bundle.scripts.evaluation.matching import match
+        >>> first = match([[0, 0, 0], [40, 0, 0]], [0.9, 0.3], [[0, 0, 1], [40, 0, 1]])  # finds both lesions
+        >>> second = match([[0, 0, 0]], [0.6], [])  # a false positive without lesions
+        >>> weights = np.array([[1, 1], [2, 0], [0, 2]])  # both subjects; the first twice; the second twice
+        >>> resampled_sensitivity([first, second], [0.25, 1], weights).tolist()
+        [[0.5, 1.0], [1.0, 1.0], [nan, nan]]
     """
     scores = np.concatenate([m.scores for m in matchings]) if matchings else np.zeros(0)
     thresholds = np.unique(scores)[::-1]

@@ -20,6 +20,13 @@ class Matching:
         is_duplicate: (N,) a further detection near a lesion that is already found; neither a true nor a false
             positive.
         distance_mm: (M,) from each lesion to the detection that found it, infinite for a missed one.
+
+    Example:
+        >>> found = match([[0, 0, 0], [1, 0, 0], [50, 0, 0]], [0.9, 0.8, 0.7], [[0, 0, 1], [90, 0, 0]])
+        >>> found.is_true_positive.tolist(), found.is_duplicate.tolist(), found.is_false_positive.tolist()
+        ([True, False, False], [False, True, False], [False, False, True])
+        >>> found.is_missed.tolist(), found.distance_mm.tolist()
+        ([False, True], [1.0, inf])
     """
 
     scores: np.ndarray
@@ -87,6 +94,12 @@ def match(detections_mm: np.ndarray, scores: np.ndarray, lesions_mm: np.ndarray,
 
     Raises:
         ValueError: if the numbers of detections and scores differ, or a number is not finite.
+
+    Example:
+        >>> lesions = [[0, 0, 0], [6, 0, 0]]
+        >>> found = match([[3, 0, 0], [-4, 0, 0]], [0.9, 0.6], lesions)  # both are within 5 mm of lesion 0
+        >>> found.lesion_of_detection.tolist()  # the first one counts for lesion 1, so that both are found
+        [1, 0]
     """
     detections, scores, lesions = _checked(detections_mm, scores, lesions_mm)
     distance = cdist(detections, lesions)
@@ -132,6 +145,11 @@ def match_to_nearest(
 
     Raises:
         ValueError: as :func:`match`.
+
+    Example:
+        >>> found = match_to_nearest([[2.5, 0, 0], [-4, 0, 0]], [0.9, 0.6], [[0, 0, 0], [6, 0, 0]])
+        >>> found.lesion_of_detection.tolist()  # both belong to the first lesion; the closer one counts
+        [0, -1]
     """
     detections, scores, lesions = _checked(detections_mm, scores, lesions_mm)
     lesion_of_detection = np.full(len(detections), -1)
@@ -164,6 +182,12 @@ def suppress(detections_mm: np.ndarray, scores: np.ndarray, distance_mm: float) 
 
     Returns:
         (N,) bool.
+
+    Example:
+        >>> suppress([[0, 0, 0], [2, 0, 0], [4, 0, 0]], [0.7, 0.9, 0.8], distance_mm=3.0).tolist()
+        [False, True, False]
+        >>> suppress([[0, 0, 0], [2, 0, 0], [4, 0, 0]], [0.9, 0.7, 0.8], distance_mm=3.0).tolist()
+        [True, False, True]
     """
     detections = np.asarray(detections_mm, dtype=np.float64).reshape(-1, 3)
     kept = np.zeros(len(detections), dtype=bool)

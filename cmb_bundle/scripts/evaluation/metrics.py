@@ -56,6 +56,14 @@ def count(matchings: Sequence[Matching], lesion_free: np.ndarray | None = None) 
     Args:
         matchings: one a subject, N of them.
         lesion_free: (N,) bool; by default the subjects without lesions in their matching.
+
+    Example:
+        >>> from cmb_bundle.scripts.evaluation.matching import match
+        >>> first = match([[0, 0, 0], [40, 0, 0]], [0.9, 0.3], [[0, 0, 1], [40, 0, 1]])  # finds both lesions
+        >>> second = match([[0, 0, 0]], [0.6], [])  # a false positive without lesions
+        >>> counts = count([first, second])
+        >>> counts.true_positives.tolist(), counts.false_positives.tolist(), counts.lesion_free.tolist()
+        ([2, 0], [0, 1], [False, True])
     """
     rows = [
         (
@@ -82,6 +90,14 @@ def summary(subjects: Sequence[Matching] | Counts) -> dict[str, float | int | No
         "false_positives", "duplicates"; ratios "sensitivity", "precision", "f1";
         "false_positives_per_subject" over all subjects (FPavg) and "false_positives_per_lesion_free_subject".
         A ratio without a denominator is None.
+
+    Example:
+        >>> from cmb_bundle.scripts.evaluation.matching import match
+        >>> first = match([[0, 0, 0], [40, 0, 0]], [0.9, 0.3], [[0, 0, 1], [40, 0, 1]])  # finds both lesions
+        >>> second = match([[0, 0, 0]], [0.6], [])  # a false positive without lesions
+        >>> pooled = summary([first, second])
+        >>> pooled["sensitivity"], round(pooled["precision"], 3), pooled["false_positives_per_subject"]
+        (1.0, 0.667, 0.5)
     """
     c = subjects if isinstance(subjects, Counts) else count(subjects)
     lesion_free = c.lesion_free
@@ -112,13 +128,26 @@ def subject_f1(counts: Counts) -> np.ndarray:
     Returns:
         (N,); NaN for a subject with neither lesions nor false positives, whose F1 has no denominator; 0 for a
         lesion-free subject with a false positive.
+
+    Example:
+        >>> arrays = map(np.array, ([4, 0, 0], [3, 0, 1], [2, 0, 0], [1, 0, 1], [0, 0, 0], [False, True, True]))
+        >>> counts = Counts(*arrays)  # lesions, detections, true and false positives, duplicates; without lesions
+        >>> subject_f1(counts).round(3).tolist()
+        [0.571, nan, 0.0]
     """
     denominator = 2 * counts.true_positives + counts.false_positives + counts.false_negatives
     return np.divide(2 * counts.true_positives, denominator, out=np.full(len(counts), np.nan), where=denominator > 0)
 
 
 def median_subject_f1(counts: Counts) -> float | None:
-    """The median of :func:`subject_f1` over the subjects that have one, as VALDO ranks by; None if none has."""
+    """The median of :func:`subject_f1` over the subjects that have one, as VALDO ranks by; None if none has.
+
+    Example:
+        >>> arrays = map(np.array, ([4, 0, 0], [3, 0, 1], [2, 0, 0], [1, 0, 1], [0, 0, 0], [False, True, True]))
+        >>> counts = Counts(*arrays)  # lesions, detections, true and false positives, duplicates; without lesions
+        >>> round(median_subject_f1(counts), 3)
+        0.286
+    """
     f1 = subject_f1(counts)
     f1 = f1[~np.isnan(f1)]
     return float(np.median(f1)) if len(f1) else None
@@ -133,6 +162,13 @@ def subject_level(subjects: Sequence[Matching] | Counts) -> dict[str, float | in
     Returns:
         counts "true_positives", "false_negatives", "true_negatives", "false_positives" of subjects, and their
         "sensitivity" and "specificity", None without subjects to compute them from.
+
+    Example:
+        >>> arrays = map(np.array, ([4, 0, 0], [3, 0, 1], [2, 0, 0], [1, 0, 1], [0, 0, 0], [False, True, True]))
+        >>> counts = Counts(*arrays)  # lesions, detections, true and false positives, duplicates; without lesions
+        >>> level = subject_level(counts)
+        >>> level["sensitivity"], level["specificity"]
+        (1.0, 0.5)
     """
     c = subjects if isinstance(subjects, Counts) else count(subjects)
     has_lesion, has_none, has_detection = c.lesions > 0, c.lesion_free, c.detections > 0
@@ -149,5 +185,10 @@ def subject_level(subjects: Sequence[Matching] | Counts) -> dict[str, float | in
 
 
 def ratio(numerator: float, denominator: float) -> float | None:
-    """The quotient, or None where there is nothing to divide by."""
+    """The quotient, or None where there is nothing to divide by.
+
+    Example:
+        >>> ratio(3, 4), ratio(0, 0)
+        (0.75, None)
+    """
     return float(numerator / denominator) if denominator else None

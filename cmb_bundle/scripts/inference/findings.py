@@ -25,6 +25,13 @@ class KeepInputGridd(MapTransform):
     Returns:
         the dictionary with ``swi`` (1, i, j, k), the SWI as it was read but in RAS order; its meta data hold
         ``original_affine`` and ``spatial_shape`` of the file.
+
+    Example:
+        >>> image = MetaTensor(torch.arange(8.0).reshape(1, 2, 2, 2))
+        >>> d = KeepInputGridd("image")({"image": image})
+        >>> d["image"] *= 0.1  # what follows may change the image
+        >>> d["swi"].flatten().tolist()
+        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     """
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
@@ -56,6 +63,16 @@ class Findingsd(Transform):
         any; ``microbleeds`` and ``candidates`` as lists of dictionaries with ``voxel`` (0-based, continuous, input
         grid), ``ras_mm``, ``diameter_mm``, ``detector_score``, ``probability``; candidates also ``accepted`` and
         ``reason``; and ``probability_threshold`` as given.
+
+    Example:
+        >>> swi = torch.full((1, 12, 12, 6), 0.5)
+        >>> swi[0, 4:6, 5, 3] = 0.0  # two dark voxels
+        >>> meta = {"original_affine": np.eye(4), "spatial_shape": (12, 12, 6)}
+        >>> swi = MetaTensor(swi, affine=torch.eye(4), meta=meta)
+        >>> rows = torch.tensor([[4.4, 5.0, 3.0, 2.0, 0.9, 1.0, 0.8], [9.0, 9.0, 3.0, 2.0, 0.5, 1.0, 0.1]])
+        >>> d = Findingsd(probability_threshold=0.4)({"image": swi, "swi": swi, "pred": rows})
+        >>> torch.as_tensor(d["pred"]).nonzero().tolist()  # the voxels of the first; the second is not probable enough
+        [[0, 4, 5, 3], [0, 5, 5, 3]]
     """
 
     def __init__(
@@ -155,7 +172,14 @@ class Findingsd(Transform):
 
 
 def background(values: np.ndarray) -> np.ndarray:
-    """The voxels (i, j, k) that are 0 and joined, by such voxels, to a face of the array."""
+    """The voxels (i, j, k) that are 0 and joined, by such voxels, to a face of the array.
+
+    Example:
+        >>> values = np.array([0, 0, 5, 0, 5])[:, None, None] + np.zeros((1, 3, 3))
+        >>> values[3, [0, 2]] = values[3, :, [0, 2]] = 5  # the 0 in the middle is dark tissue
+        >>> background(values)[:, 1, 1].tolist()
+        [True, True, False, False, False]
+    """
     parts, _ = ndimage.label(values == 0)
     parts_of_faces = [parts.take(end, axis) for axis in range(3) for end in (0, -1)]
     return np.isin(parts, np.unique(np.concatenate([p.ravel() for p in parts_of_faces]))) & (parts > 0)

@@ -23,6 +23,11 @@ class MixedPrecisionInferer(SimpleInferer):
 
     Raises:
         ValueError: for another precision.
+
+    Example:
+        >>> one_third, times_one = torch.full((1, 1), 1 / 3), lambda x: x @ torch.ones(1, 1)
+        >>> [float(MixedPrecisionInferer(precision)(one_third, times_one)) for precision in ("float32", "bfloat16")]
+        [0.3333333432674408, 0.333984375]
     """
 
     def __init__(self, precision: str = "float32") -> None:
@@ -55,6 +60,20 @@ class TwoStageInferer(Inferer):
         classify: False stops after the first stage; the probability is then NaN.
         score_slices: slices that a candidate's score is taken over, see :func:`~.merge_slices`.
         context: slices that are the channels of one image, as in training, see :func:`~.stack_slices`.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> def detector(slices):  # one box on each slice, the surer the darker the slice is in its middle
+        ...     box = torch.tensor([[3.0, 3.0, 6.0, 6.0]])
+        ...     return [{"boxes": box, "scores": 1 - one[0, 4, 4].reshape(1)} for one in slices]
+        >>> def classifier(patches):  # logits
+        ...     return torch.tensor([[0.0, 2.0]]).expand(len(patches), 2)
+        >>> network = SimpleNamespace(detector=detector, classifier=classifier)
+        >>> volume = torch.ones(1, 2, 9, 9, 5)
+        >>> volume[:, 0, 4, 4, 2] = 0.2
+        >>> table = TwoStageInferer(spacing=(0.6, 0.6, 2.0), average=1)(volume, network)
+        >>> {name: round(value, 3) for name, value in zip(TABLE_COLUMNS, table[0, 0].tolist())}
+        {'i': 4.0, 'j': 4.0, 'k': 2.0, 'diameter_mm': 1.8, 'detector_score': 0.8, 'n_slices': 1.0, 'probability': 0.881}
     """
 
     def __init__(

@@ -56,6 +56,15 @@ def radial_symmetry(
 
     Returns:
         (radii, i, j, k) float32.
+
+    Example:
+        >>> i, j, k = np.meshgrid(*[np.arange(24) * 0.5] * 3, indexing="ij")
+        >>> distance = np.sqrt((i - 5) ** 2 + (j - 6) ** 2 + (k - 6) ** 2)
+        >>> image = 0.5 - 0.4 * np.clip((1.5 - distance) / 0.5 + 0.5, 0, 1)  # a dark sphere 3 mm wide
+        >>> symmetry = radial_symmetry(image, (0.5, 0.5, 0.5), radii_mm=(1.0, 1.5, 3.0))
+        >>> place = np.unravel_index(symmetry.max(axis=0).argmax(), image.shape)
+        >>> [int(n) for n in place], [round(float(n), 1) for n in symmetry[:, 10, 12, 12]]  # its centre
+        ([10, 12, 12], [0.6, 0.5, 0.0])
     """
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     voters = _voters(np.asarray(image, dtype=np.float32), spacing, minimum_gradient, mask)
@@ -143,6 +152,15 @@ class RadialSymmetryInferer(TwoStageInferer):
         minimum_gradient: see :func:`radial_symmetry`; SWI is scaled so that tissue is 0.5.
         score_threshold: lower maxima are no candidates.
         kwargs: as of :class:`~.inferers.TwoStageInferer`.
+
+    Example:
+        >>> i, j, k = torch.meshgrid(*[torch.arange(24) * 0.5] * 3, indexing="ij")
+        >>> distance = torch.sqrt((i - 5) ** 2 + (j - 6) ** 2 + (k - 6) ** 2)
+        >>> swi = 0.5 - 0.4 * ((1.5 - distance) / 0.5 + 0.5).clamp(0, 1)  # a dark sphere 3 mm wide
+        >>> inferer = RadialSymmetryInferer(spacing=(0.5, 0.5, 0.5), radii_mm=(1.0, 1.5, 3.0))
+        >>> candidate = inferer.find_candidates(swi[None])[0]
+        >>> {name: round(value, 2) for name, value in zip(CANDIDATE_COLUMNS, candidate.tolist())}
+        {'i': 10.0, 'j': 12.0, 'k': 12.0, 'diameter_mm': 3.0, 'detector_score': 0.57, 'n_slices': 6.0}
     """
 
     def __init__(

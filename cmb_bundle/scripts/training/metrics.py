@@ -25,6 +25,16 @@ class CandidateFROC(Metric):
     Args:
         rates: false candidates a subject at which the sensitivity is averaged.
         distance_mm: largest distance of a hit.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> table = torch.tensor([[4.0, 5.0, 3.0, 2.0, 0.9, 1.0, 0.7], [9.0, 9.0, 9.0, 2.0, 0.8, 1.0, 0.1]])
+        >>> image = MetaTensor(torch.zeros(2, 12, 12, 12), affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
+        >>> metric = CandidateFROC(rates=(0, 1))
+        >>> metric.update([{"pred": table, "image": image, "label": torch.tensor([[8.0, 10.0, 7.0], [0.0, 0.0, 0.0]])}])
+        >>> metric.compute()  # one of two lesions, 1 mm from the first row, at either rate
+        0.5
     """
 
     def __init__(self, rates: Sequence[float] = (1, 2, 4, 8, 16, 32), distance_mm: float = 5.0) -> None:
@@ -74,6 +84,16 @@ class FindingsFROC(CandidateFROC):
         rates: false positives a subject at which the sensitivity is averaged.
         distance_mm: largest distance of a hit.
         duplicate_mm: of two candidates closer than this, the less probable one is none, as in inference.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> table = torch.tensor([[4.0, 5.0, 3.0, 2.0, 0.9, 1.0, 0.1], [9.0, 9.0, 9.0, 2.0, 0.8, 1.0, 0.7]])
+        >>> image = MetaTensor(torch.zeros(2, 12, 12, 12), affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
+        >>> metric = FindingsFROC(rates=(0, 1))
+        >>> metric.update([{"pred": table, "image": image, "label": torch.tensor([[8.0, 10.0, 7.0]])}])
+        >>> metric.compute()  # the lesion is less probable than the false candidate: found at 1 a subject, not at 0
+        0.5
     """
 
     def __init__(
