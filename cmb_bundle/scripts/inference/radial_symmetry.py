@@ -13,9 +13,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from ..detection.candidates import CANDIDATE_COLUMNS
+from ..geometry import suppressed_by
 from .findings import background
 from .inferers import TwoStageInferer
 
@@ -172,7 +172,8 @@ class RadialSymmetryInferer(TwoStageInferer):
         places = np.argwhere((best >= self.score_threshold) & (best > 0) & (best == ndimage.maximum_filter(best, 3)))
         score = best[tuple(places.T)]
         order = np.argsort(-score, kind="stable")
-        order = order[_farther_apart(places[order] * self.spacing, self.merge_mm)][: self.max_candidates]
+        kept = suppressed_by(places[order] * self.spacing, self.merge_mm, drop_at_distance=True) < 0
+        order = order[kept][: self.max_candidates]
         places, score = places[order], score[order]
         found = symmetry[(slice(None), *places.T)]
         enough = found >= 0.4 * found.max(axis=0, initial=0)
@@ -185,17 +186,6 @@ class RadialSymmetryInferer(TwoStageInferer):
         }
         table = np.column_stack([columns[name] for name in CANDIDATE_COLUMNS])
         return torch.as_tensor(table, dtype=torch.float32).reshape(-1, len(CANDIDATE_COLUMNS))
-
-
-def _farther_apart(places_mm: np.ndarray, distance_mm: float) -> np.ndarray:
-    """Indices of the places (N, 3) that have none that was kept before them within the distance."""
-    neighbours = cKDTree(places_mm).query_ball_point(places_mm, distance_mm) if len(places_mm) else []
-    free = np.ones(len(places_mm), dtype=bool)
-    for number, near in enumerate(neighbours):
-        if free[number]:
-            near = np.array(near)
-            free[near[near > number]] = False
-    return np.flatnonzero(free)
 
 
 def _parabola(values: np.ndarray, places: np.ndarray) -> np.ndarray:
