@@ -141,7 +141,7 @@ class RadialSymmetryInferer(TwoStageInferer):
         radii_mm: radii looked for.
         alpha: radial strictness, see :func:`radial_symmetry`.
         minimum_gradient: see :func:`radial_symmetry`; SWI is scaled so that tissue is 0.5.
-        score_threshold: lower maxima are no candidates.
+        candidate_threshold: lower maxima are no candidates.
         kwargs: as of :class:`~.inferers.TwoStageInferer`.
     """
 
@@ -151,10 +151,10 @@ class RadialSymmetryInferer(TwoStageInferer):
         radii_mm: Sequence[float] = RADII_MM,
         alpha: float = 2.0,
         minimum_gradient: float = 0.05,
-        score_threshold: float = 0.3,
+        candidate_threshold: float = 0.3,
         **kwargs: object,
     ) -> None:
-        super().__init__(spacing, score_threshold=score_threshold, **kwargs)
+        super().__init__(spacing, candidate_threshold=candidate_threshold, **kwargs)
         self.radii_mm, self.alpha, self.minimum_gradient = tuple(radii_mm), alpha, minimum_gradient
 
     def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module | None = None) -> torch.Tensor:
@@ -169,7 +169,9 @@ class RadialSymmetryInferer(TwoStageInferer):
         head = ~ndimage.binary_dilation(background(swi))
         symmetry = radial_symmetry(swi, self.spacing, self.radii_mm, self.alpha, self.minimum_gradient, mask=head)
         best = symmetry.max(axis=0) * head
-        places = np.argwhere((best >= self.score_threshold) & (best > 0) & (best == ndimage.maximum_filter(best, 3)))
+        places = np.argwhere(
+            (best >= self.candidate_threshold) & (best > 0) & (best == ndimage.maximum_filter(best, 3))
+        )
         score = best[tuple(places.T)]
         order = np.argsort(-score, kind="stable")
         kept = suppressed_by(places[order] * self.spacing, self.merge_mm, drop_at_distance=True) < 0

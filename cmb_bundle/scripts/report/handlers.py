@@ -184,7 +184,7 @@ class Rival:
     def collect(self, engine: Engine) -> None:
         """Record the subjects of an iteration as the rival sees them."""
         report = self.report
-        threshold = getattr(self.inferer, "score_threshold", None)
+        threshold = getattr(self.inferer, "candidate_threshold", None)
         about = report.about | {"system": self.system, "candidate_threshold": threshold}
         engine.network.eval()
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
