@@ -116,6 +116,13 @@ def test_score_over_two_slices_is_the_mean_of_their_odds():
     np.testing.assert_allclose(candidates[:, [0, 1, 2, 3, 5]], plain[:, [0, 1, 2, 3, 5]])
 
 
+def test_score_of_a_slice_without_a_box_is_chosen():
+    alone = [(1, box(30, 30), 0.8)]
+    candidates = merge_slices(stack(5, *alone), SPACING, score_slices=2, missing_slice_score=0.2)
+    # odds 4 and 1/4
+    np.testing.assert_allclose(candidates[:, 4], [0.5], rtol=1e-6)
+
+
 def test_score_over_two_slices_of_certain_boxes():
     entries = [(1, box(10, 10), 1.0), (2, box(10, 10), 1.0), (1, box(40, 10), 0.0)]
     candidates = merge_slices(stack(3, *entries), SPACING, score_slices=2)
@@ -181,3 +188,5 @@ def test_errors():
         merge_slices(stack(1), SPACING, score_slices=0)
     with pytest.raises(ValueError, match="merge_mm must be positive"):
         merge_slices(stack(1), SPACING, merge_mm=0)
+    with pytest.raises(ValueError, match=r"missing_slice_score is 0; expected a number above 0 and below 0\.5"):
+        merge_slices(stack(1), SPACING, missing_slice_score=0)

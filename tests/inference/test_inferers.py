@@ -13,6 +13,8 @@ SPACING = (0.8, 0.8, 2.0)
 class Spots(torch.nn.Module):
     """A detector that puts a box of 5 pixels around each pixel of channel 0 above 0.01, with its value as score."""
 
+    score_thresh = 0.01
+
     def __init__(self):
         super().__init__()
         self.batches = []
@@ -122,7 +124,7 @@ def test_the_detector_sees_the_neighbours_of_a_slice_and_the_classifier_does_not
 
 def test_boxes_below_the_threshold_are_no_candidates():
     image = volume((10, 12, 3, 0.3, 0.5), (30, 5, 8, 0.25, 0.5), (20, 20, 5, 0.24, 0.5))
-    table = TwoStageInferer(SPACING, average=1, score_threshold=0.25)(image[None], network())
+    table = TwoStageInferer(SPACING, average=1, candidate_threshold=0.25)(image[None], network())
     np.testing.assert_allclose(table[0, :, 4], [0.3, 0.25])
 
 
@@ -130,11 +132,21 @@ def test_threshold_is_for_the_score_over_two_slices():
     bright = (10, 12, 3, 0.9, 0.5)
     faint_beside = (10, 12, 4, 0.2, 0.5)
     alone = (30, 5, 8, 0.9, 0.5)
-    table = TwoStageInferer(SPACING, average=1, score_threshold=0.3, score_slices=2)(
+    table = TwoStageInferer(SPACING, average=1, candidate_threshold=0.3, score_slices=2)(
         volume(bright, faint_beside, alone)[None], network()
     )
     # odds 9 and 1/4: 3/2. The one beside is under the threshold itself; the other spot is on one slice alone.
     np.testing.assert_allclose(table[0, :, [0, 4, 5]], [[10, 0.6, 2]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("score_thresh", [0.01, 0.1])
+def test_a_slice_without_a_box_counts_half_of_what_the_detector_reports_at_least(score_thresh):
+    both = network()
+    both.detector.score_thresh = score_thresh
+    inferer = TwoStageInferer(SPACING, average=1, candidate_threshold=0.0, score_slices=2)
+    table = inferer(volume((10, 12, 3, 0.9, 0.5))[None], both)
+    odds = np.sqrt(9 * (score_thresh / 2) / (1 - score_thresh / 2))
+    np.testing.assert_allclose(table[0, :, 4], [odds / (1 + odds)], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("merge_mm", "number"), [(4.0, 1), (2.0, 2)])

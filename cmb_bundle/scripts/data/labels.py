@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ..errors import LabelError
 from ..files import IMAGE_SUFFIXES
+from ..geometry import corners_apart_mm, same_grid
 from ..options import check_flags
 from .label_files import Table, label_suffix, read_components, read_table
 
@@ -229,10 +230,8 @@ def _merge(voxel: np.ndarray, diameter_mm: np.ndarray, group: np.ndarray) -> tup
 
 def _read_label_map(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     components, own_affine = read_components(path)
-    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, extent - 1) for extent in shape))])
-    apart_mm = np.linalg.norm(corners @ (own_affine - affine).T, axis=1).max()
-    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    if components.shape != shape or apart_mm > 0.1 * spacing_mm.min():
+    if not same_grid(shape, affine, components.shape, own_affine):
+        apart_mm = corners_apart_mm(shape, affine, own_affine)
         raise LabelError(
             f"{path}: the label map is not on the grid of its image: shape {components.shape} and origin "
             f"{_plain(own_affine[:3, 3])} mm, image {shape} and {_plain(affine[:3, 3])} mm, corners up to "

@@ -14,10 +14,6 @@ CANDIDATE_COLUMNS = ("i", "j", "k", "diameter_mm", "detector_score", "n_slices")
 """Columns of a candidate: continuous voxel index on the grid of the slices, mean in-plane extent of its boxes
 in mm, score of its boxes, number of slices with a box."""
 
-NO_BOX = 0.005
-"""What a slice without a box counts in a score over several slices, and the least that a box counts: half of the
-detectors' configured ``score_thresh``."""
-
 
 def merge_slices(
     detections: Sequence[tuple[Tensor, Tensor]],
@@ -25,6 +21,7 @@ def merge_slices(
     merge_mm: float = 3.0,
     max_gap: int = 1,
     score_slices: int = 1,
+    missing_slice_score: float = 0.005,
 ) -> Tensor:
     """Merge the boxes of all slices of a volume to candidates.
 
@@ -44,8 +41,10 @@ def merge_slices(
             diameter of a microbleed (2.7 mm).
         max_gap: largest step between slices of a candidate; 1 allows no slice without a box in between.
         score_slices: slices that a candidate's score is taken over: the probability at the mean of the logits of
-            the best scores on its best slices, where a slice without a box counts as :data:`NO_BOX`. 1 takes the best
-            score; with 2, what is dark on one slice alone stands back.
+            the best scores on its best slices. 1 takes the best score; with 2, what is dark on one slice alone is
+            ranked lower.
+        missing_slice_score: what a slice without a box counts in such a score, and the least that a box counts: a
+            score below the detector's ``score_thresh``, as the detector reports no box with less.
 
     Returns:
         (M, 6) float32 on the CPU, columns :data:`CANDIDATE_COLUMNS`, by best box. Position and diameter are
@@ -53,8 +52,8 @@ def merge_slices(
         0.5.
 
     Raises:
-        ValueError: if ``merge_mm`` is not positive, ``max_gap`` or ``score_slices`` is below 1, or a slice has
-            other numbers of boxes and of scores.
+        ValueError: if ``merge_mm`` is not positive, ``max_gap`` or ``score_slices`` is below 1,
+            ``missing_slice_score`` is not between 0 and 0.5, or a slice has other numbers of boxes and of scores.
 
     Example:
         >>> nothing = (torch.zeros(0, 4), torch.zeros(0))
@@ -67,6 +66,11 @@ def merge_slices(
         raise ValueError(f"merge_mm must be positive and max_gap 1 or more, got {merge_mm} and {max_gap}.")
     if score_slices < 1:
         raise ValueError(f"score_slices is {score_slices}; expected 1 or more.")
+    if not 0 < missing_slice_score < 0.5:
+        raise ValueError(
+            f"missing_slice_score is {missing_slice_score}; expected a number above 0 and below 0.5, such as half of "
+            "the detector's score_thresh."
+        )
     boxes, scores, slices = _gather(detections)
     if len(scores) == 0:
         return torch.zeros((0, len(CANDIDATE_COLUMNS)))
@@ -94,16 +98,18 @@ def merge_slices(
         free[members] = False
         position = np.average(centres[members], axis=0, weights=weights[members])
         diameter = np.average(diameters[members], weights=weights[members])
-        score = scores[seed] if score_slices == 1 else _score(scores[members], slices[members], score_slices)
+        score = scores[seed]
+        if score_slices > 1:
+            score = _score_over_slices(scores[members], slices[members], score_slices, missing_slice_score)
         rows.append([*position, diameter, score, len(np.unique(slices[members]))])
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def _score(scores: np.ndarray, slices: np.ndarray, number: int) -> float:
+def _score_over_slices(scores: np.ndarray, slices: np.ndarray, number: int, missing: float) -> float:
     """Return the probability at the mean logit of the best scores on the ``number`` best slices."""
     best = np.sort([scores[slices == k].max() for k in np.unique(slices)])[::-1][:number]
-    best = np.concatenate([best, np.full(number - len(best), NO_BOX)])
-    return expit(logit(best.clip(NO_BOX, 1 - NO_BOX)).mean())
+    best = np.concatenate([best, np.full(number - len(best), missing)])
+    return expit(logit(best.clip(missing, 1 - missing)).mean())
 
 
 def _gather(detections: Sequence[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,9 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import DicomError
+from ..geometry import same_grid
 from .volumes import Volume, dicom_files, read_header, read_volumes, require
 
 KINDS = {"image": "swi", "phase": "phase", "magnitude": "magnitude"}
@@ -306,11 +305,7 @@ def _fits(volume: Volume, asked: str | int) -> bool:
 
 
 def _same_grid(a: Volume, b: Volume) -> bool:
-    if a.shape != b.shape:
-        return False
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in a.shape], [1])).reshape(4, -1)
-    apart = np.linalg.norm(((a.affine - b.affine) @ corners)[:3], axis=0).max()
-    return apart <= 0.1 * np.linalg.norm(a.affine[:3, :3], axis=0).min()
+    return same_grid(a.shape, a.affine, b.shape, b.affine)
 
 
 def _listing(volumes: Sequence[Volume]) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
+from ..geometry import suppressed_by
+
 
 @dataclass(frozen=True)
 class Matching:
@@ -190,9 +192,9 @@ def suppress(detections_mm: np.ndarray, scores: np.ndarray, distance_mm: float) 
         [True, False, True]
     """
     detections = np.asarray(detections_mm, dtype=np.float64).reshape(-1, 3)
+    order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
     kept = np.zeros(len(detections), dtype=bool)
-    for row in np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable"):
-        kept[row] = (np.linalg.norm(detections[kept] - detections[row], axis=1) >= distance_mm).all()
+    kept[order] = suppressed_by(detections[order], distance_mm) < 0
     return kept
 
 

@@ -12,6 +12,7 @@ from monai.transforms import MapTransform, Transform
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from ..geometry import suppressed_by, to_voxel
 from .inferers import TABLE_COLUMNS
 
 
@@ -100,10 +101,11 @@ class Findingsd(Transform):
         rows = rows[~np.isnan(rows[:, 0])]
         table = {name: rows[:, c] for c, name in enumerate(TABLE_COLUMNS)}
         ras = nib.affines.apply_affine(d["image"].affine.numpy(), rows[:, :3])
-        voxel = nib.affines.apply_affine(np.linalg.inv(file_affine), ras)
+        voxel = to_voxel(file_affine, ras)
         rank = np.lexsort((-table["detector_score"], -np.nan_to_num(table["probability"], nan=0.0)))
-        microbleeds, judged, taken = [], [], np.empty((0, 3))
-        for row in rank:
+        reasons = self._reasons_to_drop(table["probability"][rank], ras[rank])
+        microbleeds, judged = [], []
+        for row, reason in zip(rank, reasons, strict=True):
             entry = {
                 "voxel": [round(float(v), 3) for v in voxel[row]],
                 "ras_mm": [round(float(v), 3) for v in ras[row]],
@@ -111,13 +113,12 @@ class Findingsd(Transform):
                 "detector_score": round(float(table["detector_score"][row]), 4),
                 "probability": None if np.isnan(table["probability"][row]) else round(table["probability"][row], 4),
             }
-            reason = self._reason_to_drop(table["probability"][row], ras[row], taken)
             if reason is None:
                 microbleeds.append(entry)
-                taken = np.vstack([taken, ras[row]])
             judged.append((entry, reason))
         labels = np.zeros(swi.shape[1:], dtype=np.int16, order="F")  # the order of NIfTI files
-        centres = nib.affines.apply_affine(np.linalg.inv(swi.affine.numpy()), taken)
+        taken = [row for row, reason in zip(rank, reasons, strict=True) if reason is None]
+        centres = to_voxel(swi.affine.numpy(), ras[taken])
         for number, microbleed in enumerate(microbleeds, 1):
             microbleed["diameter_mm"] = round(self._grow(swi, centres, labels, number), 2)
         candidates = [{**entry, "accepted": why is None, "reason": why or "accepted"} for entry, why in judged]
@@ -133,15 +134,21 @@ class Findingsd(Transform):
         d["pred"] = to_file_grid(labels, swi.affine.numpy(), file_affine, file_shape)
         return d
 
-    def _reason_to_drop(self, probability: float, ras: np.ndarray, taken: np.ndarray) -> str | None:
-        if np.isnan(probability):
-            return "not classified"
-        if probability < self.probability_threshold:
-            return f"probability below {self.probability_threshold:g}"
-        apart = np.linalg.norm(taken - ras, axis=1)
-        if len(apart) and apart.min() < self.duplicate_mm:
-            return f"within {self.duplicate_mm:g} mm of microbleed {int(apart.argmin()) + 1}"
-        return None
+    def _reasons_to_drop(self, probability: np.ndarray, ras: np.ndarray) -> list[str | None]:
+        """For each candidate, most probable first, why it is no microbleed; None where it is one."""
+        unknown, below = np.isnan(probability), probability < self.probability_threshold
+        likely = np.flatnonzero(~unknown & ~below)
+        by = suppressed_by(ras[likely], self.duplicate_mm)
+        number_of = np.cumsum(by < 0)  # of the microbleed that each kept candidate becomes
+        reasons: list[str | None] = [None] * len(probability)
+        for row in np.flatnonzero(unknown):
+            reasons[row] = "not classified"
+        for row in np.flatnonzero(below):
+            reasons[row] = f"probability below {self.probability_threshold:g}"
+        for row, other in zip(likely, by, strict=True):
+            if other >= 0:
+                reasons[row] = f"within {self.duplicate_mm:g} mm of microbleed {number_of[other]}"
+        return reasons
 
     def _grow(self, swi: MetaTensor, centres: np.ndarray, labels: np.ndarray, number: int) -> float:
         """Write ``number`` into ``labels`` at that microbleed's voxels; return the diameter of their volume in mm."""

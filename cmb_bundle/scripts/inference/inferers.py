@@ -53,12 +53,13 @@ class TwoStageInferer(Inferer):
         average: slices averaged for the detector, as in training.
         batch_size: slices at a time.
         patch_batch_size: patches at a time.
-        score_threshold: what has a lower detector score is no candidate.
+        candidate_threshold: what has a lower detector score is no candidate.
         merge_mm: in-plane distance in mm within which boxes of neighbouring slices are one candidate.
         patch_size: edge in voxels of the classifier's patches.
         max_candidates: candidates kept, the best by detector score.
         classify: False stops after the first stage; the probability is then NaN.
-        score_slices: slices that a candidate's score is taken over, see :func:`~.merge_slices`.
+        score_slices: slices that a candidate's score is taken over, see :func:`~.merge_slices`. For more than one, the
+            detector must have a ``score_thresh``; a slice without a box counts as half of it.
         context: slices that are the channels of one image, as in training, see :func:`~.stack_slices`.
 
     Example:
@@ -81,7 +82,7 @@ class TwoStageInferer(Inferer):
         spacing: tuple[float, float, float],
         average: int = 3,
         batch_size: int = 12,
-        score_threshold: float = 0.1,
+        candidate_threshold: float = 0.1,
         merge_mm: float = 4.0,
         patch_size: int = 16,
         max_candidates: int = 500,
@@ -92,9 +93,15 @@ class TwoStageInferer(Inferer):
     ) -> None:
         super().__init__()
         self.spacing = tuple(float(s) for s in spacing)
-        self.average, self.batch_size, self.score_threshold = average, batch_size, score_threshold
-        self.merge_mm, self.patch_size, self.max_candidates = merge_mm, patch_size, max_candidates
-        self.classify, self.patch_batch_size, self.score_slices = classify, patch_batch_size, score_slices
+        self.average = average
+        self.batch_size = batch_size
+        self.candidate_threshold = candidate_threshold
+        self.merge_mm = merge_mm
+        self.patch_size = patch_size
+        self.max_candidates = max_candidates
+        self.classify = classify
+        self.patch_batch_size = patch_batch_size
+        self.score_slices = score_slices
         self.context = context
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args, **kwargs) -> torch.Tensor:
@@ -126,14 +133,13 @@ class TwoStageInferer(Inferer):
     @torch.no_grad()
     def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module) -> torch.Tensor:
         """Stage 1: (2, i, j, k) to (N, 6) with the columns ``CANDIDATE_COLUMNS``, best score first."""
-        return self.merge(self.detect(volume, detector))
-
-    def merge(self, detections: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        """The candidates (N, 6) of what :meth:`detect` found, best score first."""
-        candidates = merge_slices(detections, self.spacing, merge_mm=self.merge_mm, score_slices=self.score_slices)
+        options = {"merge_mm": self.merge_mm, "score_slices": self.score_slices}
+        if self.score_slices > 1:
+            options["missing_slice_score"] = 0.5 * detector.score_thresh
+        candidates = merge_slices(self.detect(volume, detector), self.spacing, **options)
         score = candidates[:, CANDIDATE_COLUMNS.index("detector_score")]
         best = score.argsort(descending=True, stable=True)
-        return candidates[best[score[best] >= self.score_threshold][: self.max_candidates]]
+        return candidates[best[score[best] >= self.candidate_threshold][: self.max_candidates]]
 
     @torch.no_grad()
     def detect(self, volume: torch.Tensor, detector: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -141,7 +147,7 @@ class TwoStageInferer(Inferer):
 
         Where scores are taken over several slices, weak boxes are kept too: the threshold is for what they add up to.
         """
-        least = self.score_threshold if self.score_slices == 1 else 0.0
+        least = self.candidate_threshold if self.score_slices == 1 else 0.0
         # what an accelerated network would round its slices to, once and not for each neighbour
         dtype = getattr(getattr(detector, "network", None), "dtype", torch.float32)
         volume = average_slices(volume.float(), self.average).to(dtype)

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from nibabel.affines import apply_affine
+
+from ..geometry import to_voxel
 
 MAXIMUM_SLICES = 12
 
@@ -29,7 +30,7 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict) -> None:
     microbleeds = result["microbleeds"]
     volume, spacing = swi[0].numpy(), swi.pixdim.numpy()
     centres = np.array([m["ras_mm"] for m in microbleeds]).reshape(-1, 3)
-    voxels = apply_affine(np.linalg.inv(swi.affine.numpy()), centres)
+    voxels = to_voxel(swi.affine.numpy(), centres)
     on_slice = np.clip(np.round(voxels[:, 2]).astype(int), 0, volume.shape[2] - 1)
     slices = np.unique(on_slice)[:MAXIMUM_SLICES]
     if len(slices) == 0:

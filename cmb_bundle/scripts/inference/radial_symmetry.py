@@ -13,9 +13,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from ..detection.candidates import CANDIDATE_COLUMNS
+from ..geometry import suppressed_by
 from .findings import background
 from .inferers import TwoStageInferer
 
@@ -150,7 +150,7 @@ class RadialSymmetryInferer(TwoStageInferer):
         radii_mm: radii looked for.
         alpha: radial strictness, see :func:`radial_symmetry`.
         minimum_gradient: see :func:`radial_symmetry`; SWI is scaled so that tissue is 0.5.
-        score_threshold: lower maxima are no candidates.
+        candidate_threshold: lower maxima are no candidates.
         kwargs: as of :class:`~.inferers.TwoStageInferer`.
 
     Example:
@@ -169,10 +169,10 @@ class RadialSymmetryInferer(TwoStageInferer):
         radii_mm: Sequence[float] = RADII_MM,
         alpha: float = 2.0,
         minimum_gradient: float = 0.05,
-        score_threshold: float = 0.3,
+        candidate_threshold: float = 0.3,
         **kwargs: object,
     ) -> None:
-        super().__init__(spacing, score_threshold=score_threshold, **kwargs)
+        super().__init__(spacing, candidate_threshold=candidate_threshold, **kwargs)
         self.radii_mm, self.alpha, self.minimum_gradient = tuple(radii_mm), alpha, minimum_gradient
 
     def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module | None = None) -> torch.Tensor:
@@ -187,10 +187,13 @@ class RadialSymmetryInferer(TwoStageInferer):
         head = ~ndimage.binary_dilation(background(swi))
         symmetry = radial_symmetry(swi, self.spacing, self.radii_mm, self.alpha, self.minimum_gradient, mask=head)
         best = symmetry.max(axis=0) * head
-        places = np.argwhere((best >= self.score_threshold) & (best > 0) & (best == ndimage.maximum_filter(best, 3)))
+        places = np.argwhere(
+            (best >= self.candidate_threshold) & (best > 0) & (best == ndimage.maximum_filter(best, 3))
+        )
         score = best[tuple(places.T)]
         order = np.argsort(-score, kind="stable")
-        order = order[_farther_apart(places[order] * self.spacing, self.merge_mm)][: self.max_candidates]
+        kept = suppressed_by(places[order] * self.spacing, self.merge_mm, drop_at_distance=True) < 0
+        order = order[kept][: self.max_candidates]
         places, score = places[order], score[order]
         found = symmetry[(slice(None), *places.T)]
         enough = found >= 0.4 * found.max(axis=0, initial=0)
@@ -203,17 +206,6 @@ class RadialSymmetryInferer(TwoStageInferer):
         }
         table = np.column_stack([columns[name] for name in CANDIDATE_COLUMNS])
         return torch.as_tensor(table, dtype=torch.float32).reshape(-1, len(CANDIDATE_COLUMNS))
-
-
-def _farther_apart(places_mm: np.ndarray, distance_mm: float) -> np.ndarray:
-    """Indices of the places (N, 3) that have none that was kept before them within the distance."""
-    neighbours = cKDTree(places_mm).query_ball_point(places_mm, distance_mm) if len(places_mm) else []
-    free = np.ones(len(places_mm), dtype=bool)
-    for number, near in enumerate(neighbours):
-        if free[number]:
-            near = np.array(near)
-            free[near[near > number]] = False
-    return np.flatnonzero(free)
 
 
 def _parabola(values: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from ..evaluation.matching import match
 from ..evaluation.records import Candidate, Crop, Lesion, SubjectRecord
 from ..evaluation.scores import EvaluationOptions
 from ..evaluation.truth import complete, read_truth
+from ..geometry import to_voxel
 from ..options import check_flags
 from .report import FILES, write_evaluation
 
@@ -183,7 +184,7 @@ class Rival:
     def collect(self, engine: Engine) -> None:
         """Record the subjects of an iteration as the rival sees them."""
         report = self.report
-        threshold = getattr(self.inferer, "score_threshold", None)
+        threshold = getattr(self.inferer, "candidate_threshold", None)
         about = report.about | {"system": self.system, "candidate_threshold": threshold}
         engine.network.eval()
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
@@ -211,7 +212,7 @@ def cut_crop(
         the picture in radiological view, patient's right on the left and anterior up.
     """
     affine = np.asarray(affine, dtype=float)
-    centre = np.linalg.inv(affine) @ [*ras_mm, 1.0]
+    centre = to_voxel(affine, ras_mm)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     pixels = max(1, round(size_mm / pixel_mm))
     offset = (np.arange(pixels) - (pixels - 1) / 2) * pixel_mm

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..data.datasets import CohortDataset
 from ..errors import CohortError
+from ..geometry import to_voxel
 from ..inference.inferers import TwoStageInferer
 from ..networks.weights import load_weights
 from ..transforms.patches import cut_patch
@@ -78,7 +79,7 @@ def collect_patches(
         apart = cdist(places, lesions).min(axis=1, initial=np.inf)
         centres = [(v, 1, "candidate") for v in candidates[apart <= match_mm]]
         centres += [(v, 0, "candidate") for v in candidates[apart > ignore_mm][:hard_negatives]]
-        centres += [(v, 1, "lesion") for v in apply_affine(np.linalg.inv(volume.affine.numpy()), lesions)]
+        centres += [(v, 1, "lesion") for v in to_voxel(volume.affine.numpy(), lesions)]
         inside = (volume[0] > 0).nonzero().numpy()
         random = inside[generator.integers(len(inside), size=random_negatives)]
         apart = cdist(apply_affine(volume.affine.numpy(), random), lesions).min(axis=1, initial=np.inf)

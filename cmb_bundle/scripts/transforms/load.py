@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import nibabel as nib
-import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
@@ -19,6 +18,7 @@ from ..dicom.pixels import read_volume
 from ..dicom.series import use_dicom
 from ..dicom.volumes import Volume
 from ..errors import DicomError, SubjectError
+from ..geometry import corners_apart_mm, same_grid
 from .notices import add_notice
 
 MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude"}
@@ -174,9 +174,9 @@ class LoadSubjectd(MapTransform):
                 f"{name}: {path_a} has {' x '.join(map(str, a.shape[1:]))} voxels and {path_b} has "
                 f"{' x '.join(map(str, b.shape[1:]))}. Expected the same grid; give the files of one acquisition."
             )
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in a.shape[1:]], [1])).reshape(4, -1)
-        apart = np.linalg.norm((a.affine.numpy() - b.affine.numpy())[:3] @ corners, axis=0).max()
-        if apart > 0.1 * float(a.pixdim.min()):
+        shape, affine, other_affine = a.shape[1:], a.affine.numpy(), b.affine.numpy()
+        if not same_grid(shape, affine, shape, other_affine):
+            apart = corners_apart_mm(shape, affine, other_affine)
             raise SubjectError(
                 f"{name}: the affines of {path_a} and {path_b} put the same voxel up to {apart:.2f} mm apart. "
                 "Expected the same grid; give the files of one acquisition, or resample one to the other."

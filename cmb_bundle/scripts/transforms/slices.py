@@ -10,6 +10,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from torch.nn.functional import avg_pool1d, pad
 
+from ..geometry import to_voxel
+
 
 def average_slices(volume: torch.Tensor, number: int = 3) -> torch.Tensor:
     """
@@ -144,8 +146,7 @@ class RandSlicesd(RandomizableTransform, MapTransform):
 
     def lesion_boxes(self, volume, ras, diameter, spacing) -> tuple[np.ndarray, np.ndarray]:
         """Centres (N, 3) in voxels of the volume, and half edges (N, 3) in voxels of the boxes around them."""
-        points = np.c_[np.asarray(ras).reshape(-1, 3), np.ones(len(ras))]
-        voxel = (points @ np.linalg.inv(volume.affine.numpy()).T)[:, :3]
+        voxel = to_voxel(volume.affine.numpy(), np.asarray(ras).reshape(-1, 3))
         diameter = np.nan_to_num(np.asarray(diameter, dtype=float), nan=0.0)
         edge = np.maximum(self.box_mm, self.box_scale * diameter)
         depth = np.maximum(max(self.reach_mm, spacing[2] / 2), diameter / 2)
