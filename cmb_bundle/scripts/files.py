@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import uuid
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +15,24 @@ import pandas as pd
 EXCEL_SUFFIXES = (".xlsx", ".xls")
 TABLE_SUFFIXES = (*EXCEL_SUFFIXES, ".csv")
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+
+
+def check_gzip(path: str | PathLike) -> None:
+    """
+    Read a gzip file to its end, where its checksum is; other files are left alone.
+
+    Readers of images stop when they have the voxels, so that a damaged file passes for a whole one.
+
+    Raises:
+        OSError, EOFError or zlib.error: the file is damaged or cut off.
+    """
+    with Path(path).open("rb") as file:
+        if file.read(2) != b"\x1f\x8b":
+            return
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            while unpacked.read(1 << 24):
+                pass
 
 
 def write_whole(path: str | os.PathLike, write: Callable[[Path], None]) -> Path:

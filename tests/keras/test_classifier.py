@@ -456,3 +456,13 @@ def test_keys_of_the_page_are_those_of_the_overlay():
     keys = json.loads((CONFIGS / "keras.json").read_text())
     rows = re.findall(r"^\| `(\w+)` \|", (CONFIGS.parents[1] / "docs" / "keras.md").read_text(), re.MULTILINE)
     assert rows == [key for key in keys if "#" not in key]
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    model = small_model()
+    kernel, bias = model.layers[0].get_weights()
+    kernel[1, 1, 1, 0, 0] = np.nan
+    model.layers[0].set_weights([kernel, bias])
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(KerasError, match="its weight has values that are not finite"):
+        keras_classifier(tmp_path / "model.keras")

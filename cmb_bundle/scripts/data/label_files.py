@@ -13,7 +13,7 @@ from monai.transforms import LoadImage
 from skimage.measure import label as label_components
 
 from ..errors import LabelError
-from ..files import EXCEL_SUFFIXES, IMAGE_SUFFIXES, TABLE_SUFFIXES
+from ..files import EXCEL_SUFFIXES, IMAGE_SUFFIXES, TABLE_SUFFIXES, check_gzip
 
 EXPECTED = (
     "expected the columns slice, x, y and optionally class, as numbers and without a header row, "
@@ -193,6 +193,7 @@ def read_components(path: Path) -> tuple[np.ndarray, np.ndarray]:
         LabelError: if it cannot be read, is not of three axes, or has values other than whole numbers from 0.
     """
     try:
+        check_gzip(path)
         image = LoadImage(image_only=True)(str(path))
     except Exception as error:
         raise LabelError(f"{path}: cannot be read as an image ({type(error).__name__}: {error}).") from error

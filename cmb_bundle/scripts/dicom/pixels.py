@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from monai.data import MetaTensor
 
 from ..errors import DicomError
-from .volumes import Volume
+from .volumes import Volume, require
 
 
 def read_volume(volume: Volume) -> MetaTensor:
@@ -51,6 +53,7 @@ def read_pixels(volume: Volume) -> tuple[np.ndarray, float | None]:
 
     image_type, stored = itk.Image[itk.D, 3], {}
     for file in dict.fromkeys(frame.file for frame in volume.frames):
+        _check_length(file)
         dicom_io = itk.GDCMImageIO.New()
         reader = itk.ImageFileReader[image_type].New(FileName=file, ImageIO=dicom_io)
         try:
@@ -69,3 +72,19 @@ def read_pixels(volume: Volume) -> tuple[np.ndarray, float | None]:
         pixels[:, :, k] = (slices[frame.index] * frame.slope + (frame.intercept - offset)).T
     units = {frame.unit[0] if frame.unit else None for frame in volume.frames}
     return pixels, units.pop() if len(units) == 1 else None
+
+
+def _check_length(file: Path) -> None:
+    """Refuse uncompressed pixels that are fewer than Rows, Columns and frames ask for; ITK pads them."""
+    header = require("pydicom").dcmread(file, defer_size=1024, force=True)
+    syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
+    if syntax is None or syntax.is_compressed:
+        return
+    samples = int(header.Rows) * int(header.Columns) * int(header.get("NumberOfFrames") or 1)
+    expected = samples * int(header.get("SamplesPerPixel", 1)) * int(header.BitsAllocated) // 8
+    found = len(header.PixelData)
+    if found < expected:
+        raise DicomError(
+            f"{file} has {found} bytes of pixels; its header asks for {expected}. Expected a whole file; copy or "
+            "export it again."
+        )

@@ -167,4 +167,10 @@ class TwoStageInferer(Inferer):
         for batch in voxels.split(self.patch_batch_size):
             patches = torch.stack([to_classifier_input(cut_patch(volume.float(), v, self.patch_size)) for v in batch])
             found.append(classifier(patches).float().softmax(dim=1)[:, 1].cpu())
-        return torch.cat(found)
+        probabilities = torch.cat(found)
+        if not bool(torch.isfinite(probabilities).all()):
+            raise ValueError(
+                "The classifier's network returned probabilities that are not finite. Look for NaN or infinite values "
+                "in the weights of stage 2; without them every candidate would be dropped in silence."
+            )
+        return probabilities

@@ -250,4 +250,6 @@ def _is_same(config: Mapping) -> bool:
 def _fill(module: nn.Module, **values: Tensor | None) -> None:
     for name, value in values.items():
         if value is not None:
+            if not bool(torch.isfinite(value).all()):
+                raise KerasError(f"its {name} has values that are not finite; copy the file again, or train again")
             getattr(module, name).copy_(value)

@@ -126,7 +126,24 @@ def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> N
             f"{len(shapes)} of another shape; for example {example}: found {found}, expected {wanted}. "
             "Use the configuration it was trained with, or another output_dir or checkpoint."
         )
+    check_finite_weights(state, path)
     network.load_state_dict(state)
+
+
+def check_finite_weights(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """
+    Refuse weights that are not numbers: a network with them finds nothing, and says nothing.
+
+    Raises:
+        CheckpointError: a tensor has a value that is NaN or infinite.
+    """
+    for name, tensor in state.items():
+        if torch.is_tensor(tensor) and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(
+                f"{path} is damaged: {count} of the {tensor.numel()} values of {name} are NaN or infinite. Expected "
+                "finite weights; copy the file again, or train again with a lower learning rate."
+            )
 
 
 def save_weights(network: torch.nn.Module, path: str | Path) -> Path:

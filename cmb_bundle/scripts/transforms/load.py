@@ -19,6 +19,7 @@ from ..dicom.series import use_dicom
 from ..dicom.volumes import Volume
 from ..errors import DicomError, SubjectError
 from ..geometry import corners_apart_mm, same_grid
+from ..files import check_gzip
 from .notices import add_notice
 
 MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude"}
@@ -108,6 +109,8 @@ class LoadSubjectd(MapTransform):
         try:
             if isinstance(path, Volume):
                 return read_volume(path)
+            if Path(path).is_file():
+                check_gzip(path)
             volume = self.load(path)
             if str(path).endswith((".nii", ".nii.gz")):
                 # MONAI compares all four zooms of a 4D file with its affine and then drops the translation

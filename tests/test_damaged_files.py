@@ -1,0 +1,116 @@
+"""Damaged files are refused: a wrong count would look like any other."""
+
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian
+
+from cmb_bundle.scripts.data.labels import LabelConvention, read_points
+from cmb_bundle.scripts.dicom.pixels import read_pixels
+from cmb_bundle.scripts.dicom.volumes import dicom_files, read_volumes
+from cmb_bundle.scripts.errors import CheckpointError, DicomError, LabelError, SubjectError
+from cmb_bundle.scripts.files import check_gzip
+from cmb_bundle.scripts.inference.inferers import TwoStageInferer
+from cmb_bundle.scripts.networks.weights import load_weights
+from cmb_bundle.scripts.transforms.load import LoadSubjectd
+
+from .helpers.dicom_series import Study, write_dicom_series
+
+
+def write_scan(path, shape=(16, 16, 6)):
+    voxels = np.random.default_rng(0).integers(1, 1000, shape).astype(np.int16)
+    nib.save(nib.Nifti1Image(voxels, np.diag([0.8, 0.8, 2.0, 1.0])), path)
+    return path
+
+
+def change_byte(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [-3, -6], ids=["length", "checksum"])
+def test_a_changed_byte_of_a_compressed_scan_is_a_failed_subject(tmp_path, place):
+    path = write_scan(tmp_path / "s1_swi.nii.gz")
+    assert LoadSubjectd()({"subject": "s1", "image": str(path)})["image"].shape == (1, 16, 16, 6)
+    change_byte(path, place)
+    assert nib.load(path).get_fdata().shape == (16, 16, 6), "nibabel alone does not notice"
+    with pytest.raises(SubjectError, match=rf"s1: the SWI {path} cannot be read .* copy or convert it again"):
+        LoadSubjectd()({"subject": "s1", "image": str(path)})
+
+
+def test_any_changed_byte_is_noticed(tmp_path):
+    path = write_scan(tmp_path / "s1_swi.nii.gz")
+    whole = path.read_bytes()
+    # the ten bytes of the gzip header hold a time and a system, which no checksum covers
+    for place in np.random.default_rng(0).integers(10, len(whole), 30):
+        path.write_bytes(whole)
+        change_byte(path, int(place))
+        with pytest.raises(SubjectError):
+            LoadSubjectd()({"subject": "s1", "image": str(path)})
+
+
+def test_a_damaged_label_map_is_refused(tmp_path):
+    voxels = np.zeros((16, 16, 6), np.uint8)
+    voxels[4, 5, 2] = 1
+    path, affine = tmp_path / "s1_label.nii.gz", np.diag([0.8, 0.8, 2.0, 1.0])
+    nib.save(nib.Nifti1Image(voxels, affine), path)
+    assert len(read_points(path, voxels.shape, affine, LabelConvention()).ras_mm) == 1
+    change_byte(path, -6)
+    with pytest.raises(LabelError, match=f"{path}: cannot be read as an image"):
+        read_points(path, voxels.shape, affine, LabelConvention())
+
+
+def test_files_that_are_not_compressed_are_left_alone(tmp_path):
+    path = tmp_path / "scan.nii"
+    path.write_bytes(b"not gzip")
+    check_gzip(path)
+    with gzip.open(tmp_path / "scan.nii.gz", "wb") as file:
+        file.write(b"whole")
+    check_gzip(tmp_path / "scan.nii.gz")
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+def test_dicom_with_too_few_pixels_is_refused(tmp_path, enhanced):
+    voxels = np.random.default_rng(0).integers(0, 4095, (8, 6, 4), endpoint=True)
+    write_dicom_series(
+        tmp_path, voxels, np.diag([0.8, 0.8, 2.0, 1.0]), Study(), "SWI_Images", 7, r"ORIGINAL\PRIMARY\M\SWI",
+        enhanced=enhanced,
+    )  # fmt: skip
+    [volume] = read_volumes(dicom_files(tmp_path))
+    assert read_pixels(volume)[0].shape == (8, 6, 4)
+    path = next(dicom_files(tmp_path))
+    header = dcmread(path)
+    assert header.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    header.PixelData = header.PixelData[:-16]
+    header.save_as(path)
+    [volume] = read_volumes(dicom_files(tmp_path))
+    with pytest.raises(DicomError, match=r"bytes of pixels; its header asks for \d+"):
+        read_pixels(volume)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    state = network.state_dict()
+    torch.save(state, tmp_path / "whole.pt")
+    load_weights(network, tmp_path / "whole.pt")
+    damaged = {**state, "0.weight": state["0.weight"].clone()}
+    damaged["0.weight"][1, 0, 2, 2] = value
+    torch.save(damaged, tmp_path / "damaged.pt")
+    with pytest.raises(CheckpointError, match=r"damaged\.pt is damaged: 1 of the 18 values of 0\.weight"):
+        load_weights(network, tmp_path / "damaged.pt")
+
+
+def test_no_candidate_stays_without_a_probability():
+    class Broken(torch.nn.Module):
+        def forward(self, patches):
+            return torch.full((len(patches), 2), torch.nan)
+
+    inferer = TwoStageInferer(spacing=(0.6, 0.6, 2.0))
+    with pytest.raises(ValueError, match="probabilities that are not finite"):
+        inferer.probabilities(torch.zeros(2, 32, 32, 16), torch.tensor([[16.0, 16.0, 8.0]]), Broken())
