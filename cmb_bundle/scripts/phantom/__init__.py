@@ -2,16 +2,20 @@
 
 from .cohort import default_cohort, make_cohort, write_subject
 from .simulate import Phantom, simulate
-from .spec import HR, LR, PRESETS, SMALL, TINY, PhantomSpec
+from .spec import HR, LR, PRESETS, SMALL, T2STAR, TINY, PhantomSpec
+from .variety import Content, Processing
 
 __all__ = [
     "HR",
     "LR",
     "PRESETS",
     "SMALL",
+    "T2STAR",
     "TINY",
+    "Content",
     "Phantom",
     "PhantomSpec",
+    "Processing",
     "default_cohort",
     "make_cohort",
     "simulate",

@@ -71,7 +71,7 @@ def _excel_bytes(rows: list[tuple[int, int, int]]) -> bytes:
 
 
 def write_subject(phantom: Phantom, dataset_dir: str | Path, subject: str) -> None:
-    """Write one subject: Data/SWI, Data/Phase, Data/Magnitude, Label and Truth.
+    """Write one subject: what the spec's outputs name below Data (as Data/SWI or Data/T2star), Label and Truth.
 
     Args:
         phantom: what to write.
@@ -79,10 +79,7 @@ def write_subject(phantom: Phantom, dataset_dir: str | Path, subject: str) -> No
         subject: name of the subject and of its files.
     """
     folder = Path(dataset_dir)
-    images = {"SWI": phantom.swi, "Magnitude": phantom.magnitude}
-    if phantom.spec.with_phase:
-        images["Phase"] = phantom.phase
-    for name, array in images.items():
+    for name, array in phantom.images.items():
         _write(folder / "Data" / name / f"{subject}.nii.gz", _nifti_bytes(array, phantom.affine))
     _write(folder / "Label" / f"{subject}.xlsx", _excel_bytes(excel_rows(phantom.truth)))
     truth = {"subject": subject, **phantom.truth}
