@@ -30,22 +30,29 @@ def _somewhere(head: Head, where: np.ndarray, low: np.ndarray, high: np.ndarray,
     return np.array(head.grid.origin) + np.array(head.grid.step) * index[rng.integers(len(index))]
 
 
-def _distance(head: Head, centre: np.ndarray, axes: np.ndarray, rng: np.random.Generator, roughness: float):
-    """Rough signed distance in mm to an ellipsoid of semi-axes about a centre, on the head's grid."""
-    offset = [head.grid.axis(d) - centre[d] for d in range(3)]
+def _window(head: Head, centre: np.ndarray, reach: float) -> tuple[slice, ...]:
+    """Slices of the head's grid within a reach in mm of a centre."""
+    index = head.grid.index(centre[None])[0]
+    low = np.maximum(np.floor(index - reach / np.array(head.grid.step)), 0).astype(int)
+    high = np.ceil(index + reach / np.array(head.grid.step)).astype(int) + 1
+    return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+
+
+def _distance(head: Head, window: tuple, centre: np.ndarray, axes: np.ndarray, rng: np.random.Generator, rough: float):
+    """Signed distance in mm, float32 over a window, to an ellipsoid of semi-axes with a rough surface."""
+    offset = [head.grid.axis(d)[window[d]] - centre[d] for d in range(3)]
     x, y, z = np.meshgrid(*offset, indexing="ij", sparse=True)
     signed = (np.sqrt((x / axes[0]) ** 2 + (y / axes[1]) ** 2 + (z / axes[2]) ** 2) - 1) * min(axes)
-    waves = sum(
-        np.sin(c[0] * x + c[1] * y + c[2] * z + p)
-        for c, p in zip(rng.normal(0, 2.5 / max(axes), (4, 3)), rng.uniform(0, 6.3, 4), strict=True)
-    )
-    return (signed + roughness * min(axes) * 0.5 * waves).astype(np.float32)
+    waves = np.zeros((1, 1, 1))
+    for c, p in zip(rng.normal(0, 2.5 / max(axes), (4, 3)), rng.uniform(0, 6.3, 4), strict=True):
+        waves = waves + np.sin(c[0] * x + c[1] * y + c[2] * z + p)
+    return (signed + rough * min(axes) * 0.5 * waves).astype(np.float32)
 
 
-def _cavity(head: Head, share: np.ndarray) -> None:
-    head.fluid[...] = np.maximum(head.fluid, share)
-    head.white *= 1 - share
-    head.iron *= 1 - share
+def _cavity(head: Head, window: tuple, share: np.ndarray) -> None:
+    head.fluid[window] = np.maximum(head.fluid[window], share)
+    head.white[window] *= 1 - share
+    head.iron[window] *= 1 - share
 
 
 def _record(head: Head, kind: str, centre: np.ndarray, radius: float, chi: float) -> Lesion:
@@ -80,45 +87,52 @@ def draw_large(
     for _ in range(content.haemorrhages):
         centre = _somewhere(head, tissue & (head.brain_distance < -8), *box, rng)
         if centre is not None:
-            axes = rng.uniform(6, 18, 3) * np.array([0.7, 1.0, 0.8])
-            signed, chi = _distance(head, centre, axes, rng, 0.15), float(rng.uniform(0.6, 1.5))
-            within = head.brain_distance < -1
-            iron += chi * soft(np.abs(signed + 1.0) - 1.0, 1.5) * within + 0.25 * chi * soft(signed + 2) * within
-            _cavity(head, soft(signed + float(rng.uniform(2, 5)), 2.0) * float(rng.uniform(0.3, 1)) * within)
+            axes, chi = rng.uniform(6, 18, 3) * np.array([0.7, 1.0, 0.8]), float(rng.uniform(0.6, 1.5))
+            window = _window(head, centre, 2 * max(axes) + 4)
+            signed, inside = _distance(head, window, centre, axes, rng, 0.15), head.brain_distance[window] < -1
+            # A wall of haemosiderin, stained tissue within, and a cavity of fluid in part of it.
+            iron[window] += (chi * soft(np.abs(signed + 1.0) - 1.0, 1.5) + 0.25 * chi * soft(signed + 2)) * inside
+            depth, fluid = float(rng.uniform(2, 5)), float(rng.uniform(0.3, 1))
+            _cavity(head, window, fluid * soft(signed + depth, 2.0) * inside)
             drawn.append(_record(head, "haemorrhage", centre, float(max(axes)), chi))
     for _ in range(content.cavernomas):
         centre = _somewhere(head, tissue, *box, rng)
         if centre is not None:
             radius, chi = float(rng.uniform(3.5, 10)), float(rng.uniform(0.6, 1.4))
-            signed = _distance(head, centre, radius * rng.uniform(0.8, 1, 3), rng, 0.1)
-            iron += chi * soft(np.abs(signed) - 0.8, 1.5)
+            window = _window(head, centre, 1.6 * radius + 3)
+            signed = _distance(head, window, centre, radius * rng.uniform(0.8, 1, 3), rng, 0.1)
+            iron[window] += chi * soft(np.abs(signed) - 0.8, 1.5)
             for _ in range(rng.integers(6, 15)):
                 direction = rng.standard_normal(3)
                 at = centre + direction / np.linalg.norm(direction) * radius * rng.uniform(0, 0.7)
-                cell = soft(_distance(head, at, np.full(3, rng.uniform(0.2, 0.4) * radius), rng, 0.0)) * (signed < 0)
+                size = np.full(3, rng.uniform(0.2, 0.4) * radius)
+                cell = soft(_distance(head, window, at, size, rng, 0.0)) * (signed < 0)
                 if rng.random() < 0.5:
-                    iron += 0.5 * chi * cell
+                    iron[window] += 0.5 * chi * cell
                 else:
-                    _cavity(head, 0.6 * cell)
+                    _cavity(head, window, 0.6 * cell)
             drawn.append(_record(head, "cavernoma", centre, radius, chi))
     for _ in range(content.lacunes):
         centre = _somewhere(head, deep if rng.random() < 0.6 else white, *box, rng)
         if centre is not None:
             axes = rng.uniform(1.5, 7.5, 3) * np.array([0.8, 1.0, 0.8])
-            signed = _distance(head, centre, axes, rng, 0.1)
-            _cavity(head, soft(signed))
+            window = _window(head, centre, 1.5 * max(axes) + 3)
+            signed = _distance(head, window, centre, axes, rng, 0.1)
+            _cavity(head, window, soft(signed))
             # A rim of old blood in some.
             chi = float(rng.uniform(0.1, 0.5)) if rng.random() < 0.2 else 0.0
-            iron += chi * soft(np.abs(signed) - 0.5)
+            iron[window] += chi * soft(np.abs(signed) - 0.5)
             drawn.append(_record(head, "lacune", centre, float(max(axes)), chi))
     for _ in range(content.siderosis):
         surface = (head.brain_distance > -5) & (head.brain_distance < -1) & (head.fluid > 0.2)
         centre = _somewhere(head, surface & (head.template_mm[2] > 5), *box, rng)
         if centre is not None:
             radius, chi = float(rng.uniform(10, 28)), float(rng.uniform(0.4, 1.2))
-            near_it = soft(_distance(head, centre, np.full(3, radius), rng, 0.2), 4.0)
-            lining = 4 * head.fluid * (1 - head.fluid) * (head.brain_distance < 0.5) * (head.brain_distance > -14)
-            iron += chi * near_it * np.clip(lining, 0, 1)
+            window = _window(head, centre, 1.6 * radius + 4)
+            near_it = soft(_distance(head, window, centre, np.full(3, radius), rng, 0.2), 4.0)
+            fluid, depth = head.fluid[window], head.brain_distance[window]
+            lining = 4 * fluid * (1 - fluid) * (depth < 0.5) * (depth > -14)
+            iron[window] += chi * near_it * np.clip(lining, 0, 1)
             drawn.append(_record(head, "siderosis", centre, radius, chi))
     return iron, drawn
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 
 from .variety import Content, Processing
 
@@ -106,7 +107,10 @@ class PhantomSpec:
         later = ("gap_mm", "outputs", "chi_map", "content", "processing")
         plain = PhantomSpec()
         kept = [f.name for f in fields(self) if f.name not in later or getattr(self, f.name) != getattr(plain, f.name)]
-        return {name: _plain(asdict(self)[name]) for name in kept}
+        out = {name: _plain(asdict(self)[name]) for name in kept}
+        if self.chi_map:
+            out["chi_map"] = Path(self.chi_map).name
+        return out
 
     def changed(self, **changes: object) -> PhantomSpec:
         """A copy with some attributes replaced."""
