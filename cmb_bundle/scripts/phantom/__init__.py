@@ -1,18 +1,25 @@
 """A physics simulator of susceptibility-weighted scans with microbleeds; it stands alone."""
 
 from .cohort import default_cohort, make_cohort, write_subject
+from .kinds import KINDS, draw_kind
 from .simulate import Phantom, simulate
-from .spec import HR, LR, PRESETS, SMALL, TINY, PhantomSpec
+from .spec import HR, LR, PRESETS, SMALL, T2STAR, TINY, PhantomSpec
+from .variety import Content, Processing
 
 __all__ = [
     "HR",
+    "KINDS",
     "LR",
     "PRESETS",
     "SMALL",
+    "T2STAR",
     "TINY",
+    "Content",
     "Phantom",
     "PhantomSpec",
+    "Processing",
     "default_cohort",
+    "draw_kind",
     "make_cohort",
     "simulate",
     "write_subject",

@@ -201,7 +201,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Shape:
-    """What differs between subjects besides the pose: all in mm but for the iron factor and the fluid threshold."""
+    """What differs between subjects besides the pose: in mm; iron and air are factors, the fluid's is a threshold."""
 
     ventricle: float
     gap: float
@@ -209,6 +209,7 @@ class Shape:
     scalp: float
     iron: float
     fluid_threshold: float
+    air: float = 1.0
 
     @staticmethod
     def draw(rng: np.random.Generator) -> Shape:
@@ -223,7 +224,8 @@ class Shape:
         )
 
 
-def _soft(distance: np.ndarray, width: float = 1.0) -> np.ndarray:
+def soft(distance: np.ndarray, width: float = 1.0) -> np.ndarray:
+    """Share of a voxel that lies inside, 0..1, by its signed distance in mm to a border of a width in mm."""
     return np.clip(0.5 - distance / width, 0, 1)
 
 
@@ -241,7 +243,7 @@ def outside_brain(points: np.ndarray, distance: np.ndarray, shape: Shape) -> dic
     x, y, z = points
     inner = distance - shape.gap
     # Temporal muscle: the scalp is thicker over the temples.
-    temple = np.exp(-(((y - 10) / 25) ** 2) - ((z + 15) / 22) ** 2) * _soft(30 - np.abs(x), 20)
+    temple = np.exp(-(((y - 10) / 25) ** 2) - ((z + 15) / 22) ** 2) * soft(30 - np.abs(x), 20)
     depth = inner - shape.skull
     scalp = shape.scalp + 8 * temple
     face = ellipsoid(points, (0.0, 28.0, -62.0), (62.0, 66.0, 60.0))
@@ -252,18 +254,19 @@ def outside_brain(points: np.ndarray, distance: np.ndarray, shape: Shape) -> dic
     base = z < 6
     at_base, room = points[:, base], inner[base]
     for centre, axes in AIR.values():
-        air[base] = np.maximum(air[base], np.minimum(-ellipsoid(at_base, centre, axes), room - 2.5))
+        size = axes if shape.air == 1 else tuple(a * shape.air for a in axes)
+        air[base] = np.maximum(air[base], np.minimum(-ellipsoid(at_base, centre, size), room - 2.5))
     eye_centre, eye_radius = EYES
     eye[base] = np.minimum(-ellipsoid(at_base, eye_centre, (eye_radius,) * 3), room - 3)
     marrow = np.minimum(0.2 * shape.skull - np.abs(inner - 0.5 * shape.skull), z + 25)
     skin_fat = body + 2.0 + 0.45 * shape.scalp
     streaks = 2.0 * (np.sin(x / 5) + np.sin(y / 6) + np.sin(z / 5) - 1.0)
     fat = np.maximum(skin_fat, np.minimum(streaks, -25 - z))
-    rest = _soft(-inner, 1.0)
+    rest = soft(-inner, 1.0)
     out = {}
     layers = (("air", air), ("eye", eye), ("marrow", marrow), ("bone", -depth), ("fat", fat))
     for name, membership in layers:
-        share = _soft(-membership, 2.0)
+        share = soft(-membership, 2.0)
         out[name] = rest * share
         rest = rest * (1 - share)
     out["muscle"] = rest
@@ -296,7 +299,7 @@ def build_head(
     t1 = template.at("t1", points)
     white = np.clip((template.at("white", points) - 0.5 + 0.08 * wobble) * 1.8 + 0.5, 0, 1)
     fluid = np.clip((shape.fluid_threshold + 0.03 * wobble - t1) / 0.17, 0, 1)
-    fluid = np.maximum(fluid, _soft(ventricle - shape.ventricle, 1.5))
+    fluid = np.maximum(fluid, soft(ventricle - shape.ventricle, 1.5))
     fluid[distance > 0] = 1
     white *= 1 - fluid
     iron = np.zeros_like(white)
@@ -308,7 +311,7 @@ def build_head(
         signed = ellipsoid(where, centre, semi_axes, turn) + 0.25 * roughness
         if name == "dentate":
             signed = np.abs(signed + 0.8 * roughness) - 1.0
-        excess = np.maximum(excess, chi * _soft(signed, 1.6))
+        excess = np.maximum(excess, chi * soft(signed, 1.6))
     iron[central] = excess
     iron *= shape.iron * (1 - fluid)
     outer = np.zeros_like(white)
@@ -316,5 +319,5 @@ def build_head(
     shares = outside_brain(points[:, rim], distance[rim], shape)
     outer[rim] = sum(share * np.float32(outer_signal[name]) for name, share in shares.items())
     outer *= 1 + 0.12 * wobble
-    brain = _soft(distance - shape.gap)
+    brain = soft(distance - shape.gap)
     return Head(grid, points, white, fluid, iron, brain, outer, distance)

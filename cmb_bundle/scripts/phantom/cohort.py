@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import multiprocessing
@@ -11,6 +12,7 @@ import re
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,8 +22,10 @@ import numpy as np
 from openpyxl import Workbook
 from tqdm import tqdm
 
+from .draws import subject_spec
+from .kinds import chosen, draw_kind
 from .simulate import Phantom, simulate
-from .spec import PHASE_SCALES, PRESETS, PhantomSpec
+from .spec import PRESETS, PhantomSpec
 
 VERSION = 3  # raise it when the simulated images change, so that cached cohorts are made anew
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can hold
@@ -71,7 +75,7 @@ def _excel_bytes(rows: list[tuple[int, int, int]]) -> bytes:
 
 
 def write_subject(phantom: Phantom, dataset_dir: str | Path, subject: str) -> None:
-    """Write one subject: Data/SWI, Data/Phase, Data/Magnitude, Label and Truth.
+    """Write one subject: what the spec's outputs name below Data (as Data/SWI or Data/T2star), Label and Truth.
 
     Args:
         phantom: what to write.
@@ -79,75 +83,36 @@ def write_subject(phantom: Phantom, dataset_dir: str | Path, subject: str) -> No
         subject: name of the subject and of its files.
     """
     folder = Path(dataset_dir)
-    images = {"SWI": phantom.swi, "Magnitude": phantom.magnitude}
-    if phantom.spec.with_phase:
-        images["Phase"] = phantom.phase
-    for name, array in images.items():
+    for name, array in phantom.images.items():
         _write(folder / "Data" / name / f"{subject}.nii.gz", _nifti_bytes(array, phantom.affine))
     _write(folder / "Label" / f"{subject}.xlsx", _excel_bytes(excel_rows(phantom.truth)))
     truth = {"subject": subject, **phantom.truth}
     _write(folder / "Truth" / f"{subject}.json", (json.dumps(truth, indent=1) + "\n").encode())
 
 
-def _geometry(rng: np.random.Generator) -> dict:
-    """A grid, and a head to lie on it: voxels of 0.4-1 mm by 1-5 mm, slabs of thin slices, whole heads of thick ones.
-
-    Microbleeds are in five subjects of six and more numerous than in patients, for a detector to learn from.
-    """
-    in_plane, thickness = float(round(rng.uniform(0.4, 1.0), 2)), float(round(np.exp(rng.uniform(0, np.log(5))), 2))
-    slices = int(min(round(144 / thickness), 60))
-    spare = max(144 - slices * thickness, 0) / 2
-    return {
-        "spacing": (in_plane, in_plane, thickness),
-        "shape": (round(224 / in_plane), round(240 / in_plane), slices),
-        "centre_mm": (0.0, 0.0, float(round(rng.uniform(-spare, spare), 1))),
-        "atrophy": float(round(rng.uniform(0, 3), 2)) if rng.random() < 0.4 else 0.0,
-        "skull_stripped": bool(rng.random() < 0.2),
-        "microbleeds": int(np.exp(rng.uniform(0, np.log(40)))) if rng.random() < 5 / 6 else 0,
-    }
+def _make_subject(
+    index: int, folder: str, digits: int, spec: PhantomSpec, seed: int, kinds: list[str], maps: list[str], **how: bool
+) -> None:
+    if kinds:
+        kind = kinds[index % len(kinds)]
+        on_map = maps[index // len(kinds) % len(maps)] if kind.startswith("map_") else ""
+        subject = draw_kind(kind, index=index, seed=seed, base=spec, chi_map=on_map)
+    else:
+        subject = subject_spec(spec, index, seed, **how)
+    write_subject(simulate(subject), folder, f"phantom-{index + 1:0{digits}d}")
 
 
-def subject_spec(spec: PhantomSpec, index: int, seed: int, vary: bool, vary_geometry: bool = False) -> PhantomSpec:
-    """The spec of one subject of a cohort.
-
-    The default keeps the protocol and varies the noise a little and, in one subject of ten, the motion. With `vary`
-    the field, echo time, noise, filter, phase scale, polarity and tilt are drawn from the ranges of protocols in use.
-    With `vary_geometry` also the voxels, the extent, atrophy, skull stripping and the number of microbleeds.
-
-    Args:
-        spec: what all subjects share.
-        index: number of the subject.
-        seed: seed of the cohort.
-        vary: whether the protocol varies.
-        vary_geometry: whether the grid and the head vary.
-    """
-    rng = np.random.default_rng([seed, index, 20])
-    changes = {"seed": int(rng.integers(2**31)), "snr": float(round(spec.snr * np.exp(rng.normal(0, 0.15)), 2))}
-    moving = rng.random() < (0.2 if vary else 0.1)
-    changes["ghosting"] = float(round(rng.uniform(0.05, 0.2), 3)) if moving else 0.0
-    if vary:
-        field = float(rng.choice([1.5, 3.0, 7.0], p=[0.3, 0.55, 0.15]))
-        # The echo that suits a field is about as long as the field is low: 7 T 15-25 ms, 3 T 15-35, 1.5 T 25-45.
-        shortest, longest = {1.5: (25, 45), 3.0: (15, 35), 7.0: (15, 25)}[field]
-        te = float(round(rng.uniform(shortest, longest), 1))
-        changes |= {
-            "field_tesla": field,
-            "te_ms": te,
-            "tr_ms": round(te + float(rng.uniform(6, 15)), 1),
-            "snr": float(round(np.exp(rng.uniform(np.log(8), np.log(60))), 2)),
-            "homodyne_cutoff": float(round(rng.uniform(0.08, 0.25), 3)),
-            "phase_scale": str(rng.choice(PHASE_SCALES)),
-            "phase_polarity": int(rng.choice([-1, 1])),
-            "bias": float(round(rng.uniform(0.0, 0.6), 3)),
-            "oblique_deg": float(round(rng.uniform(0, 15), 2)),
-        }
-    if vary_geometry:
-        changes |= _geometry(np.random.default_rng([seed, index, 21]))
-    return spec.changed(**changes)
-
-
-def _make_subject(index: int, folder: str, digits: int, **how: object) -> None:
-    write_subject(simulate(subject_spec(index=index, **how)), folder, f"phantom-{index + 1:0{digits}d}")
+def _map_files(maps: str | Path | None) -> list[str]:
+    """Paths of a map or of all maps in a folder."""
+    if maps is None:
+        return []
+    path = Path(maps).expanduser().absolute()
+    files = sorted(str(f) for f in path.glob("*.nii*")) if path.is_dir() else [str(path)] if path.is_file() else []
+    if not files:
+        raise FileNotFoundError(
+            f"maps is {path}; expected a NIfTI file, or a folder with some, of susceptibility in ppm"
+        )
+    return files
 
 
 def make_cohort(
@@ -159,6 +124,8 @@ def make_cohort(
     vary: bool = False,
     vary_geometry: bool = False,
     progress: bool = True,
+    kinds: str | Sequence[str] = (),
+    maps: str | Path | None = None,
 ) -> str:
     """Simulate a cohort, or reuse the one that was made with the same parameters.
 
@@ -167,18 +134,22 @@ def make_cohort(
     Args:
         dataset_dir: folder to make.
         subjects: number of subjects.
-        preset: name of a preset ("HR", "LR", "SMALL", "TINY") or a spec.
+        preset: name of a preset ("HR", "LR", "SMALL", "TINY", "T2STAR") or a spec.
         seed: seed of the cohort; the number of processes does not matter to the result.
         processes: subjects simulated at a time; None takes one for each available core.
         vary: whether field, echo time, noise, filter, phase scale, polarity and tilt vary between subjects.
         vary_geometry: whether voxels, extent, atrophy, skull stripping and the number of microbleeds vary.
         progress: whether a progress bar is shown.
+        kinds: kinds of scan that the subjects take in turn, see KINDS in kinds.py: names, or "all"; the preset then
+            gives the extent. None makes plain scans of the preset.
+        maps: susceptibility map (NIfTI, ppm), or a folder of them, for the kinds that start with "map_".
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: an unknown preset or no subjects.
+        ValueError: an unknown preset or kind, or no subjects.
+        FileNotFoundError: maps names nothing.
         FileExistsError: the folder holds something else.
     """
     if isinstance(preset, str) and preset.upper() not in PRESETS:
@@ -189,6 +160,11 @@ def make_cohort(
     folder = Path(dataset_dir).expanduser().absolute()
     wanted = {"version": VERSION, "subjects": subjects, "seed": seed, "vary": vary, "vary_geometry": vary_geometry}
     wanted["spec"] = spec.as_dict()
+    files = _map_files(maps)
+    names = chosen(kinds, bool(files))
+    if names:
+        digest = {Path(f).name: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files}
+        wanted |= {"kinds": names, "maps": digest}
     if _is_whole(folder, wanted):
         return str(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +172,7 @@ def make_cohort(
     try:
         aside.chmod(0o755)
         digits = max(3, len(str(subjects)))
-        how = {"spec": spec, "seed": seed, "vary": vary, "vary_geometry": vary_geometry}
+        how = {"spec": spec, "seed": seed, "vary": vary, "vary_geometry": vary_geometry, "kinds": names, "maps": files}
         work = partial(_make_subject, folder=str(aside), digits=digits, **how)
         if processes is None:
             processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

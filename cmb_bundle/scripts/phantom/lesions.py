@@ -14,6 +14,7 @@ COUNT_CLASSES = ((0.49, 1, 1), (0.28, 2, 4), (0.10, 5, 10), (0.13, 11, 83))
 DIAMETER_MEDIAN_MM, DIAMETER_SIGMA = 2.7, 0.36
 SUSCEPTIBILITY_RANGE_PPM = (0.05, 2.0)
 CRITICAL_PHASE = 2.6  # radians; see apparent_to_true_radius
+NO_SIGNAL = 0.05  # of calcium and of a flow void
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,18 @@ class Lesion:
     """A sphere in scanner mm.
 
     Attributes:
-        kind: "microbleed", "calcification", "flow_void" or "vein".
+        kind: "microbleed", "calcification", "mineral" (iron of old age), "flow_void", "vein", or one of those that
+            old_brain.py draws into the maps.
         centre: (3,) scanner mm.
         radius: true radius in mm.
         diameter: apparent diameter in mm.
         susceptibility: ppm against the surroundings.
         region: where it lies.
+        profile: "" or one of PROFILES of variety.py.
+        layers: concentric spheres that add up to the profile: radius over `radius`, susceptibility over
+            `susceptibility`.
+        decay: multiplies the decay within.
+        pair: number of the pair of a microbleed and its twin, a calcification; None without one.
     """
 
     kind: str
@@ -35,6 +42,15 @@ class Lesion:
     diameter: float
     susceptibility: float
     region: str
+    profile: str = ""
+    layers: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+    decay: float = 1.0
+    pair: int | None = None
+
+    @property
+    def like_iron(self) -> bool:
+        """Whether the signal within decays as about grains of iron, as in a microbleed and in its twin."""
+        return self.kind in ("microbleed", "mineral") or self.pair is not None
 
 
 def draw_count(rng: np.random.Generator) -> int:
@@ -116,15 +132,29 @@ def signal_factor(lesion: Lesion, grid: Grid, field_tesla: float, te_ms: float, 
     window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     axes = [grid.origin[d] + grid.step[d] * np.arange(low[d], high[d]) - lesion.centre[d] for d in range(3)]
     offset = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
-    factor = np.exp(1j * per_ppm * sphere_field(offset, lesion.radius, chi)).astype(np.complex64)
+    factor = np.exp(1j * per_ppm * _layered_field(lesion, offset, chi)).astype(np.complex64)
     near = (offset**2).sum(0) < (2.5 * max(lesion.radius, 0.4) + max(grid.step)) ** 2
     n = int(np.clip(np.ceil(max(grid.step) / (0.25 * lesion.radius)), 3, 8))
     sub = (np.arange(n) + 0.5) / n - 0.5
     sub = np.stack(np.meshgrid(*(sub * s for s in grid.step), indexing="ij")).reshape(3, 1, -1)
     points = (offset[:, near][..., None] + sub).astype(np.float32)
-    inside = (points**2).sum(0) < lesion.radius**2
-    r2star = iron_cloud_r2star(chi, field_tesla)
-    decay = {"microbleed": np.exp(-te_ms * 1e-3 * r2star), "calcification": 0.05, "flow_void": 0.05}[lesion.kind]
-    signal = np.where(inside, decay, 1) * np.exp(1j * per_ppm * sphere_field(points, lesion.radius, chi))
+    attenuation = _attenuation(lesion, (points**2).sum(0), chi, field_tesla, te_ms)
+    signal = attenuation * np.exp(1j * per_ppm * _layered_field(lesion, points, chi))
     factor[near] = signal.mean(-1)
     return window, factor
+
+
+def _layered_field(lesion: Lesion, offset: np.ndarray, chi: float) -> np.ndarray:
+    """Field in ppm of the concentric spheres of a lesion; fields add up."""
+    return sum(sphere_field(offset, lesion.radius * size, chi * share) for size, share in lesion.layers)
+
+
+def _attenuation(lesion: Lesion, r2: np.ndarray, chi: float, field_tesla: float, te_ms: float) -> np.ndarray:
+    """What is left of the magnitude at squared distances (mm^2) from a lesion's centre."""
+    if not lesion.like_iron:
+        return np.where(r2 < lesion.radius**2, NO_SIGNAL, 1)
+    exponent = te_ms * 1e-3 * iron_cloud_r2star(chi, field_tesla) * lesion.decay
+    if len(lesion.layers) == 1:
+        return np.where(r2 < lesion.radius**2, np.exp(-exponent), 1)
+    iron = sum(np.where(r2 < (size * lesion.radius) ** 2, share, 0.0) for size, share in lesion.layers)
+    return np.exp(-exponent * iron)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.spatial import cKDTree
 
 from .anatomy import Head, ellipsoid
 from .grid import Grid
 from .lesions import Lesion, apparent_to_true_radius, draw_diameter, draw_susceptibility
+from .profiles import twin, with_profile
+from .variety import Content
 from .veins import Vessels
 
 REGION_SHARE = {"lobar": 0.73, "deep": 0.13, "infratentorial": 0.13}
@@ -30,7 +34,7 @@ def _sample(volume: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
     return volume[tuple(index.T)]
 
 
-def _near(head: Head, template_point: tuple, rng: np.random.Generator, spread: float) -> np.ndarray | None:
+def near(head: Head, template_point: tuple, rng: np.random.Generator, spread: float) -> np.ndarray | None:
     """Scanner mm of the voxel nearest to a jittered template point; None if that is outside the maps."""
     target = np.array(template_point) + rng.normal(0, spread, 3)
     d2 = ((head.template_mm - target[:, None, None, None].astype(np.float32)) ** 2).sum(0)
@@ -108,7 +112,9 @@ class Placer:
         return chosen
 
 
-def place_microbleeds(placer: Placer, count: int, field_tesla: float, te_ms: float) -> list[Lesion]:
+def place_microbleeds(
+    placer: Placer, count: int, field_tesla: float, te_ms: float, content: Content | None = None
+) -> list[Lesion]:
     """Microbleeds in parenchyma; a lobar one prefers the border of grey and white matter.
 
     Args:
@@ -116,7 +122,10 @@ def place_microbleeds(placer: Placer, count: int, field_tesla: float, te_ms: flo
         count: how many; fewer are placed if there is no room.
         field_tesla: main field.
         te_ms: echo time.
+        content: profiles and sizes, and how many have a calcified twin, which follows its microbleed in the list.
     """
+    content = content or Content()
+    pairs = 0
     white, rng = placer.white, placer.rng
     tissue = (placer.fluid < 0.15) & (placer.iron < 0.09) & ~placer.near_midline
     border = 0.35 + 4 * white * (1 - white)
@@ -128,13 +137,21 @@ def place_microbleeds(placer: Placer, count: int, field_tesla: float, te_ms: flo
         if not names:
             break
         region = names[rng.choice(len(names), p=share / share.sum())]
-        diameter, chi = draw_diameter(rng), draw_susceptibility(rng)
+        diameter, chi = float(np.clip(draw_diameter(rng), *content.diameter_range_mm)), draw_susceptibility(rng)
         weights = tissue * (placer.region == region) * (border if region == "lobar" else 1.0)
         index = placer.place(weights, diameter / 2, 1.0)
         if index is None:
             continue
         radius = apparent_to_true_radius(diameter, chi, field_tesla, te_ms)
-        lesions.append(Lesion("microbleed", placer.points[index], radius, diameter, chi, region))
+        lesion = Lesion("microbleed", placer.points[index], radius, diameter, chi, region)
+        if content.profiles:
+            lesion = with_profile(lesion, str(rng.choice(content.profiles)), content.decay, field_tesla, te_ms, rng)
+        other = placer.place(weights, diameter / 2, 1.0) if pairs < content.pairs else None
+        if other is None:
+            lesions.append(lesion)
+            continue
+        pairs += 1
+        lesions += [replace(lesion, pair=pairs), twin(lesion, placer.points[other], pairs)]
     return lesions
 
 
@@ -163,7 +180,7 @@ def place_mimics(placer: Placer, field_tesla: float, te_ms: float) -> tuple[list
     for name, point, jitter, probability in CALCIFICATIONS:
         wanted = rng.random() < probability
         diameter, chi = float(rng.uniform(1.5, 4.5)), -float(rng.uniform(0.5, 2.0))
-        centre = _near(placer.head, point, rng, jitter * np.array([0.2 if name == "falx" else 1, 1, 1]))
+        centre = near(placer.head, point, rng, jitter * np.array([0.2 if name == "falx" else 1, 1, 1]))
         if not wanted or centre is None or not placer.inside(centre) or not placer.free(centre[None], diameter / 2)[0]:
             continue
         placer.take(centre, diameter / 2)

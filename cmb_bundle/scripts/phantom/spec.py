@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+from .variety import Content, Processing
 
 PHASE_SCALES = ("pi", "signed4096", "unsigned4095", "odd")
+OUTPUTS = ("SWI", "Magnitude", "Phase", "T2star")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,12 @@ class PhantomSpec:
         atrophy: mm by which ventricles are wider than drawn; the gap between brain and skull widens by half of it.
         skull_stripped: whether everything outside the brain is set to zero.
         with_phase: whether the phase is written; the SWI is made with it in either case.
+        gap_mm: gap between the slices of a 2D acquisition; the spacing along k is slice and gap together.
+        outputs: what is written, of "SWI", "Magnitude", "Phase" and "T2star"; the last is the magnitude by the name of
+            a T2*-weighted scan.
+        chi_map: path of a susceptibility map (NIfTI, ppm) that takes the place of the simulated anatomy; "" is none.
+        content: what the head holds besides microbleeds and common mimics.
+        processing: what the scanner does after the signal is acquired.
     """
 
     name: str = "HR"
@@ -60,33 +70,76 @@ class PhantomSpec:
     atrophy: float = 0.0
     skull_stripped: bool = False
     with_phase: bool = True
+    gap_mm: float = 0.0
+    outputs: tuple[str, ...] = ("SWI", "Magnitude", "Phase")
+    chi_map: str = ""
+    content: Content = field(default_factory=Content)
+    processing: Processing = field(default_factory=Processing)
 
     def __post_init__(self) -> None:
         if self.phase_scale not in PHASE_SCALES:
             raise ValueError(f"phase_scale is {self.phase_scale!r}; expected one of {PHASE_SCALES}")
         if self.phase_polarity not in (-1, 1):
             raise ValueError(f"phase_polarity is {self.phase_polarity!r}; expected 1 or -1")
-        for field in ("spacing", "shape", "centre_mm"):
-            value = tuple(getattr(self, field))
+        for name in ("spacing", "shape", "centre_mm"):
+            value = tuple(getattr(self, name))
             if len(value) != 3:
-                raise ValueError(f"{field} is {value}; expected three numbers (i, j, k)")
-            object.__setattr__(self, field, value)
+                raise ValueError(f"{name} is {value}; expected three numbers (i, j, k)")
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "outputs", tuple(self.outputs))
+        if not self.outputs or not set(self.outputs) <= set(OUTPUTS):
+            raise ValueError(f"outputs is {self.outputs}; expected some of {OUTPUTS}")
+        if not 0 <= self.gap_mm < self.spacing[2]:
+            raise ValueError(
+                f"gap_mm is {self.gap_mm}; expected 0 or more, and less than the {self.spacing[2]} mm along k"
+            )
         if min(self.spacing) <= 0 or min(self.shape) < 1:
             raise ValueError(f"spacing {self.spacing} and shape {self.shape} must be positive")
         if self.shape[2] < 3:
             raise ValueError(f"shape {self.shape} has fewer than 3 slices; lesions stay a slice away from the ends")
 
     def as_dict(self) -> dict:
-        """The spec as plain JSON types."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """The spec as plain JSON types; what was added after the first release is left out where it is the default.
+
+        >>> "gap_mm" in TINY.as_dict(), TINY.changed(gap_mm=0.5).as_dict()["gap_mm"]
+        (False, 0.5)
+        """
+        later = ("gap_mm", "outputs", "chi_map", "content", "processing")
+        plain = PhantomSpec()
+        kept = [f.name for f in fields(self) if f.name not in later or getattr(self, f.name) != getattr(plain, f.name)]
+        out = {name: _plain(asdict(self)[name]) for name in kept}
+        if self.chi_map:
+            out["chi_map"] = Path(self.chi_map).name
+        return out
 
     def changed(self, **changes: object) -> PhantomSpec:
         """A copy with some attributes replaced."""
         return replace(self, **changes)
 
 
+def _plain(value: object) -> object:
+    """Tuples as lists, at any depth."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
 HR = PhantomSpec()
 LR = PhantomSpec(name="LR", spacing=(0.8, 0.8, 2.0), shape=(320, 280, 72))
 SMALL = PhantomSpec(name="SMALL", spacing=(0.8, 0.8, 2.0), shape=(192, 240, 24))
 TINY = PhantomSpec(name="TINY", spacing=(1.2, 1.2, 2.0), shape=(120, 152, 10))
-PRESETS = {spec.name: spec for spec in (HR, LR, SMALL, TINY)}
+# 2D gradient echo of the whole head: 4 mm slices and 1 mm gaps, long repetition time, magnitude alone. Within the
+# protocols of the reviews: slices 3-5 mm, gaps 0-1.5 mm, echo 15-50 ms, repetition 300-1000 ms, flip 10-30 degrees
+# (Greenberg et al., Lancet Neurol 2009;8:165, table 1; Sveinbjornsdottir et al., JNNP 2008;79:1002).
+T2STAR = PhantomSpec(
+    name="T2STAR",
+    spacing=(0.9, 0.9, 5.0),
+    shape=(256, 256, 28),
+    te_ms=25.0,
+    tr_ms=700.0,
+    flip_deg=20.0,
+    snr=50.0,
+    gap_mm=1.0,
+    outputs=("T2star",),
+)
+PRESETS = {spec.name: spec for spec in (HR, LR, SMALL, TINY, T2STAR)}
