@@ -1,12 +1,19 @@
 """Tests of merging boxes of slices to candidates, on stacks made by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmb_bundle.scripts.detection.candidates import CANDIDATE_COLUMNS, merge_slices
+from cmb_bundle.scripts.detection.candidates import (
+    CANDIDATE_COLUMNS,
+    candidates_from_table,
+    candidates_to_table,
+    merge_slices,
+)
 
 SPACING = (0.5, 0.5, 2.0)
 
@@ -27,13 +34,32 @@ def stack(number_of_slices, *entries):
     ]
 
 
+def merged(*args, **options):
+    """What :func:`merge_slices` returns, as a table without the probability."""
+    return candidates_to_table(merge_slices(*args, **options))[:, :6]
+
+
 def test_columns():
-    assert CANDIDATE_COLUMNS == ("i", "j", "k", "diameter_mm", "detector_score", "n_slices")
+    assert CANDIDATE_COLUMNS == ("i", "j", "k", "diameter_mm", "detector_score", "n_slices", "probability")
+
+
+def test_candidates_survive_as_a_table():
+    entries = [(4, box(10, 20, 4), 0.25), (5, box(11, 20, 8), 0.5), (1, box(30, 30), 0.75)]
+    found = merge_slices(stack(9, *entries), SPACING)
+    assert [(c.detector_score, c.n_slices, c.probability) for c in found] == [(0.75, 1, None), (0.5, 2, None)]
+    classified = [replace(found[0], probability=0.125), found[1]]
+    table = candidates_to_table(classified)
+    assert table.dtype == torch.float32
+    assert candidates_from_table(table) == classified
+    padded = torch.cat([table, torch.full((3, len(CANDIDATE_COLUMNS)), torch.nan)])
+    assert candidates_from_table(padded) == classified
+    assert candidates_to_table([]).shape == (0, len(CANDIDATE_COLUMNS))
+    assert candidates_from_table(candidates_to_table([])) == []
 
 
 def test_one_lesion_on_three_slices_is_one_candidate():
     entries = [(4, box(10, 20, 4), 0.2), (5, box(11, 20, 8), 0.6), (6, box(12, 22, 6), 0.2)]
-    candidates = merge_slices(stack(9, *entries), SPACING)
+    candidates = merged(stack(9, *entries), SPACING)
     # means weighted 0.2, 0.6, 0.2; diameters 2, 4 and 3 mm
     np.testing.assert_allclose(candidates, [[11, 20.4, 5, 3.4, 0.6, 3]], rtol=1e-5)
     assert candidates.dtype == torch.float32
@@ -41,34 +67,34 @@ def test_one_lesion_on_three_slices_is_one_candidate():
 
 def test_extents_are_in_mm_of_their_own_axis():
     entries = [(0, [0.0, 0.0, 4.0, 10.0], 0.5)]
-    candidates = merge_slices(stack(1, *entries), (2.0, 0.5, 1.0))
+    candidates = merged(stack(1, *entries), (2.0, 0.5, 1.0))
     np.testing.assert_allclose(candidates, [[1.5, 4.5, 0, (8 + 5) / 2, 0.5, 1]])
 
 
 def test_radius_is_in_mm_of_its_own_axis():
     for other, number in ((box(12, 0), 1), (box(14, 0), 2), (box(0, 6), 1), (box(0, 7), 2)):
         entries = [(0, box(0, 0), 0.9), (0, other, 0.5)]
-        assert len(merge_slices(stack(1, *entries), (0.25, 0.5, 1.0), merge_mm=3)) == number
+        assert len(merged(stack(1, *entries), (0.25, 0.5, 1.0), merge_mm=3)) == number
 
 
 def test_the_plane_and_the_slices_make_a_cylinder():
     """Both at their limit at once: 3 mm in the plane and one slice."""
     entries = [(0, box(0, 0), 0.9), (1, box(6, 0), 0.5)]
-    assert len(merge_slices(stack(2, *entries), SPACING, merge_mm=3)) == 1
+    assert len(merged(stack(2, *entries), SPACING, merge_mm=3)) == 1
 
 
 def test_a_gap_parts_and_a_larger_max_gap_joins():
     entries = [(2, box(5, 5), 0.9), (4, box(5, 5), 0.8)]
-    apart = merge_slices(stack(6, *entries), (0.5, 0.5, 1.0))
+    apart = merged(stack(6, *entries), (0.5, 0.5, 1.0))
     np.testing.assert_allclose(apart[:, [2, 4, 5]], [[2, 0.9, 1], [4, 0.8, 1]], rtol=1e-6)
-    together = merge_slices(stack(6, *entries), (0.5, 0.5, 1.0), max_gap=2)
+    together = merged(stack(6, *entries), (0.5, 0.5, 1.0), max_gap=2)
     np.testing.assert_allclose(together[:, [2, 4, 5]], [[(2 * 0.9 + 4 * 0.8) / 1.7, 0.9, 2]], rtol=1e-6)
 
 
 def test_half_height_is_merge_mm_but_one_slice_at_least():
     def lengths(spacing, merge_mm):
         entries = [(k, box(5, 5), 0.9 if k == 4 else 0.5 - k / 100) for k in range(9)]
-        return merge_slices(stack(9, *entries), spacing, merge_mm)[0, 5].item()
+        return merged(stack(9, *entries), spacing, merge_mm)[0, 5].item()
 
     assert lengths((0.5, 0.5, 1.0), 3.0) == 7
     assert lengths((0.5, 0.5, 1.0), 2.9) == 5
@@ -78,7 +104,7 @@ def test_half_height_is_merge_mm_but_one_slice_at_least():
 def test_a_vein_is_not_glued_to_the_microbleed_beside_it():
     """An oblique chain of weak boxes, 2 mm a slice, passes a strong box; chained linking would make it one."""
     vein = [(k, box(4 * k, 0), 0.3) for k in range(12)]
-    candidates = merge_slices(stack(12, *vein, (6, box(24, 8), 0.9)), SPACING)
+    candidates = merged(stack(12, *vein, (6, box(24, 8), 0.9)), SPACING)
     assert len(candidates) > 4
     lesion = candidates[0]
     assert lesion[4].item() == pytest.approx(0.9)
@@ -89,49 +115,49 @@ def test_a_vein_is_not_glued_to_the_microbleed_beside_it():
 
 def test_two_lesions_in_one_slice_keep_their_own_boxes():
     entries = [(k, box(j, 10), s) for k in (1, 2) for j, s in ((10, 0.8), (20, 0.7))]
-    candidates = merge_slices(stack(4, *entries), SPACING)
+    candidates = merged(stack(4, *entries), SPACING)
     np.testing.assert_allclose(candidates, [[10, 10, 1.5, 3, 0.8, 2], [20, 10, 1.5, 3, 0.7, 2]], rtol=1e-6)
 
 
 def test_several_boxes_of_one_slice_count_once():
     entries = [(1, box(10, 10), 0.9), (1, box(12, 10), 0.3), (2, box(10, 10), 0.3)]
-    candidates = merge_slices(stack(3, *entries), SPACING)
+    candidates = merged(stack(3, *entries), SPACING)
     np.testing.assert_allclose(candidates, [[10.4, 10, 1.2, 3, 0.9, 2]], rtol=1e-5)
 
 
 def test_no_boxes():
     for detections in ([], stack(3)):
-        assert merge_slices(detections, SPACING).shape == (0, 6)
+        assert merged(detections, SPACING).shape == (0, 6)
 
 
 def test_score_over_two_slices_is_the_mean_of_their_odds():
     entries = [(2, box(10, 10), 0.9), (1, box(10, 10), 0.5), (1, box(11, 10), 0.2), (3, box(10, 10), 0.3)]
     alone = [(1, box(30, 30), 0.8), (1, box(31, 30), 0.7)]
-    candidates = merge_slices(stack(5, *entries, *alone), SPACING, score_slices=2)
+    candidates = merged(stack(5, *entries, *alone), SPACING, score_slices=2)
     # odds 9 and 1 on the two best slices: geometric mean 3; 4 and 0.005 / 0.995 where there is one slice
     odds = np.sqrt(4 * 0.005 / 0.995)
     np.testing.assert_allclose(candidates[:, 4], [3 / 4, odds / (1 + odds)], rtol=1e-6)
-    plain = merge_slices(stack(5, *entries, *alone), SPACING)
+    plain = merged(stack(5, *entries, *alone), SPACING)
     np.testing.assert_allclose(plain[:, 4], [0.9, 0.8], rtol=1e-6)
     np.testing.assert_allclose(candidates[:, [0, 1, 2, 3, 5]], plain[:, [0, 1, 2, 3, 5]])
 
 
 def test_score_of_a_slice_without_a_box_is_chosen():
     alone = [(1, box(30, 30), 0.8)]
-    candidates = merge_slices(stack(5, *alone), SPACING, score_slices=2, missing_slice_score=0.2)
+    candidates = merged(stack(5, *alone), SPACING, score_slices=2, missing_slice_score=0.2)
     # odds 4 and 1/4
     np.testing.assert_allclose(candidates[:, 4], [0.5], rtol=1e-6)
 
 
 def test_score_over_two_slices_of_certain_boxes():
     entries = [(1, box(10, 10), 1.0), (2, box(10, 10), 1.0), (1, box(40, 10), 0.0)]
-    candidates = merge_slices(stack(3, *entries), SPACING, score_slices=2)
+    candidates = merged(stack(3, *entries), SPACING, score_slices=2)
     np.testing.assert_allclose(candidates[:, 4], [0.995, 0.005], rtol=1e-5)
 
 
 def test_scores_of_zero():
     entries = [(1, box(10, 10), 0.0), (2, box(12, 10), 0.0)]
-    np.testing.assert_allclose(merge_slices(stack(3, *entries), SPACING), [[11, 10, 1.5, 3, 0, 2]])
+    np.testing.assert_allclose(merged(stack(3, *entries), SPACING), [[11, 10, 1.5, 3, 0, 2]])
 
 
 def slow_merge(entries, spacing, merge_mm, max_gap):
@@ -174,19 +200,19 @@ def test_the_rule_box_by_box(seed, max_gap, thickness):
     slices = generator.integers(0, 8, number)
     entries = [(int(k), box(*p), float(np.float32(s))) for k, p, s in zip(slices, places, scores, strict=True)]
     spacing = (0.5, 0.6, thickness)
-    candidates = merge_slices(stack(8, *entries), spacing, 3.0, max_gap)
+    candidates = merged(stack(8, *entries), spacing, 3.0, max_gap)
     expected = slow_merge(entries, np.array(spacing), 3.0, max_gap)
     np.testing.assert_allclose(candidates[:, [0, 1, 2, 4, 5]], expected, atol=1e-4)
 
 
 def test_errors():
     with pytest.raises(ValueError, match="Slice 1 has 2 boxes but 1 scores"):
-        merge_slices([*stack(1), (torch.zeros(2, 4), torch.zeros(1))], SPACING)
+        merged([*stack(1), (torch.zeros(2, 4), torch.zeros(1))], SPACING)
     with pytest.raises(ValueError, match="max_gap 1 or more"):
-        merge_slices(stack(1), SPACING, max_gap=0)
+        merged(stack(1), SPACING, max_gap=0)
     with pytest.raises(ValueError, match="score_slices is 0; expected 1 or more"):
-        merge_slices(stack(1), SPACING, score_slices=0)
+        merged(stack(1), SPACING, score_slices=0)
     with pytest.raises(ValueError, match="merge_mm must be positive"):
-        merge_slices(stack(1), SPACING, merge_mm=0)
+        merged(stack(1), SPACING, merge_mm=0)
     with pytest.raises(ValueError, match=r"missing_slice_score is 0; expected a number above 0 and below 0\.5"):
-        merge_slices(stack(1), SPACING, missing_slice_score=0)
+        merged(stack(1), SPACING, missing_slice_score=0)

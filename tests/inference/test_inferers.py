@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from cmb_bundle.scripts.inference.inferers import TABLE_COLUMNS, MixedPrecisionInferer, TwoStageInferer
+from cmb_bundle.scripts.inference.inferers import MixedPrecisionInferer, TwoStageInferer
 
 SPACING = (0.8, 0.8, 2.0)
 
@@ -56,10 +56,6 @@ def volume(*spots, shape=(40, 36, 11)):
     for i, j, k, swi, phase in spots:
         image[:, i, j, k] = torch.tensor([swi, phase])
     return image
-
-
-def test_columns():
-    assert TABLE_COLUMNS == ("i", "j", "k", "diameter_mm", "detector_score", "n_slices", "probability")
 
 
 def test_known_candidates_best_first():

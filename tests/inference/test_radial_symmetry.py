@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmb_bundle.scripts.detection.candidates import CANDIDATE_COLUMNS
+from cmb_bundle.scripts.detection.candidates import CANDIDATE_COLUMNS, candidates_to_table
 from cmb_bundle.scripts.inference.radial_symmetry import RADII_MM, RadialSymmetryInferer, radial_symmetry
 
 GRIDS = [(0.5, 0.5, 0.5), (0.8, 0.8, 2.0), (0.5, 0.5, 2.0)]
@@ -31,9 +31,8 @@ def grid_of(spacing, size_mm=24):
 
 
 def candidates(image, spacing, **options):
-    return RadialSymmetryInferer(spacing, classify=False, **options).find_candidates(
-        torch.tensor(np.stack([image] * 2))
-    )
+    inferer = RadialSymmetryInferer(spacing, classify=False, **options)
+    return candidates_to_table(inferer.find_candidates(torch.tensor(np.stack([image] * 2))))
 
 
 @pytest.mark.parametrize("spacing", GRIDS)
@@ -62,7 +61,7 @@ def test_bright_spheres_and_empty_images_give_nothing():
     dark = sphere(shape, GRIDS[1], centre, 2.0)
     assert radial_symmetry(bright, GRIDS[1]).max() < 0.05 * radial_symmetry(dark, GRIDS[1]).max()
     for image in (bright, np.full(shape, 0.5), np.zeros(shape)):
-        assert candidates(image, GRIDS[1]).shape == (0, 6)
+        assert candidates(image, GRIDS[1]).shape == (0, 7)
 
 
 @pytest.mark.parametrize("axis", [0, 2])

@@ -10,9 +10,60 @@ from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 from torch import Tensor
 
-CANDIDATE_COLUMNS = ("i", "j", "k", "diameter_mm", "detector_score", "n_slices")
-"""Columns of a candidate: continuous voxel index on the grid of the slices, mean in-plane extent of its boxes
-in mm, score of its boxes, number of slices with a box."""
+from ..candidate import Candidate
+
+CANDIDATE_COLUMNS = ("i", "j", "k", "diameter_mm", "detector_score", "n_slices", "probability")
+"""Columns of a table of candidates, the form in which they pass through MONAI's engines, which take tensors apart and
+put them together: continuous voxel index on the model's grid, and the fields of :class:`~..candidate.Candidate`."""
+
+
+def candidates_to_table(candidates: Sequence[Candidate]) -> Tensor:
+    """
+    Put candidates into a table.
+
+    Args:
+        candidates: with a ``model_voxel``, a diameter and a number of slices each.
+
+    Returns:
+        (N, 7) float32 with the columns :data:`CANDIDATE_COLUMNS`; the probability is NaN where it is None.
+    """
+    rows = [
+        [
+            *c.model_voxel,
+            c.diameter_mm,
+            c.detector_score,
+            c.n_slices,
+            np.nan if c.probability is None else c.probability,
+        ]
+        for c in candidates
+    ]
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, len(CANDIDATE_COLUMNS))
+
+
+def candidates_from_table(table: Tensor) -> list[Candidate]:
+    """
+    Read a table of candidates.
+
+    Args:
+        table: (N, 7) with the columns :data:`CANDIDATE_COLUMNS`. Rows of NaN, with which subjects of a batch are
+            filled up to the same number, are skipped.
+    """
+    candidates = []
+    for row in torch.as_tensor(table).double().cpu().numpy():
+        value = dict(zip(CANDIDATE_COLUMNS, row.tolist(), strict=True))
+        if np.isnan(value["i"]):
+            continue
+        candidates.append(
+            Candidate(
+                ras_mm=None,
+                detector_score=value["detector_score"],
+                probability=None if np.isnan(value["probability"]) else value["probability"],
+                diameter_mm=value["diameter_mm"],
+                n_slices=int(value["n_slices"]),
+                model_voxel=(value["i"], value["j"], value["k"]),
+            )
+        )
+    return candidates
 
 
 def merge_slices(
@@ -22,7 +73,7 @@ def merge_slices(
     max_gap: int = 1,
     score_slices: int = 1,
     missing_slice_score: float = 0.005,
-) -> Tensor:
+) -> list[Candidate]:
     """Merge the boxes of all slices of a volume to candidates.
 
     It is a suppression in 3D that keeps what it suppresses: the best box not yet taken becomes the seed of a
@@ -47,9 +98,8 @@ def merge_slices(
             score below the detector's ``score_thresh``, as the detector reports no box with less.
 
     Returns:
-        (M, 6) float32 on the CPU, columns :data:`CANDIDATE_COLUMNS`, by best box. Position and diameter are
-        means weighted by score over the boxes taken; the centre of a box is at voxel index (min + max) / 2 -
-        0.5.
+        the candidates, by best box, in numbers of single precision. Position and diameter are means weighted by score
+        over the boxes taken; the centre of a box is at voxel index (min + max) / 2 - 0.5.
 
     Raises:
         ValueError: if ``merge_mm`` is not positive, ``max_gap`` or ``score_slices`` is below 1,
@@ -73,7 +123,7 @@ def merge_slices(
         )
     boxes, scores, slices = _gather(detections)
     if len(scores) == 0:
-        return torch.zeros((0, len(CANDIDATE_COLUMNS)))
+        return []
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
     boxes, scores, slices = boxes[order], scores[order], slices[order]
@@ -101,8 +151,8 @@ def merge_slices(
         score = scores[seed]
         if score_slices > 1:
             score = _score_over_slices(scores[members], slices[members], score_slices, missing_slice_score)
-        rows.append([*position, diameter, score, len(np.unique(slices[members]))])
-    return torch.tensor(rows, dtype=torch.float32)
+        rows.append([*position, diameter, score, len(np.unique(slices[members])), np.nan])
+    return candidates_from_table(torch.tensor(rows, dtype=torch.float32))
 
 
 def _score_over_slices(scores: np.ndarray, slices: np.ndarray, number: int, missing: float) -> float:

@@ -16,26 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..candidate import Candidate, Crop
 from ..errors import RecordsError
 from ..files import write_json
 
 FORMAT = 1
-
-
-@dataclass
-class Crop:
-    """
-    A small picture around a place.
-
-    Args:
-        channels: (2, height, width) uint8, SWI and complement phase, of the model's grid and of the slice nearest to
-            the place, in radiological view: the patient's right is on the left, anterior is up, the place is in the
-            middle. Square pixels.
-        size_mm: width and height.
-    """
-
-    channels: np.ndarray
-    size_mm: float
 
 
 @dataclass
@@ -70,30 +55,6 @@ class Mimic:
     ras_mm: tuple[float, float, float]
     kind: str
     diameter_mm: float | None = None
-
-
-@dataclass
-class Candidate:
-    """
-    A candidate of stage 1 and what stage 2 said of it.
-
-    Args:
-        ras_mm: its centre, in RAS mm.
-        detector_score: the score of stage 1; higher is more like a microbleed. Any scale.
-        probability: that of stage 2; None where it was not classified.
-        accepted: whether the system reports it as a microbleed.
-        diameter_mm: None where unknown.
-        reason: why it was dropped, for the reader.
-        crop: a picture of it, for the gallery of false positives.
-    """
-
-    ras_mm: tuple[float, float, float]
-    detector_score: float
-    probability: float | None
-    accepted: bool
-    diameter_mm: float | None = None
-    reason: str | None = None
-    crop: Crop | None = None
 
 
 @dataclass
@@ -202,7 +163,7 @@ def _encode(value: object) -> object:
 
 def _decode(entry: dict) -> SubjectRecord:
     lesions = [Lesion(**_place(lesion)) for lesion in entry["lesions"]]
-    candidates = [Candidate(**_place(candidate)) for candidate in entry["candidates"]]
+    candidates = [Candidate.from_json(_place(candidate)) for candidate in entry["candidates"]]
     mimics = entry.get("mimics")
     mimics = None if mimics is None else [Mimic(**_place(mimic)) for mimic in mimics]
     spacing = entry.get("spacing_mm")

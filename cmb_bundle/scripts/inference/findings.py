@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -12,8 +13,9 @@ from monai.transforms import MapTransform, Transform
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from ..candidate import Candidate
+from ..detection.candidates import candidates_from_table
 from ..geometry import suppressed_by, to_voxel
-from .inferers import TABLE_COLUMNS
 
 
 class KeepInputGridd(MapTransform):
@@ -62,8 +64,8 @@ class Findingsd(Transform):
         the dictionary with ``pred``, the label map (1, i, j, k) int16 on the input's own grid and orientation
         (0 background, 1..n microbleeds, most probable first), and ``result``: ``notices`` on how the scan was read, if
         any; ``microbleeds`` and ``candidates`` as lists of dictionaries with ``voxel`` (0-based, continuous, input
-        grid), ``ras_mm``, ``diameter_mm``, ``detector_score``, ``probability``; candidates also ``accepted`` and
-        ``reason``; and ``probability_threshold`` as given.
+        grid), ``ras_mm``, ``diameter_mm``, ``detector_score``, ``probability``, ``n_slices``; candidates also
+        ``accepted`` and ``reason``; and ``probability_threshold`` as given.
 
     Example:
         >>> swi = torch.full((1, 12, 12, 6), 0.5)
@@ -85,11 +87,9 @@ class Findingsd(Transform):
     ) -> None:
         if not 0 <= probability_threshold <= 1:
             raise ValueError(f"probability_threshold is {probability_threshold}; expected a number from 0 to 1.")
-        self.probability_threshold, self.duplicate_mm, self.reach_mm = (
-            probability_threshold,
-            duplicate_mm,
-            reach_mm,
-        )
+        self.probability_threshold = probability_threshold
+        self.duplicate_mm = duplicate_mm
+        self.reach_mm = reach_mm
         self.number = number
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
@@ -97,35 +97,35 @@ class Findingsd(Transform):
         swi: MetaTensor = d["swi"]
         file_affine = np.asarray(swi.meta["original_affine"], dtype=float)
         file_shape = tuple(int(n) for n in swi.meta["spatial_shape"])
-        rows = torch.as_tensor(d["pred"]).numpy().astype(float)
-        rows = rows[~np.isnan(rows[:, 0])]
-        table = {name: rows[:, c] for c, name in enumerate(TABLE_COLUMNS)}
-        ras = nib.affines.apply_affine(d["image"].affine.numpy(), rows[:, :3])
-        voxel = to_voxel(file_affine, ras)
-        rank = np.lexsort((-table["detector_score"], -np.nan_to_num(table["probability"], nan=0.0)))
-        reasons = self._reasons_to_drop(table["probability"][rank], ras[rank])
-        microbleeds, judged = [], []
-        for row, reason in zip(rank, reasons, strict=True):
-            entry = {
-                "voxel": [round(float(v), 3) for v in voxel[row]],
-                "ras_mm": [round(float(v), 3) for v in ras[row]],
-                "diameter_mm": round(float(table["diameter_mm"][row]), 2),
-                "detector_score": round(float(table["detector_score"][row]), 4),
-                "probability": None if np.isnan(table["probability"][row]) else round(table["probability"][row], 4),
-            }
-            if reason is None:
-                microbleeds.append(entry)
-            judged.append((entry, reason))
+        candidates = candidates_from_table(d["pred"])
+        candidates.sort(key=lambda c: (-(c.probability or 0.0), -c.detector_score))
+        voxels = np.array([c.model_voxel for c in candidates]).reshape(-1, 3)
+        ras = nib.affines.apply_affine(d["image"].affine.numpy(), voxels)
+        reasons = self._reasons_to_drop(candidates, ras)
+        judged = [
+            replace(
+                candidate,
+                ras_mm=tuple(round(v, 3) for v in place.tolist()),
+                voxel=tuple(round(v, 3) for v in on_file.tolist()),
+                diameter_mm=round(candidate.diameter_mm, 2),
+                detector_score=round(candidate.detector_score, 4),
+                probability=None if candidate.probability is None else round(candidate.probability, 4),
+                accepted=reason is None,
+                reason=reason or "accepted",
+            )
+            for candidate, place, on_file, reason in zip(
+                candidates, ras, to_voxel(file_affine, ras), reasons, strict=True
+            )
+        ]
+        microbleeds = [c for c in judged if c.accepted]
         labels = np.zeros(swi.shape[1:], dtype=np.int16, order="F")  # the order of NIfTI files
-        taken = [row for row, reason in zip(rank, reasons, strict=True) if reason is None]
-        centres = to_voxel(swi.affine.numpy(), ras[taken])
+        centres = to_voxel(swi.affine.numpy(), ras[[c.accepted for c in judged]])
         for number, microbleed in enumerate(microbleeds, 1):
-            microbleed["diameter_mm"] = round(self._grow(swi, centres, labels, number), 2)
-        candidates = [{**entry, "accepted": why is None, "reason": why or "accepted"} for entry, why in judged]
+            microbleed.diameter_mm = round(self._grow(swi, centres, labels, number), 2)
         d["result"] = {
             "probability_threshold": self.probability_threshold,
-            "microbleeds": microbleeds,
-            "candidates": candidates,
+            "microbleeds": [c.finding() for c in microbleeds],
+            "candidates": [c.judged() for c in judged],
         }
         if d.get("notices"):
             d["result"]["notices"] = d["notices"]
@@ -134,8 +134,9 @@ class Findingsd(Transform):
         d["pred"] = to_file_grid(labels, swi.affine.numpy(), file_affine, file_shape)
         return d
 
-    def _reasons_to_drop(self, probability: np.ndarray, ras: np.ndarray) -> list[str | None]:
+    def _reasons_to_drop(self, candidates: Sequence[Candidate], ras: np.ndarray) -> list[str | None]:
         """For each candidate, most probable first, why it is no microbleed; None where it is one."""
+        probability = np.array([np.nan if c.probability is None else c.probability for c in candidates])
         unknown, below = np.isnan(probability), probability < self.probability_threshold
         likely = np.flatnonzero(~unknown & ~below)
         by = suppressed_by(ras[likely], self.duplicate_mm)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from operator import attrgetter
+
+import numpy as np
 import torch
 from monai.inferers import Inferer, SimpleInferer
 
-from ..detection.candidates import CANDIDATE_COLUMNS, merge_slices
+from ..candidate import Candidate
+from ..detection.candidates import CANDIDATE_COLUMNS, candidates_to_table, merge_slices
 from ..transforms.patches import cut_patch, to_classifier_input
 from ..transforms.slices import average_slices, stack_slices
-
-TABLE_COLUMNS = (*CANDIDATE_COLUMNS, "probability")
 
 
 class MixedPrecisionInferer(SimpleInferer):
@@ -111,35 +114,37 @@ class TwoStageInferer(Inferer):
             network: a module with children ``detector`` and ``classifier``; or, without ``classify``, a detector.
 
         Returns:
-            (B, N, 7), a row a candidate with the columns ``TABLE_COLUMNS``: i, j, k (continuous voxel of the model's
-            grid), diameter_mm, detector_score, n_slices, probability; best detector score first. Where subjects of
-            a batch have fewer than N candidates, rows of NaN follow.
+            (B, N, 7), one row per candidate with the columns :data:`~..detection.candidates.CANDIDATE_COLUMNS`: i, j,
+            k (continuous voxel of the model's grid), diameter_mm, detector_score, n_slices, probability; best detector
+            score first. Where subjects of a batch have fewer than N candidates, rows of NaN follow.
         """
         volumes = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
-        tables = [self._subject(volume, network) for volume in volumes]
+        tables = [candidates_to_table(self._subject(volume, network)) for volume in volumes]
         longest = max(len(t) for t in tables)
-        padded = torch.full((len(tables), longest, len(TABLE_COLUMNS)), torch.nan, dtype=torch.float32)
+        padded = torch.full((len(tables), longest, len(CANDIDATE_COLUMNS)), torch.nan, dtype=torch.float32)
         for row, table in zip(padded, tables, strict=True):
             row[: len(table)] = table
         return padded
 
-    def _subject(self, volume: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
+    def _subject(self, volume: torch.Tensor, network: torch.nn.Module) -> list[Candidate]:
         candidates = self.find_candidates(volume, getattr(network, "detector", network))
-        probability = torch.full((len(candidates), 1), torch.nan)
-        if self.classify and len(candidates):
-            probability = self.probabilities(volume, candidates[:, :3], network.classifier)[:, None]
-        return torch.cat([candidates, probability], dim=1)
+        if self.classify and candidates:
+            voxels = torch.tensor([c.model_voxel for c in candidates])
+            probabilities = self.probabilities(volume, voxels, network.classifier)
+            candidates = [replace(c, probability=p) for c, p in zip(candidates, probabilities.tolist(), strict=True)]
+        return candidates
 
     @torch.no_grad()
-    def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module) -> torch.Tensor:
-        """Stage 1: (2, i, j, k) to (N, 6) with the columns ``CANDIDATE_COLUMNS``, best score first."""
+    def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module) -> list[Candidate]:
+        """Stage 1: the candidates of a volume (2, i, j, k), best score first."""
         options = {"merge_mm": self.merge_mm, "score_slices": self.score_slices}
         if self.score_slices > 1:
             options["missing_slice_score"] = 0.5 * detector.score_thresh
         candidates = merge_slices(self.detect(volume, detector), self.spacing, **options)
-        score = candidates[:, CANDIDATE_COLUMNS.index("detector_score")]
-        best = score.argsort(descending=True, stable=True)
-        return candidates[best[score[best] >= self.candidate_threshold][: self.max_candidates]]
+        # the order by best box is another than that by score, where a score is over several slices
+        candidates.sort(key=attrgetter("detector_score"), reverse=True)
+        least = float(np.float32(self.candidate_threshold))  # scores are of single precision
+        return [c for c in candidates if c.detector_score >= least][: self.max_candidates]
 
     @torch.no_grad()
     def detect(self, volume: torch.Tensor, detector: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:

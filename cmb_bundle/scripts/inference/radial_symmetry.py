@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ..detection.candidates import CANDIDATE_COLUMNS
+from ..candidate import Candidate
+from ..detection.candidates import CANDIDATE_COLUMNS, candidates_from_table
 from ..geometry import suppressed_by
 from .findings import background
 from .inferers import TwoStageInferer
@@ -175,8 +176,8 @@ class RadialSymmetryInferer(TwoStageInferer):
         super().__init__(spacing, candidate_threshold=candidate_threshold, **kwargs)
         self.radii_mm, self.alpha, self.minimum_gradient = tuple(radii_mm), alpha, minimum_gradient
 
-    def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module | None = None) -> torch.Tensor:
-        """Stage 1: (2, i, j, k) to (N, 6) with the columns ``CANDIDATE_COLUMNS``, best score first.
+    def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module | None = None) -> list[Candidate]:
+        """Stage 1: the candidates of a volume (2, i, j, k), best score first.
 
         Args:
             volume: channel 0 is SWI, 0 outside of the head.
@@ -203,9 +204,10 @@ class RadialSymmetryInferer(TwoStageInferer):
             "diameter_mm": diameter,
             "detector_score": score,
             "n_slices": np.maximum(1, np.round(diameter / self.spacing[2])),
+            "probability": np.full(len(score), np.nan),
         }
         table = np.column_stack([columns[name] for name in CANDIDATE_COLUMNS])
-        return torch.as_tensor(table, dtype=torch.float32).reshape(-1, len(CANDIDATE_COLUMNS))
+        return candidates_from_table(torch.as_tensor(table, dtype=torch.float32))
 
 
 def _parabola(values: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -40,20 +40,22 @@ def findings_table(microbleeds: list[dict], shape: tuple, convention: LabelConve
         convention: how ``slice``, ``x`` and ``y`` count; they are rounded to whole pixels.
 
     Returns:
-        a row a microbleed with the columns ``TABLE_HEADER``, in the order of the label map.
+        one row per microbleed with the columns ``TABLE_HEADER``, in the order of the label map.
     """
-    if not microbleeds:
-        return pd.DataFrame(columns=TABLE_HEADER)
-    voxel = np.array([m["voxel"] for m in microbleeds])
+    voxel = np.array([m["voxel"] for m in microbleeds]).reshape(-1, 3)
     inside = np.clip(np.round(voxel), 0, np.array(shape) - 1)
-    rows = np.asarray(convention.from_voxel(inside, shape)).round().astype(int)
-    scores = [[m[k] for k in TABLE_HEADER[10:]] for m in microbleeds]
-    ras = np.array([m["ras_mm"] for m in microbleeds])
-    table = pd.DataFrame(np.c_[voxel, ras, scores], columns=TABLE_HEADER[4:])
-    table.insert(0, "lesion", np.arange(1, len(table) + 1))
-    for column in range(3):
-        table.insert(column + 1, TABLE_HEADER[column + 1], rows[:, column])
-    return table
+    pixels = np.asarray(convention.from_voxel(inside, shape)).round().astype(int).reshape(-1, 3).tolist()
+    rows = [
+        {
+            "lesion": number,
+            **dict(zip(("slice", "x", "y"), pixel, strict=True)),
+            **dict(zip(("voxel_i", "voxel_j", "voxel_k"), microbleed["voxel"], strict=True)),
+            **dict(zip(("ras_r_mm", "ras_a_mm", "ras_s_mm"), microbleed["ras_mm"], strict=True)),
+            **{name: microbleed[name] for name in ("diameter_mm", "detector_score", "probability")},
+        }
+        for number, (pixel, microbleed) in enumerate(zip(pixels, microbleeds, strict=True), 1)
+    ]
+    return pd.DataFrame(rows, columns=TABLE_HEADER)
 
 
 def write_findings(
@@ -118,11 +120,9 @@ class SubjectWriter:
                 "with a capital letter."
             )
         self.dicom_output = dicom_output
-        self.output_dir, self.convention, self.picture = (
-            Path(output_dir),
-            LabelConvention(**(convention or {})),
-            picture,
-        )
+        self.output_dir = Path(output_dir)
+        self.convention = LabelConvention(**(convention or {}))
+        self.picture = picture
         self.found: dict[str, list[dict]] = {}
 
     def attach(self, engine: Engine) -> None:

@@ -13,8 +13,9 @@ from monai.engines import IterationEvents
 from monai.inferers import Inferer
 from scipy import ndimage
 
+from ..candidate import Candidate, Crop
 from ..evaluation.matching import match
-from ..evaluation.records import Candidate, Crop, Lesion, SubjectRecord
+from ..evaluation.records import Lesion, SubjectRecord
 from ..evaluation.scores import EvaluationOptions
 from ..evaluation.truth import complete, read_truth
 from ..geometry import to_voxel
@@ -49,12 +50,7 @@ def record_subject(
         for place, diameter in zip(places, diameters, strict=True)
     ]
     truth = read_truth(batch["truth"]) if batch.get("truth") else None
-    candidates = [
-        Candidate(
-            tuple(c["ras_mm"]), c["detector_score"], c["probability"], c["accepted"], c["diameter_mm"], c.get("reason")
-        )
-        for c in output["result"]["candidates"]
-    ]
+    candidates = [Candidate.from_json(entry) for entry in output["result"]["candidates"]]
     record = SubjectRecord(
         subject=batch["subject"],
         lesions=lesions if truth is None else complete(lesions, truth),

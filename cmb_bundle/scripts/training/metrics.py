@@ -10,9 +10,9 @@ import numpy as np
 from ignite.metrics import Metric
 from nibabel.affines import apply_affine
 
+from ..detection.candidates import CANDIDATE_COLUMNS
 from ..evaluation.froc import FROC_RATES, froc, mean_sensitivity
 from ..evaluation.matching import Matching, match, suppress
-from ..inference.inferers import TABLE_COLUMNS
 
 
 class CandidateFROC(Metric):
@@ -49,8 +49,8 @@ class CandidateFROC(Metric):
         Take the subjects of an iteration.
 
         Args:
-            output: for each subject ``pred``, a table with the columns ``TABLE_COLUMNS``; ``image``, a MetaTensor whose
-                affine takes the table's voxels to RAS mm, with the ``subject`` in its meta data; ``label``, (N, 3)
+            output: for each subject ``pred``, a table with the columns ``CANDIDATE_COLUMNS``; ``image``, a MetaTensor
+                whose affine takes the table's voxels to RAS mm, with the ``subject`` in its meta data; ``label``, (N, 3)
                 lesions in RAS mm.
         """
         for one in output:
@@ -63,7 +63,7 @@ class CandidateFROC(Metric):
     def detections(self, places_mm: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Places (N, 3) and scores (N,) that the curve is made of."""
         found = ~np.isnan(table[:, 0])
-        return places_mm[found], table[found, TABLE_COLUMNS.index("detector_score")]
+        return places_mm[found], table[found, CANDIDATE_COLUMNS.index("detector_score")]
 
     def compute(self) -> float:
         """The mean sensitivity; NaN where no subject has a lesion, so that no epoch is called the best by it."""
@@ -103,7 +103,7 @@ class FindingsFROC(CandidateFROC):
         super().__init__(rates, distance_mm)
 
     def detections(self, places_mm: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probability = table[:, TABLE_COLUMNS.index("probability")]
+        probability = table[:, CANDIDATE_COLUMNS.index("probability")]
         found = ~np.isnan(table[:, 0]) & ~np.isnan(probability)
         places, probability = places_mm[found], probability[found]
         kept = suppress(places, probability, self.duplicate_mm)

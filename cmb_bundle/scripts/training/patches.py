@@ -74,7 +74,8 @@ def collect_patches(
         data, generator, patches = dataset[index], np.random.default_rng([seed, index]), []
         volume, subject = data["image"], data["subject"]
         lesions = np.asarray(data["lesions_ras"]).reshape(-1, 3)
-        candidates = inferer.find_candidates(volume.as_tensor().to(device), network.detector)[:, :3].numpy()
+        found_here = inferer.find_candidates(volume.as_tensor().to(device), network.detector)
+        candidates = np.array([c.model_voxel for c in found_here]).reshape(-1, 3)
         places = apply_affine(volume.affine.numpy(), candidates)
         apart = cdist(places, lesions).min(axis=1, initial=np.inf)
         centres = [(v, 1, "candidate") for v in candidates[apart <= match_mm]]
