@@ -6,6 +6,7 @@ import torch
 from monai.inferers import Inferer, SimpleInferer
 
 from ..detection.candidates import CANDIDATE_COLUMNS, merge_slices
+from ..errors import OptionError
 from ..transforms.patches import cut_patch, to_classifier_input
 from ..transforms.slices import average_slices, stack_slices
 
@@ -22,13 +23,13 @@ class MixedPrecisionInferer(SimpleInferer):
             and losses stay float32.
 
     Raises:
-        ValueError: for another precision.
+        OptionError: for another precision.
     """
 
     def __init__(self, precision: str = "float32") -> None:
         super().__init__()
         if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision is {precision!r}; expected float32 or bfloat16.")
+            raise OptionError(f"precision is {precision!r}; expected float32 or bfloat16.")
         self.precision = precision
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args, **kwargs):
