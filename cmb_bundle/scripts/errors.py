@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
+import os
 import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
+
+from monai.bundle import ConfigWorkflow
+
+LOG_NAME = "error.log"
+"""The file in the output folder that gets the traceback of an error that a user can mend."""
 
 
 class InputError(Exception):
@@ -46,6 +57,10 @@ class CrossValidationError(InputError, RuntimeError):
     """A cross-validation cannot be started, resumed or pooled as asked."""
 
 
+class ProcessesError(InputError, RuntimeError):
+    """A training in several processes was not started as such."""
+
+
 class CohortError(InputError, RuntimeError):
     """Some subjects of a cohort failed; the others are done."""
 
@@ -69,18 +84,74 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def show_cause_last() -> None:
+def show_cause_last(output_dir: str | os.PathLike | None = None, debug: bool = False) -> None:
     """
-    End the program on an error of the user's input with that error's own sentence.
+    End the program on an error that a user can mend with that error's own paragraph, and nothing else.
 
-    MONAI wraps errors in the config entry that raised them, which hides the message that tells what to do. This sets
-    ``sys.excepthook``; the traceback is still printed, before the sentence.
+    MONAI wraps an error in those of the config entries that led to it, and prints all their tracebacks, which hide the
+    message that says what to do. This sets ``sys.excepthook``: of an :class:`InputError` the traceback goes to
+    ``error.log`` and the message is the last thing printed. Any other error is a fault of the program and keeps its
+    traceback on the screen. A workflow that runs within another leaves the other's settings as they are.
+
+    Args:
+        output_dir: gets ``error.log`` where the folder is there and can be written to; it is not made for that. A log
+            of a former run is removed.
+        debug: True prints the traceback too, before the message.
     """
+    if getattr(sys.excepthook, "of_workflow", False) and len(enclosing_workflows()) > 1:
+        return
+    log = None if output_dir is None else Path(str(output_dir)) / LOG_NAME
+    if log is not None:
+        with suppress(OSError):
+            log.unlink(missing_ok=True)
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        sys.__excepthook__(kind, error, trace)
         cause = root_cause(error)
+        if debug is True or not isinstance(cause, InputError):
+            sys.__excepthook__(kind, error, trace)
         if isinstance(cause, InputError):
-            print(f"\n{cause}", file=sys.stderr)
+            where = None if debug is True else _write_log(log, kind, error, trace)
+            print(f"\n{_pointer(where)}{cause}" if debug is not True else f"\n{cause}", file=sys.stderr)
 
+    hook.of_workflow = True
     sys.excepthook = hook
+    _keep_tracebacks_from_loggers(debug is True)
+
+
+def enclosing_workflows() -> list[ConfigWorkflow]:
+    """The workflows up the call stack, the innermost first: those that are being initialised or run."""
+    owners = [frame.frame.f_locals.get("self") for frame in inspect.stack(0)]
+    return list({id(owner): owner for owner in owners if isinstance(owner, ConfigWorkflow)}.values())
+
+
+def _pointer(log: Path | None) -> str:
+    if log is None:
+        return "Stopped. --debug True shows the traceback.\n\n"
+    return f"Stopped. The traceback is in {log}; --debug True shows it here.\n\n"
+
+
+def _write_log(
+    log: Path | None, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> Path | None:
+    if log is None or not log.parent.is_dir():
+        return None
+    try:
+        log.write_text("".join(traceback.format_exception(kind, error, trace)), encoding="utf-8")
+    except OSError:
+        return None
+    return log
+
+
+def _keep_tracebacks_from_loggers(debug: bool) -> None:
+    """Let log records of an :class:`InputError`, as MONAI's StatsHandler makes them, be without their traceback."""
+    former = logging.getLogRecordFactory()
+    former = getattr(former, "former", former)
+
+    def factory(*args, **kwargs) -> logging.LogRecord:
+        record = former(*args, **kwargs)
+        if record.exc_info and record.exc_info[1] and isinstance(root_cause(record.exc_info[1]), InputError):
+            record.exc_info = None
+        return record
+
+    factory.former = former
+    logging.setLogRecordFactory(former if debug else factory)

@@ -500,9 +500,10 @@ def test_the_default_cohort_is_made_once_in_the_cache(slab, tmp_path, monkeypatc
     monkeypatch.setattr(cohort.os, "sched_getaffinity", lambda pid: {0}, raising=False)
     folder = default_cohort("tiny", subjects=2)
     assert folder == str(tmp_path / "cmb_bundle" / f"phantoms-tiny-{cohort.VERSION}")
-    assert "simulating 2 phantoms" in capsys.readouterr().out
+    demo = f"No dataset_dir was given: this is the demo, on 2 simulated phantoms in {folder}"
+    assert f"{demo}, which are simulated now" in capsys.readouterr().out
     assert default_cohort("tiny", subjects=2) == folder
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == f"{demo}.\n"
 
 
 def test_varied_protocols_stay_in_their_ranges():

@@ -121,7 +121,7 @@ def make_datalist(
 
 
 def load_subjects(
-    dataset_dir: str | Path,
+    dataset_dir: str | Path | None,
     datalist_file: str | Path | None = None,
     subset: str = "all",
     fold: int = 0,
@@ -133,7 +133,8 @@ def load_subjects(
     """List the subjects of a data set, or of one part of its cross-validation.
 
     Args:
-        dataset_dir: as for :py:func:`find_subjects`.
+        dataset_dir: as for :py:func:`find_subjects`. None gives no subjects, so that a config can be looked into
+            (its network, its properties) without data; a run without data is an error of the evaluator.
         datalist_file: as for :py:func:`make_datalist`; not used for "all".
         subset: "all": every subject, labelled or not, those that cannot be used with their "error"; "test": the
             labelled subjects of fold; "validation": of the fold after it, cyclically; "train": of the rest.
@@ -150,6 +151,8 @@ def load_subjects(
         SubjectError: for an unknown subset, fold or id, for fewer labelled subjects than folds, for a part
             without subjects, or for a training part without any microbleed.
     """
+    if dataset_dir is None:
+        return []
     if subset == "all":
         return _only(find_subjects(dataset_dir), subjects, dataset_dir)
     parts = ("test", "validation", "train")

@@ -10,7 +10,7 @@ import pandas as pd
 from monai.data import list_data_collate
 from monai.engines import SupervisedEvaluator
 
-from ..errors import CohortError, root_cause
+from ..errors import CohortError, SubjectError, root_cause
 from ..files import write_csv
 
 logger = logging.getLogger(__name__)
@@ -62,8 +62,14 @@ class CohortEvaluator(SupervisedEvaluator):
         Work through the cohort.
 
         Raises:
+            SubjectError: there are no subjects.
             CohortError: after the last subject, if any failed; it lists them.
         """
+        if self.state.epoch_length == 0:
+            raise SubjectError(
+                "There are no subjects: no dataset_dir was given. Expected the folder of the scans: "
+                "--dataset_dir FOLDER."
+            )
         self.failures.clear()
         super().run()
         raise_failures(self.failures, self.state.epoch_length, self.failures_file)

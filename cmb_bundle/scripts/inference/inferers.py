@@ -11,6 +11,7 @@ from monai.inferers import Inferer, SimpleInferer
 
 from ..candidate import Candidate
 from ..detection.candidates import CANDIDATE_COLUMNS, candidates_to_table, merge_slices
+from ..errors import OptionError
 from ..transforms.patches import cut_patch, to_classifier_input
 from ..transforms.slices import average_slices, stack_slices
 
@@ -25,7 +26,7 @@ class MixedPrecisionInferer(SimpleInferer):
             and losses stay float32.
 
     Raises:
-        ValueError: for another precision.
+        OptionError: for another precision.
 
     Example:
         >>> one_third, times_one = torch.full((1, 1), 1 / 3), lambda x: x @ torch.ones(1, 1)
@@ -36,7 +37,7 @@ class MixedPrecisionInferer(SimpleInferer):
     def __init__(self, precision: str = "float32") -> None:
         super().__init__()
         if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision is {precision!r}; expected float32 or bfloat16.")
+            raise OptionError(f"precision is {precision!r}; expected float32 or bfloat16.")
         self.precision = precision
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args, **kwargs):

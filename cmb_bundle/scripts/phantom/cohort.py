@@ -225,8 +225,11 @@ def default_cohort(name: str = "small", subjects: int = 20) -> str:
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "cmb_bundle" / f"phantoms-{name.lower()}-{VERSION}"
-    if not (folder / "cohort.json").is_file():
+    there = (folder / "cohort.json").is_file()
+    if os.environ.get("RANK", "0") == "0":  # the processes of torchrun say it once
         print(
-            f"No data set named: simulating {subjects} phantoms in {folder} (once; later runs reuse them).", flush=True
+            f"No dataset_dir was given: this is the demo, on {subjects} simulated phantoms in {folder}"
+            f"{'.' if there else ', which are simulated now (once; later runs reuse them).'}",
+            flush=True,
         )
     return make_cohort(folder, subjects=subjects, preset=name)

@@ -3,7 +3,7 @@
 from .calibration import calibrate, fit_scaling
 from .checkpoint import TrainingCheckpoint
 from .completion import finish_training, join_weights
-from .cross_validation import CrossValidation, enclosing_workflow, print_folds
+from .cross_validation import CrossValidation, print_folds
 from .distributed import (
     DistributedBatchSampler,
     LossReweighting,
@@ -39,7 +39,6 @@ __all__ = [
     "calibrate",
     "collate_slices",
     "collect_patches",
-    "enclosing_workflow",
     "finish_training",
     "first_output",
     "first_process_first",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from ..evaluation.records import load_records
 from ..evaluation.scores import EvaluationOptions
 from ..files import write_json
 from ..inference.evaluator import raise_failures
+from ..options import enclosing_workflow
 from ..report.report import write_evaluation
 
 logger = logging.getLogger(__name__)
@@ -241,20 +241,6 @@ class CrossValidation:
         failures = {name: why for state in states.values() for part in state.values() for name, why in part.items()}
         raise_failures(failures, len(self.split.keys() | failures.keys()), self.output_dir / "failures.csv")
         return metrics
-
-
-def enclosing_workflow() -> ConfigWorkflow:
-    """
-    The workflow whose configuration is being instantiated.
-
-    Raises:
-        CrossValidationError: there is none up the call stack.
-    """
-    for frame in inspect.stack(0):
-        owner = frame.frame.f_locals.get("self")
-        if isinstance(owner, ConfigWorkflow):
-            return owner
-    raise CrossValidationError("A cross-validation is run by a bundle's configuration: python -m monai.bundle run.")
 
 
 def _run(config: dict[str, Any], path: Path, bundle_root: str) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import BatchSampler, RandomSampler
 
+from ..errors import OptionError, ProcessesError
+
 
 def start_processes(device: torch.device) -> None:
     """
@@ -25,10 +27,10 @@ def start_processes(device: torch.device) -> None:
         device: the device of this process.
 
     Raises:
-        RuntimeError: the program was not started by torchrun.
+        ProcessesError: the program was not started by torchrun.
     """
     if not dist.is_torchelastic_launched():
-        raise RuntimeError(
+        raise ProcessesError(
             "multi_gpu_train.json needs several processes. Start it as "
             "torchrun --standalone --nproc_per_node=N -m monai.bundle run ..., or leave it out to train in one process."
         )
@@ -67,14 +69,14 @@ class DistributedBatchSampler(BatchSampler):
         batch_size: items in a batch of all processes together.
 
     Raises:
-        ValueError: the batch is smaller than the number of processes.
+        OptionError: the batch is smaller than the number of processes.
     """
 
     def __init__(self, dataset: Sized, batch_size: int) -> None:
         super().__init__(RandomSampler(dataset), batch_size, drop_last=False)
         self.rank, self.number = idist.get_rank(), idist.get_world_size()
         if batch_size < self.number:
-            raise ValueError(
+            raise OptionError(
                 f"A batch of {batch_size} cannot be shared by {self.number} processes. Start fewer processes or give "
                 "larger batches: detector_batch_size slices, of which slices_per_subject are one item, or "
                 "classifier_batch_size patches."
