@@ -1,4 +1,4 @@
-"""How well the number of microbleeds that a program counts agrees with the number that a reader counts."""
+"""How well the numbers of microbleeds counted by a program and in the ground truth agree."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def intraclass_correlation(truth: Sequence[float], counted: Sequence[float]) -> 
         ICC = (MSR - MSE) / (MSR + (k - 1) MSE + k (MSC - MSE) / n)
 
     Args:
-        truth: (N,) lesions of each subject.
+        truth: (N,) lesions of each subject in the ground truth.
         counted: (N,) detections of each subject.
 
     Returns:
-        the coefficient; None with fewer than two subjects, or if all counts of both are the same number.
+        the coefficient; None with fewer than two subjects, or if all counts of both raters are equal.
     """
     table = np.column_stack([truth, counted]).astype(float)
     n, k = table.shape
@@ -36,7 +36,7 @@ def intraclass_correlation(truth: Sequence[float], counted: Sequence[float]) -> 
     raters = n * ((columns - grand) ** 2).sum() / (k - 1)
     error = ((table - rows[:, None] - columns + grand) ** 2).sum() / ((n - 1) * (k - 1))
     denominator = subjects + (k - 1) * error + k * (raters - error) / n
-    # a sum of squares of numbers that are all equal may be a rounding error instead of 0
+    # for equal numbers, a sum of squares can be a rounding error instead of 0
     return None if np.ptp(table) == 0 or abs(denominator) < 1e-12 else float((subjects - error) / denominator)
 
 
@@ -45,12 +45,12 @@ def bland_altman(truth: Sequence[float], counted: Sequence[float]) -> dict[str, 
     Bias and limits of agreement of counts (Bland & Altman, 1986).
 
     Args:
-        truth: (N,) lesions of each subject.
+        truth: (N,) lesions of each subject in the ground truth.
         counted: (N,) detections of each subject.
 
     Returns:
         "bias", the mean of counted - truth; "sd", its standard deviation (N - 1); "lower" and "upper", bias -+ 1.96
-        sd. None where there are too few subjects: none for the bias, fewer than two for the rest.
+        sd. None with too few subjects: the bias needs one, the others two.
     """
     difference = np.asarray(counted, dtype=float) - np.asarray(truth, dtype=float)
     bias = float(difference.mean()) if len(difference) else None
@@ -71,7 +71,7 @@ def band_confusion(truth: Sequence[float], counted: Sequence[float], bands: Sequ
     Count the subjects in each pair of bands.
 
     Returns:
-        (B, B) int, rows by truth, columns by count of the program, in the order of :func:`band_names`.
+        (B, B) int, rows by ground truth, columns by the program's count, in the order of :func:`band_names`.
     """
     size = len(bands) + 1
     of_truth, of_count = (np.searchsorted(bands, np.asarray(c, dtype=float), side="right") for c in (truth, counted))
@@ -87,7 +87,7 @@ def weighted_kappa(confusion: np.ndarray) -> float | None:
 
     Returns:
         1 - observed / expected disagreement, weighted by the distance of the categories; None if no disagreement is
-        to be expected: no subjects, or all in one category for both.
+        expected, with no subjects or all in the same category for both.
     """
     confusion = np.asarray(confusion, dtype=float)
     number = np.arange(len(confusion))
