@@ -121,7 +121,7 @@ def test_a_rival_as_dark_leaves_its_keys_open():
     rival = CONVENTIONS.index(dataclasses.replace(CONVENTIONS[5], index_base=1 - CONVENTIONS[5].index_base))
     verdict = judge(matrix(30, {5: 4.0, rival: 4.0}), np.arange(30))
     assert verdict.decided == {**dict.fromkeys(KEYS, True), "index_base": False}
-    assert "Another value of index_base fits as well" in verdict.reason
+    assert "Another value of index_base fits equally well" in verdict.reason
 
 
 def test_labels_that_are_dark_nowhere_settle_nothing():
