@@ -157,7 +157,7 @@ def test_killed_while_a_file_is_written(tmp_path, unbroken, monkeypatch, name, h
         return write_whole(path, kill if now and path.name == name else content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(handlers, "write_whole", write)
+        patch.setattr(checkpoint, "write_whole", write)
         patch.setattr(handlers, "write_csv", lambda p, t: write(p, lambda aside: t.to_csv(aside, index=False)))
         with pytest.raises(Killed):
             first.trainer.run()
@@ -418,7 +418,7 @@ def test_weights_of_other_layers(tmp_path):
 
 def test_unreadable_state_of_a_training(tmp_path):
     (tmp_path / "tiny_last.pt").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(CheckpointError, match=r"tiny_last\.pt cannot be read .*resume=False to start anew"):
+    with pytest.raises(CheckpointError, match=r"tiny_last\.pt cannot be read .*resume=False to start again"):
         tiny_training(tmp_path, 1).trainer.run()
     tiny_training(tmp_path, 1, resume=False).trainer.run()
     assert torch.load(tmp_path / "tiny_last.pt", weights_only=True)["epoch"] == 1
