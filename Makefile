@@ -1,8 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# glibc returns memory to the system after every batch otherwise, which costs a quarter of the speed; one arena, so that
-# what threads have freed is used again.
+# Otherwise glibc returns memory to the system after every batch, which costs a quarter of the speed. With a single arena,
+# memory freed by one thread is reused by others.
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 17179869184
 export MALLOC_ARENA_MAX = 1

@@ -1,8 +1,8 @@
-"""Accuracy of the shipped weights on the test cohorts, and over one change of protocol at a time.
+"""Accuracy of the shipped weights on the test cohorts, and with one protocol parameter changed at a time.
 
-``python benchmarks/accuracy.py DIR`` scores the cohorts that ``cohorts.py DIR`` made: test and unseen, HR and LR, as an
-evaluation does, beside the classical baseline, with reports in DIR/results; then a table over protocols.
-``--checkpoint FILE`` scores other weights; further ``--key value`` pairs are those of the bundle's configs.
+``python benchmarks/accuracy.py DIR`` scores the cohorts made by ``cohorts.py DIR``, test and unseen, HR and LR, and the
+classical baseline on the same cohorts, with reports in DIR/results; then it prints a table over protocols.
+``--checkpoint FILE`` scores other weights; further ``--key value`` pairs override the bundle's configs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROBUSTNESS = [(change, folder_of(change), {}) for change in CHANGES] + [
 
 
 def evaluate(cohort: Path, results: Path, **overrides: object) -> dict:
-    """Score every subject of a cohort; returns what metrics.json holds."""
+    """Score every subject of a cohort; return the content of metrics.json."""
     files = [str(CONFIGS / "inference.json"), str(CONFIGS / "evaluate.json")]
     values = {"dataset_dir": str(cohort), "output_dir": str(results), "subset": "all", "picture": False, **overrides}
     workflow = ConfigWorkflow(config_file=files, workflow_type="infer", **values)
@@ -33,7 +33,7 @@ def evaluate(cohort: Path, results: Path, **overrides: object) -> dict:
 
 
 def row(metrics: dict) -> dict[str, float | None]:
-    """The figures of one system in a line."""
+    """The scores of one system as a row of the table."""
     first, both = metrics["stage_1"], metrics["end_to_end"]
     return {
         "subjects": both["n_subjects"],
@@ -57,7 +57,7 @@ def main(folder: str, **overrides: object) -> None:
             continue
         metrics = evaluate(folder / name, results / name, **overrides)
         rows[name] = row(metrics)
-        rows |= {f"{name}, {system}": row(rival) for system, rival in metrics["rivals"].items()}
+        rows |= {f"{name}, {system}": row(other) for system, other in metrics["rivals"].items()}
     protocols = {}
     for change, cohort, values in ROBUSTNESS:
         where = results / "robustness" / folder_of(change)

@@ -1,9 +1,10 @@
-"""The cohorts that the shipped weights come from: training and validation, thresholds, test, and changes of protocol.
+"""Make the cohorts behind the shipped weights: training and validation, thresholds, test, and protocol changes.
 
-``python benchmarks/cohorts.py DIR`` makes them all (18 GB), or those named after DIR. Their seeds are disjoint. Those
-of the test cohorts were taken, before anything was simulated, so that a third of their 40 subjects has no microbleed.
-No threshold and no design was chosen by what is detected in ``test_hr``, ``test_lr`` or ``robustness``; docs/weights.md
-says what was seen there first. ``unseen_hr`` and ``unseen_lr`` were simulated and scored when all was settled.
+``python benchmarks/cohorts.py DIR`` makes all of them (18 GB), or those named after DIR. Their seeds are disjoint. The
+seeds of the test cohorts were chosen before anything was simulated, so that a third of the 40 subjects have no
+microbleeds. No threshold or design was chosen by detections in ``test_hr``, ``test_lr`` or ``robustness``;
+docs/weights.md says what was seen there first. ``unseen_hr`` and ``unseen_lr`` were simulated and scored after
+everything was fixed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from cmb_bundle.scripts.phantom import HR, LR, make_cohort
 
 PROTOCOL = LR.changed(shape=(240, 280, 36), centre_mm=(0.0, 0.0, 10.0), microbleeds=10)
-"""The slab in which one thing is changed at a time: 3 T, 20 ms, SNR 25, 0.8 x 0.8 x 2 mm."""
+"""The slab in which one parameter is changed at a time: 3 T, 20 ms, SNR 25, 0.8 x 0.8 x 2 mm."""
 
 CHANGES: dict[str, dict] = {
     "as it is": {},
@@ -46,12 +47,12 @@ COHORTS += ["unseen_hr", "unseen_lr", "robustness"]
 
 
 def folder_of(change: str) -> str:
-    """The folder's name of a change of protocol."""
+    """The name of the folder of a protocol change."""
     return change.replace(" ", "_").replace(".", "-")
 
 
 def make(folder: Path, names: list[str]) -> None:
-    """Make the cohorts, all of them if none is named."""
+    """Make the named cohorts, or all of them if no names are given."""
     wanted = names or COHORTS
     if "training" in wanted:
         make_cohort(folder / "training", 170, LR, seed=1000, vary=True, vary_geometry=True)

@@ -1,15 +1,15 @@
-"""Thresholds by validation, and how well probabilities are calibrated.
+"""Choose thresholds by validation, and check the calibration of probabilities.
 
 ``python benchmarks/operating_points.py PICTURE VALIDATION POINTS_HR POINTS_LR TEST ...`` reads the records of
 evaluations (folders with ``records.json``) that were run with a low ``--candidate_threshold``. It prints the
-operating points that follow from the first three alone, then the figures of the same points in each of the others and
-in all of them together; and draws a reliability diagram of the validation and of each test.
+operating points chosen from the first three, then the scores at the same points in each of the other folders and in
+all of them together, and draws a reliability diagram of the validation and of each test.
 
-The threshold of candidates is the lowest that leaves stage 1 no more than 10 false candidates a scan (``sensitive``:
-30) in POINTS_HR and POINTS_LR together, scans of the protocols for which this budget is set. The threshold of
-probability is by VALIDATION, scans of every protocol: the most sensitive within 0.25 (``specific``), 0.5
-(``balanced``) and 2 (``sensitive``) false positives a scan, and of equals that with the fewest false positives. The
-first two may report no more than 0.2 false positives a scan without microbleeds of the points.
+The candidate threshold is the lowest with which stage 1 has at most 10 false candidates per scan (``sensitive``: 30)
+in POINTS_HR and POINTS_LR together, scans of the protocols for which this budget is set. The probability threshold is
+chosen on VALIDATION, scans of every protocol: the most sensitive with at most 0.25 (``specific``), 0.5
+(``balanced``) and 2 (``sensitive``) false positives per scan; among equals, the one with the fewest false positives.
+The first two may report at most 0.2 false positives per scan without microbleeds in POINTS_HR and POINTS_LR.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def own(records: Sequence[SubjectRecord]) -> list[SubjectRecord]:
 
 
 def findings(record: SubjectRecord, low: float, probability: float) -> tuple[np.ndarray, np.ndarray]:
-    """Places (N, 3) in RAS mm and probabilities (N,) of what is reported at two thresholds."""
+    """Locations (N, 3) in RAS mm and probabilities (N,) of the findings at two thresholds."""
     kept = [c for c in record.candidates if c.detector_score >= low and c.probability >= probability]
     places, scores = places_of(kept), np.array([c.probability for c in kept], dtype=float)
     apart = suppress(places, scores, DUPLICATE_MM)
@@ -49,7 +49,7 @@ def findings(record: SubjectRecord, low: float, probability: float) -> tuple[np.
 
 
 def figures(records: Sequence[SubjectRecord], low: float, probability: float) -> dict[str, float]:
-    """Sensitivity and false positives a subject, end to end and of stage 1, at two thresholds."""
+    """Sensitivity and false positives per subject, end to end and of stage 1, at two thresholds."""
     hits = false = hits_1 = false_1 = lesions = false_in_healthy = 0
     for record in records:
         truth = places_of(record.lesions)
@@ -75,7 +75,7 @@ def figures(records: Sequence[SubjectRecord], low: float, probability: float) ->
 
 
 def choose(validation: Sequence[SubjectRecord], published: Sequence[SubjectRecord]) -> dict[str, dict[str, float]]:
-    """The operating points, with what :func:`figures` tells of them in the validation."""
+    """Choose the operating points; return them with their scores on the validation set, see :func:`figures`."""
     false_candidates = {low: figures(published, low, 1.0)["stage 1 FPavg"] for low in CANDIDATE_THRESHOLDS}
     points = {}
     for name, (candidates, false, false_in_healthy) in LIMITS.items():
@@ -91,7 +91,7 @@ def choose(validation: Sequence[SubjectRecord], published: Sequence[SubjectRecor
 
 
 def reliability(axes, records: Sequence[SubjectRecord], title: str) -> float:
-    """Draw the share of microbleeds over the probability; returns the expected calibration error."""
+    """Draw the fraction of microbleeds over the probability; return the expected calibration error."""
     probability, is_lesion = [], []
     for record in records:
         truth = places_of(record.lesions)
@@ -112,8 +112,8 @@ def reliability(axes, records: Sequence[SubjectRecord], title: str) -> float:
         if n:
             axes.annotate(str(n), (x, y), (5, -10), textcoords="offset points", fontsize=7, color="0.3")
     axes.set(
-        xlabel="probability given",
-        ylabel="share that are microbleeds",
+        xlabel="predicted probability",
+        ylabel="fraction of microbleeds",
         xlim=(-0.03, 1.03),
         ylim=(-0.03, 1.03),
         aspect="equal",
@@ -141,5 +141,5 @@ def main(picture: str, validation: str, points_hr: str, points_lr: str, *tests: 
 
 if __name__ == "__main__":
     if len(sys.argv) < 6 or len(set(sys.argv[2:])) < len(sys.argv[2:]):
-        raise SystemExit("Expected PICTURE VALIDATION POINTS_HR POINTS_LR TEST ..., each folder once.")
+        raise SystemExit("Expected PICTURE VALIDATION POINTS_HR POINTS_LR TEST ..., with no folder given twice.")
     main(*sys.argv[1:])

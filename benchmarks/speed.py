@@ -1,9 +1,9 @@
-"""Seconds and memory of inference on one HR subject, from files to files, beside the literal YOLOv2 in OpenCV.
+"""Measure time and memory of inference on one HR subject, from files to files, compared with YOLOv2 in OpenCV.
 
-``python benchmarks/speed.py`` prints tables; all of it runs in one process, warm, on the threads that torch takes, on
-Linux (memory is read from /proc). Machines differ and are noisy: read the ratios. It starts itself anew with the
-variables of glibc's allocator that the Makefile sets, without which a quarter of the time goes into memory that is
-given back and asked for again.
+``python benchmarks/speed.py`` prints tables. Everything runs in one process, warm, with torch's default number of
+threads, on Linux (memory is read from /proc). Machines differ and are noisy: read the ratios. The program restarts
+itself with the variables of glibc's allocator that the Makefile sets, without which a quarter of the time is spent on
+returning memory to the system and requesting it again.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "
 
 
 def parse(folder: Path) -> ConfigParser:
-    """The inference config for a folder of scans."""
+    """Read the inference config for a folder of scans."""
     config = json.loads((ROOT / "cmb_bundle" / "configs" / "inference.json").read_text())
     config |= {"bundle_root": str(ROOT / "cmb_bundle"), "dataset_dir": str(folder), "output_dir": str(folder / "out")}
     return ConfigParser(config)
 
 
 class Clock:
-    """Sums seconds by step, and keeps the peak resident memory in GiB during each."""
+    """Sum the seconds by step, and keep the peak resident memory in GiB during each."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.peak: dict[str, float] = defaultdict(float)
 
     def time(self, step: str, function, *args, **kwargs):
-        """Call a function on the clock of a step."""
-        Path("/proc/self/clear_refs").write_text("5")  # the kernel starts its peak afresh
+        """Call a function and add its time and memory to a step."""
+        Path("/proc/self/clear_refs").write_text("5")  # the kernel resets its peak
         start = time.perf_counter()
         result = function(*args, **kwargs)
         self.seconds[step] += time.perf_counter() - start
@@ -65,7 +65,7 @@ class Clock:
 
 
 def subject(parser: ConfigParser, network: torch.nn.Module, out: Path) -> pd.DataFrame:
-    """Work through the first subject of the data set; seconds and peak memory of each step, and of all."""
+    """Process the first subject of the data set; return seconds and peak memory of each step, and in total."""
     clock, inferer = Clock(), parser.get_parsed_content("inferer")
     data = dict(parser.get_parsed_content("dataset#data")[0])
     for transform in parser.get_parsed_content("preprocessing").transforms:
@@ -85,7 +85,7 @@ def subject(parser: ConfigParser, network: torch.nn.Module, out: Path) -> pd.Dat
 
 
 def best(function, repeats: int = REPEATS) -> float:
-    """The least seconds of several calls after a first one."""
+    """The shortest time in seconds of several calls after a warm-up call."""
     function()
     return min(_seconds(function) for _ in range(repeats))
 
@@ -97,7 +97,7 @@ def _seconds(function) -> float:
 
 
 def literal_cfg(folder: Path) -> Path:
-    """The literal cfg for 3 channels, which is what cv2.dnn takes, and random weights of the size it asks for."""
+    """Write the published cfg with 3 channels, as cv2.dnn requires, and random weights of the required size."""
     text = (ROOT / "cmb_bundle" / "configs" / "yolov2_cmb.cfg").read_text().replace("channels=2", "channels=3")
     (folder / "literal.cfg").write_text(text)
     number = sum(p.numel() for p in darknet_detector(folder / "literal.cfg").network.parameters()) + 40_000
@@ -108,7 +108,7 @@ def literal_cfg(folder: Path) -> Path:
 
 
 def literal(folder: Path, slices: int = 72) -> dict[str, float]:
-    """Stage 1 of the literal cfg on as many slices of 448 x 448, by OpenCV and by this bundle."""
+    """Time stage 1 of the published cfg on slices of 448 x 448, in OpenCV and in this bundle; return seconds."""
     cfg = literal_cfg(folder)
     net = cv2.dnn.readNetFromDarknet(str(cfg), str(folder / "literal.weights"))
     image = np.random.default_rng(0).random((8, 3, 448, 448), np.float32)
@@ -118,7 +118,7 @@ def literal(folder: Path, slices: int = 72) -> dict[str, float]:
             net.setInput(image)
             net.forward()
 
-    found = {"cv2.dnn": best(opencv, 1)}
+    seconds = {"cv2.dnn": best(opencv, 1)}
     network = TwoStageNetwork(darknet_detector(cfg), torch.nn.Linear(1, 1)).eval()
     batch = torch.as_tensor(image)
     for precision in ("float32", "bfloat16"):
@@ -129,12 +129,12 @@ def literal(folder: Path, slices: int = 72) -> dict[str, float]:
             for _ in range(slices // len(batch)):
                 fast(batch)
 
-        found[f"this bundle, {precision}"] = best(ours, 1)
-    return found
+        seconds[f"this bundle, {precision}"] = best(ours, 1)
+    return seconds
 
 
 def growth(network: torch.nn.Module, parser: ConfigParser) -> pd.DataFrame:
-    """Seconds of stage 1 over numbers of slices and sizes of the matrix."""
+    """Time stage 1 for several numbers of slices and matrix sizes; return seconds."""
     inferer = parser.get_parsed_content("inferer")
     rows = []
     for size, slices in ((256, 18), (256, 36), (256, 72), (256, 144), (128, 72), (192, 72), (384, 72)):
@@ -142,12 +142,12 @@ def growth(network: torch.nn.Module, parser: ConfigParser) -> pd.DataFrame:
         seconds = best(lambda v=volume: inferer.detect(v, network.detector))
         rows.append({"matrix": size, "slices": slices, "seconds": seconds})
     table = pd.DataFrame(rows)
-    table["us a pixel"] = 1e6 * table["seconds"] / (table["matrix"] ** 2 * table["slices"])
+    table["us per pixel"] = 1e6 * table["seconds"] / (table["matrix"] ** 2 * table["slices"])
     return table
 
 
 def simulate(folder: Path) -> None:
-    """Make the subject; in a process of its own, so that its memory does not count."""
+    """Simulate the subject; called in a separate process, so that its memory does not count."""
     make_cohort(folder, 1, HR.changed(microbleeds=6), seed=77, progress=False)
 
 
@@ -179,16 +179,16 @@ def main() -> None:
         if process.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}; run it alone to see why.")
         print(f"the same as a cold process: {cold:.1f} s, peak resident memory {usage.ru_maxrss / 1024**2:.2f} GiB\n")
-        rivals = literal(folder)
+        stage_1 = literal(folder)
         networks = steps["stage 1"] + steps["merge"] + steps["stage 2"]
-        table = pd.DataFrame({"seconds": rivals})
+        table = pd.DataFrame({"seconds": stage_1})
         table["whole path / this"] = steps["total"] / table["seconds"]
         table["stages 1 and 2 / this"] = networks / table["seconds"]
-        print("stage 1 of the literal cfg, 72 slices of 448 x 448\n" + table.round(3).to_string() + "\n")
+        print("stage 1 of the published cfg, 72 slices of 448 x 448\n" + table.round(3).to_string() + "\n")
         print(growth(network, parser).round(4).to_string(index=False))
 
 
 if __name__ == "__main__":
-    if not ALLOCATOR.keys() <= os.environ.keys():  # glibc reads them when a process starts
+    if not ALLOCATOR.keys() <= os.environ.keys():  # glibc reads them at process start
         os.execve(sys.executable, [sys.executable, *sys.argv], ALLOCATOR | os.environ)
     main()

@@ -114,14 +114,14 @@ def test_ten_microbleeds_are_needed():
     nine, ten = (judge(matrix(n, {5: 4.0}), np.zeros(n)) for n in (9, 10))
     assert nine.best == ten.best == CONVENTIONS[5]
     assert not any(nine.decided.values()) and ten.is_decided
-    assert nine.reason == "There are 9 microbleeds; 10 are needed to tell."
+    assert nine.reason == "There are 9 microbleeds; 10 are needed to decide."
 
 
 def test_a_rival_as_dark_leaves_its_keys_open():
     rival = CONVENTIONS.index(dataclasses.replace(CONVENTIONS[5], index_base=1 - CONVENTIONS[5].index_base))
     verdict = judge(matrix(30, {5: 4.0, rival: 4.0}), np.arange(30))
     assert verdict.decided == {**dict.fromkeys(KEYS, True), "index_base": False}
-    assert "Another value of index_base fits as well" in verdict.reason
+    assert "Another value of index_base fits equally well" in verdict.reason
 
 
 def test_labels_that_are_dark_nowhere_settle_nothing():
@@ -138,7 +138,7 @@ def test_points_outside_exclude_a_convention():
     assert np.isnan(verdict.score[7])
     none = judge(np.full((20, 32), np.nan), np.arange(20))
     assert none.best is None and not none.is_decided and "No convention has every point inside" in none.reason
-    assert judge(np.zeros((0, 32)), []).reason == "There is no microbleed to look at."
+    assert judge(np.zeros((0, 32)), []).reason == "There are no microbleeds to judge by."
 
 
 def test_one_scan_of_many_microbleeds_does_not_outvote_the_others():
@@ -284,7 +284,7 @@ def test_few_labels_are_undecided(cohort, relabelled, tmp_path):
     content = audit_labels(relabelled, tmp_path / "output")
     assert content["verdict"] == "undecided"
     assert content["best"] == dataclasses.asdict(DEFAULT)
-    assert content["reason"] == "There are 4 microbleeds; 10 are needed to tell."
+    assert content["reason"] == "There are 4 microbleeds; 10 are needed to decide."
 
 
 def test_labels_one_pixel_off_at_random_still_tell_the_flips(cohort, relabelled, tmp_path):

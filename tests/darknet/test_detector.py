@@ -378,9 +378,9 @@ CFG_ERRORS = {
     "unknown layer": (lambda t: t.replace("[maxpool]", "[lstm]"), r"a\.cfg, line 13, layer 1 \[lstm\]: .*not support"),
     "no net": (lambda t: t.replace("[net]", "[maxpool]"), r"expected \[net\] as the first section, found \[maxpool\]"),
     "empty": (lambda t: "# nothing\n", "found no section"),
-    "option first": (lambda t: "width=1\n" + t, "line 1: width stands before any section"),
+    "option first": (lambda t: "width=1\n" + t, "line 1: width comes before any section"),
     "not a cfg": (lambda t: "<html>\n" + t, "line 1: '<html>' is not understood.*Is this a darknet .cfg file"),
-    "broken section": (lambda t: t.replace("[maxpool]", "[maxpool"), r"line 13: '\[maxpool' is no section"),
+    "broken section": (lambda t: t.replace("[maxpool]", "[maxpool"), r"line 13: '\[maxpool' is not a section"),
     "no region": (lambda t: t[: t.index("[region]")], r"layer 3 \[convolutional\]: this is the last section"),
     "no layers": (lambda t: NET.format(width=8, height=8, channels=12) + "\n[region]\nnum=2", "expected layers and"),
     "not a number": (lambda t: t.replace("size=2", "size=two"), r"line 14, layer 1 \[maxpool\]: size=two: 'two' is"),
@@ -408,7 +408,7 @@ CFG_ERRORS = {
         "65 x 64 pixels cannot be reorganised",
     ),
     "groups": (lambda t: t.replace("size=3", "size=3\ngroups=3", 1), "groups=3 does not divide 3 channels and 8"),
-    "too small": (lambda t: t.replace("size=2", "size=99\npadding=0"), "nothing is left of 8 x 64 x 64"),
+    "too small": (lambda t: t.replace("size=2", "size=99\npadding=0"), "no output is left of an input of 8 x 64 x 64"),
     "filters": (lambda t: t.replace("filters=12", "filters=18"), "has 18 channels; 2 anchors .* need 12: 2 x"),
     "softmax": (lambda t: t.replace("softmax=1", ""), r"\[region\]: expected softmax=1"),
     "coords": (lambda t: t.replace("softmax=1", "softmax=1\ncoords=5"), "coords must be 4"),
@@ -445,7 +445,7 @@ def test_missing_files_and_wrong_arguments(tmp_path):
         detector.network = nn.Sequential()
         export_detector(detector, tmp_path / "b.cfg", tmp_path / "b.weights")
     cfg, weights, _ = write_small(tmp_path, cfg_text(conv(9, groups=3)))
-    with pytest.raises(DarknetError, match=r"layer 0 \[convolutional\].*3 input channels can be turned to \[0, 2"):
+    with pytest.raises(DarknetError, match=r"layer 0 \[convolutional\].*3 input channels can be converted to \[0, 2"):
         darknet_detector(cfg, weights, channels=[0, 2, 1])
 
 

@@ -360,14 +360,14 @@ def test_a_phase_on_another_grid_is_left_out_with_a_notice(tmp_path, write):
 def test_slices_that_are_no_whole_volume_are_refused(tmp_path, write):
     write("SWI_Images", 7, SWI_TYPE, values((6, 5, 9)), skip=(3, 4))
     assert refusal(tmp_path).startswith(
-        "series 7 'SWI_Images' misses 2 slice(s): slices 3 and 4 are 6.00 mm apart, the others 2.00. Export the series"
+        "series 7 'SWI_Images' lacks 2 slice(s): slices 3 and 4 are 6.00 mm apart, the others 2.00. Export the series"
     )
 
 
 def test_two_volumes_in_one_series_are_refused(tmp_path, write):
     series = write("SWI_Images", 7, SWI_TYPE)
     write("SWI_Images", 7, SWI_TYPE, values(seed=9), series=series, prefix="B")
-    assert "has 8 slices at 4 positions: more than one volume is in it" in refusal(tmp_path)
+    assert "has 8 slices at 4 positions: it holds more than one volume" in refusal(tmp_path)
 
 
 def test_uneven_and_leaning_stacks_are_refused(tmp_path, write):
@@ -376,7 +376,7 @@ def test_uneven_and_leaning_stacks_are_refused(tmp_path, write):
     write("SWI_Images", 7, SWI_TYPE, affine=np.diag([-1.0, -1, 2, 1]))
     paths = sorted((tmp_path / "study").iterdir(), key=lambda p: pydicom.dcmread(p).ImagePositionPatient[2])
     for axis, shift, message in (
-        (2, 0.5, "has slices that are 2.00 to 2.50 mm apart; expected one distance"),
+        (2, 0.5, "has slices that are 2.00 to 2.50 mm apart; expected equal distances"),
         (1, 0.3, "has slices shifted sideways by up to 0.90 mm"),
     ):
         for k, path in enumerate(paths):

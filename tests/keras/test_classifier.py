@@ -329,10 +329,10 @@ def test_files_that_are_not_there_or_of_another_kind(files):
     refused(r"nowhere\.h5 does not exist", files / "nowhere.h5")
     refused(r"is a folder; expected a file", files)
     refused(r"nowhere\.json does not exist", files / "model.weights.h5", files / "nowhere.json")
-    refused(r"model\.weights\.h5 holds weights alone.*--keras_architecture", files / "model.weights.h5")
+    refused(r"model\.weights\.h5 holds only weights.*--keras_architecture", files / "model.weights.h5")
     (files / "text.h5").write_text("no weights")
     refused("neither HDF5 nor a .keras archive", files / "text.h5", files / "model.json")
-    refused(r"text\.h5 is no JSON", files / "text.h5")
+    refused(r"text\.h5 is not JSON", files / "text.h5")
     shutil.make_archive(str(files / "other"), "zip", files, "model.json")
     refused("is an archive without model.weights.h5", files / "other.zip", files / "model.json")
     (files / "other.json").write_text('{"class_name": "Bert"}')
@@ -344,7 +344,7 @@ def test_file_that_lacks_what_it_names(files):
     save_keras_2_weights(model, files / "model.h5")
     with h5py.File(files / "model.h5", "a") as file:
         del file[model.layers[1].name]
-    refused(r"model\.h5 is not whole: .*object", files / "model.h5", files / "model.json")
+    refused(r"model\.h5 is incomplete: .*object", files / "model.h5", files / "model.json")
 
 
 def test_layers_that_are_not_supported(files):
@@ -394,7 +394,11 @@ def test_patches_and_classes_that_do_not_fit(files):
         model_of([kl.Flatten(), kl.Dense(units, activation=activation)]).save(files / "units.keras")
         refused(rf"ends with \({units},\) values and {activation}; expected two classes", files / "units.keras")
     json_file = changed(files, n1__strides=[2, 2, 2])
-    refused(r"Layer 01_batch_norm\w+ does not take what comes before it, \(1, 2, 7, 15, 7\)", keras_file, json_file)
+    refused(
+        r"Layer 01_batch_norm\w+ does not accept the output of the layer before, \(1, 2, 7, 15, 7\)",
+        keras_file,
+        json_file,
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- workflow

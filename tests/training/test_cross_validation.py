@@ -154,7 +154,7 @@ def test_killed_and_resumed_it_gives_the_same_report(whole, tiny_cohort, tmp_pat
     assert mark.exists() and not (output / "metrics.json").exists()
     before = (output / "fold_0" / "model.pt").stat().st_mtime_ns
     done = bundle("run", CROSS_VALIDATE, tmp_path, dataset_dir=tiny_cohort, output_dir=output, **FASTER)
-    assert "Fold 0 (1 of 3 in this run): done before." in done.stdout
+    assert "Fold 0 (1 of 3 in this run): already finished." in done.stdout
     assert (output / "fold_0" / "model.pt").stat().st_mtime_ns == before
     for fold in range(3):
         first, second = (torch.load(f / f"fold_{fold}" / "model.pt", weights_only=True) for f in (whole, output))
@@ -170,14 +170,14 @@ def test_another_configuration_is_not_mixed_in(whole, tiny_cohort, bundle):
     )  # fmt: skip
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
-    assert "fold_0 was begun with another classifier_epochs; expected the same for all folds" in last
+    assert "fold_0 was started with another classifier_epochs; expected the same for all folds" in last
 
 
 def test_folds_that_do_not_exist_are_refused(whole, tiny_cohort, bundle):
     done = bundle(
         "run", CROSS_VALIDATE, whole.parent, check=False, dataset_dir=tiny_cohort, output_dir=whole, run_folds="[3]"
     )
-    assert "run_folds is [3]; expected some of the numbers 0 to 2" in done.stderr.strip().splitlines()[-1]
+    assert "run_folds is [3]; expected numbers from 0 to 2" in done.stderr.strip().splitlines()[-1]
 
 
 def test_the_last_part_pools(whole, tiny_cohort, bundle):
@@ -187,7 +187,7 @@ def test_the_last_part_pools(whole, tiny_cohort, bundle):
     (whole / "fold_1" / "fold.json").rename(whole / "fold_1" / "aside")
     options = {"dataset_dir": tiny_cohort, "output_dir": whole, **FASTER}
     done = bundle("run", CROSS_VALIDATE, whole.parent, run_folds="[0]", **options)
-    assert "Folds 1 of 3 are not done yet" in done.stdout
+    assert "Folds 1 of 3 are not finished yet" in done.stdout
     assert not (whole / "metrics.json").exists()
     (whole / "fold_1" / "aside").rename(whole / "fold_1" / "fold.json")
     bundle("run", CROSS_VALIDATE, whole.parent, run_folds=2, **options)

@@ -122,7 +122,7 @@ def test_shares_make_up_the_batches_of_one_process(number, batch_size, processes
 
 def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch):
     monkeypatch.setattr(idist, "get_world_size", lambda: 4)
-    with pytest.raises(ValueError, match=r"A batch of 3 cannot be shared by 4 processes.*detector_batch_size"):
+    with pytest.raises(ValueError, match=r"A batch of 3 cannot be divided among 4 processes.*detector_batch_size"):
         DistributedBatchSampler(range(10), 3)
 
 

@@ -418,7 +418,7 @@ def test_weights_of_other_layers(tmp_path):
 
 def test_unreadable_state_of_a_training(tmp_path):
     (tmp_path / "tiny_last.pt").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(CheckpointError, match=r"tiny_last\.pt cannot be read .*resume=False to start anew"):
+    with pytest.raises(CheckpointError, match=r"tiny_last\.pt cannot be read .*resume=False to start again"):
         tiny_training(tmp_path, 1).trainer.run()
     tiny_training(tmp_path, 1, resume=False).trainer.run()
     assert torch.load(tmp_path / "tiny_last.pt", weights_only=True)["epoch"] == 1

@@ -1,4 +1,4 @@
-"""The app's own copy of the bundle, and the files of weights in it."""
+"""The app's own copy of the bundle, and the weights files in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RETRAINED = "retrained.pt"
 
 def copy_bundle(source: Path, target: Path) -> Path:
     """
-    Bring the app's copy of the bundle up to date; files that are only in the copy, as retrained weights, stay.
+    Update the app's copy of the bundle; files that exist only in the copy, such as retrained weights, are kept.
 
     Args:
         source: a bundle's folder, with configs, models and scripts.
@@ -22,11 +22,11 @@ def copy_bundle(source: Path, target: Path) -> Path:
         the copy.
 
     Raises:
-        FileNotFoundError: the source is no bundle.
+        FileNotFoundError: the source is not a bundle.
     """
     if not (source / "configs" / "inference.json").is_file():
         raise FileNotFoundError(
-            f"{source} is no bundle: it has no configs/inference.json. Give one by --conf bundle DIR."
+            f"{source} is not a bundle: it has no configs/inference.json. Give one by --conf bundle DIR."
         )
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
@@ -40,13 +40,13 @@ def copy_bundle(source: Path, target: Path) -> Path:
 
 
 def weights_files(bundle: str) -> list[str]:
-    """Names of the files of weights, those to be preferred first: the retrained, then the shipped."""
+    """Names of the weights files in order of preference: the retrained ones, then the shipped ones."""
     names = sorted(path.name for path in (Path(bundle) / "models").glob("*.pt") if not path.name.startswith("."))
     return sorted(names, key=lambda name: name != RETRAINED)
 
 
-def weights_in_use(bundle: str, asked: str | list | None = None) -> str:
-    """A text that changes with the weights that inference uses."""
-    asked = asked[0] if isinstance(asked, list) and asked else asked
-    name = asked or weights_files(bundle)[0]
+def weights_in_use(bundle: str, requested: str | list | None = None) -> str:
+    """Identify the weights that inference uses, by name and time of the last change."""
+    requested = requested[0] if isinstance(requested, list) and requested else requested
+    name = requested or weights_files(bundle)[0]
     return f"{name} {(Path(bundle) / 'models' / name).stat().st_mtime_ns}"

@@ -1,4 +1,4 @@
-"""A DICOMweb server as a store of SWI scans with their phases and annotations."""
+"""Use a DICOMweb server as a datastore of SWI scans with their phases and annotations."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ logger = logging.getLogger(__name__)
 
 KINDS = {"image": "swi", "phase": "phase"}
 ANNOTATED = ("SEMIAUTOMATIC", "MANUAL")
-"""SegmentAlgorithmType of what a person has seen to; a program's own SEG is no annotation."""
+"""SegmentAlgorithmType of segments that a person has reviewed; a SEG by a program alone is not an annotation."""
 
 
 class SWIDatastore(DICOMWebDatastore):
     """
     The SWI series of a DICOMweb server.
 
-    Only series whose headers say SWI are offered. With a scan, the phase of its study is fetched and lies in a folder
-    `phase` beside it, under the same name, where inference and training look for it. An annotation is stored as
-    DICOM SEG, also one without microbleeds; of several of a scan, the newest counts.
+    Only series whose headers say SWI are offered. Along with a scan, the phase of its study is fetched into a folder
+    `phase` next to it, under the same name, where inference and training look for it. Annotations are stored as
+    DICOM SEG, even without microbleeds; if a scan has several, the newest counts.
 
     Args:
-        series: for image (SWI) and phase, where headers do not decide, a regular expression that is searched for in
+        series: for image (SWI) and phase, if the headers do not decide, a regular expression to search for in
             SeriesDescription.
-        args, kwargs: as of the base class.
+        args, kwargs: arguments of the base class.
     """
 
     def __init__(self, *args, series: dict[str, str | None] | None = None, **kwargs) -> None:
@@ -46,17 +46,17 @@ class SWIDatastore(DICOMWebDatastore):
 
     def list_images(self) -> list[str]:
         """SeriesInstanceUIDs of the SWI series."""
-        found = [Dataset.from_json(one) for one in self._client.search_for_series(search_filters={"Modality": "MR"})]
-        return sorted(str(one.SeriesInstanceUID) for one in found if self._is(one, "image"))
+        series = [Dataset.from_json(one) for one in self._client.search_for_series(search_filters={"Modality": "MR"})]
+        return sorted(str(one.SeriesInstanceUID) for one in series if self._is(one, "image"))
 
     def _is(self, series: Dataset, key: str) -> bool:
-        asked = self._series.get(key)
-        if asked:
-            return re.search(asked, str(series.get("SeriesDescription", "")), re.IGNORECASE) is not None
+        pattern = self._series.get(key)
+        if pattern:
+            return re.search(pattern, str(series.get("SeriesDescription", "")), re.IGNORECASE) is not None
         return self._kind(series) == KINDS[key]
 
     def _kind(self, series: Dataset) -> str:
-        """What a series shows, by the header of one of its images; asked once."""
+        """What a series shows, by the header of one of its images; requested once per series."""
         from cmb_bundle.scripts.dicom.volumes import frame_kind
 
         uid, study = str(series.SeriesInstanceUID), str(series.StudyInstanceUID)
@@ -68,11 +68,11 @@ class SWIDatastore(DICOMWebDatastore):
         return self._kinds[uid]
 
     def get_image_uri(self, image_id: str) -> str:
-        """The scan as a NIfTI file; its phase is fetched too, where the study has one."""
+        """The scan as a NIfTI file; its phase is fetched too, if the study has one."""
         made = Path(super().get_image_uri(image_id))
         path = Path(self._datastore.image_path()).resolve() / f"{image_id}.nii.gz"
         if made.resolve() != path:
-            # the base class hands out, the first time, the temporary file that it has copied
+            # on the first call, the base class returns the temporary file that it has copied
             made.unlink()
         phase = path.parent / "phase" / path.name
         if not phase.exists():
@@ -102,8 +102,8 @@ class SWIDatastore(DICOMWebDatastore):
             logger.warning(f"{image_id}: its phase is not used: {error}")
             return
         if "phase" not in chosen.volumes:
-            what = f"{len(phases)} series show a phase, none of which fits" if phases else "no series shows a phase"
-            logger.warning(f"{image_id}: works on SWI alone; in its study {what}. --conf phase_series can name one.")
+            reason = f"{len(phases)} phase series were found, but none fits" if phases else "no phase series was found"
+            logger.warning(f"{image_id}: only SWI is used; in its study {reason}. Name one by --conf phase_series.")
             return
         volume = read_volume(chosen.volumes["phase"])
         values = volume[0].numpy() * float(volume.meta.get("radians_per_unit", 1.0))
@@ -115,7 +115,7 @@ class SWIDatastore(DICOMWebDatastore):
         aside.replace(phase)
 
     def _annotations(self) -> dict[str, tuple[str, str]]:
-        """For each scan with annotations, the series of the newest and its study."""
+        """For each annotated scan, the series and the study of the newest annotation."""
         newest: dict[str, tuple[str, str, str]] = {}
         for one in map(Dataset.from_json, self._client.search_for_series(search_filters={"Modality": "SEG"})):
             study, uid = str(one.StudyInstanceUID), str(one.SeriesInstanceUID)
@@ -134,13 +134,13 @@ class SWIDatastore(DICOMWebDatastore):
         return sorted(set(self._annotations()) & set(self.list_images()))
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Scans without."""
+        """Scans without an annotation on the server."""
         return sorted(set(self.list_images()) - set(self._annotations()))
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
     ) -> str:
-        """Keep a label map, and store a final one on the server as DICOM SEG."""
+        """Save a label map, and if it is final store it on the server as DICOM SEG."""
         image, label_info = self.get_image_uri(image_id), dict(label_info or {})
         if label_filename.endswith(".bin"):
             label_filename = binary_to_image(image, label_filename)
@@ -151,7 +151,7 @@ class SWIDatastore(DICOMWebDatastore):
         return LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info)
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        """Pairs of image and label of the scans with an annotation on the server, brought here where they are not."""
+        """Pairs of image and label of the annotated scans on the server, downloaded if they are not in the cache."""
         annotations = {image: a for image, a in self._annotations().items() if image in self.list_images()}
         pairs = []
         for image_id, (uid, study) in annotations.items():
@@ -163,9 +163,9 @@ class SWIDatastore(DICOMWebDatastore):
                 with tempfile.TemporaryDirectory() as scratch:
                     label = seg_to_label(str(next(folder.iterdir())), image, f"{scratch}/label.nii.gz")
                     LocalDatastore.save_label(self, image_id, label, DefaultLabelTag.FINAL, {"SeriesInstanceUID": uid})
-            pairs.append({"image": image, "label": self.get_label_uri_here(image_id)})
+            pairs.append({"image": image, "label": self.cached_label_uri(image_id)})
         return pairs
 
-    def get_label_uri_here(self, image_id: str) -> str:
+    def cached_label_uri(self, image_id: str) -> str:
         """The label map of a scan in the cache."""
         return LocalDatastore.get_label_uri(self, image_id, DefaultLabelTag.FINAL)

@@ -1,4 +1,4 @@
-"""Label maps to DICOM SEG and back, on the grid of the series that they belong to."""
+"""Convert label maps to DICOM SEG and back, on the grid of the series that they belong to."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ def read_label(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 def make_seg(series_dir: str, label: str, annotated: bool):
     """
-    Make a SEG with a segment a microbleed; of a label map without any, one that says so.
+    Make a SEG with one segment per microbleed; for a label map without microbleeds, a SEG that says so.
 
     Args:
         series_dir: folder with the files of the series.
-        label: a label map on its grid, axes turned or not; its connected components are the microbleeds.
-        annotated: whether a person has seen to it; the segments then count as semiautomatic.
+        label: a label map on the grid of the series, with axes in any order and direction; its connected components
+            are the microbleeds.
+        annotated: whether a person has reviewed it; the segments are then marked as semiautomatic.
 
     Returns:
         a pydicom Dataset.
@@ -48,7 +49,7 @@ def make_seg(series_dir: str, label: str, annotated: bool):
 
 
 def label_to_seg(series_dir: str, label: str, label_info=None, file_ext: str = "*", use_itk: bool = True) -> str:
-    """What MONAI Label's `nifti_to_dicom_seg` does, also for a scan without microbleeds: the path of a SEG file."""
+    """Write a SEG file and return its path, as MONAI Label's `nifti_to_dicom_seg`, but also without microbleeds."""
     with tempfile.NamedTemporaryFile(suffix=".dcm", delete=False) as file:
         make_seg(series_dir, label, annotated=False).save_as(file, write_like_original=False)
     return file.name
@@ -56,12 +57,12 @@ def label_to_seg(series_dir: str, label: str, label_info=None, file_ext: str = "
 
 def seg_to_label(seg_file: str, image: str, path: str) -> str:
     """
-    Bring the segments of a SEG onto the grid of a NIfTI file of its series.
+    Convert the segments of a SEG to a label map on the grid of a NIfTI file of its series.
 
     Args:
-        seg_file: the SEG, binary, its frames on slices of the series.
+        seg_file: a binary SEG whose frames lie on slices of the series.
         image: the NIfTI file.
-        path: the label map to write: 1 where any segment is.
+        path: the label map to write, 1 inside any segment and 0 elsewhere.
 
     Returns:
         the path.

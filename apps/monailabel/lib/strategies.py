@@ -1,4 +1,4 @@
-"""Which scan to annotate next: the one whose candidates the model is least sure of."""
+"""Choose the scan to annotate next: the one with the most uncertain candidates."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from monailabel.interfaces.tasks.strategy import Strategy
 logger = logging.getLogger(__name__)
 
 BAND = 0.25
-"""A candidate counts 1 at the threshold and 0 from this distance in probability on."""
+"""A candidate counts 1 at the threshold, falling to 0 at this distance in probability."""
 
 
 def candidate_uncertainty(candidates: Iterable[Mapping], threshold: float) -> float:
     """
-    How many candidates of a scan are near the threshold.
+    Measure how many candidates of a scan are near the threshold.
 
     Args:
-        candidates: of a result of the bundle, with `probability`.
-        threshold: from which a candidate is a microbleed.
+        candidates: candidates of a result of the bundle, with `probability`.
+        threshold: probability from which a candidate is reported as a microbleed.
 
     Returns:
-        the sum over candidates of 1 - distance / 0.25, of those nearer than 0.25 to the threshold.
+        the sum of 1 - distance / 0.25 over the candidates closer than 0.25 to the threshold.
     """
     known = [c["probability"] for c in candidates if c["probability"] is not None]
     return round(sum(max(0.0, 1 - abs(p - threshold) / BAND) for p in known), 4)
@@ -34,15 +34,15 @@ class MostUncertain(Strategy):
     """
     The scan without a label that has the most uncertain candidates.
 
-    Inference notes the uncertainty of each scan, with the weights it is of. Scans without a note, or with one of
-    other weights, are inferred here, some at each call, so that the first call on a large study does not take hours.
-    Scans that were served lately come last, so that asking again gives another one.
+    Inference records the uncertainty of each scan together with the weights used. Scans without a record, or with one
+    from other weights, are inferred here, a few per call, so that the first call on a large study does not take hours.
+    Recently served scans come last, so that the next request gets another scan.
 
     Args:
-        infer: the app's infer.
-        current: returns a text that names the weights in use.
-        at_a_time: scans inferred in one call.
-        again_after: seconds after which a scan is served again in its turn.
+        infer: the app's method `infer`.
+        current: function that returns a text that identifies the weights in use.
+        at_a_time: number of scans to infer per call.
+        again_after: seconds after which a served scan can be served again.
     """
 
     def __init__(self, infer, current, at_a_time: int = 5, again_after: int = 600):
@@ -57,8 +57,8 @@ class MostUncertain(Strategy):
         notes = {image: self._note(datastore, image) for image in images}
         for image in [image for image in images if notes[image] is None][: self.at_a_time]:
             try:
-                found = self.infer({"model": "cmb_bundle", "image": image})
-                Path(found["file"]).unlink(missing_ok=True)
+                result = self.infer({"model": "cmb_bundle", "image": image})
+                Path(result["file"]).unlink(missing_ok=True)
                 notes[image] = self._note(datastore, image)
             except Exception as error:
                 logger.warning(f"{image} has no uncertainty: {error}")

@@ -1,4 +1,4 @@
-"""Inference and training of the bundle, with what the stock tasks of MONAI Label 0.8.5 leave out."""
+"""Inference and training of the bundle, with fixes to the stock tasks of MONAI Label 0.8.5."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 from .bundle import weights_files
 
 FINE_TUNING = 0.25
-"""An annotator's training starts from weights that are good already: at this part of the learning rates."""
+"""An annotator's training starts from trained weights, so the learning rates are multiplied by this factor."""
 
 
 class CMBInferTask(BundleInferTask):
-    """The stock task; the weights on offer are those that are there now, the retrained ones first."""
+    """The stock task, with an up-to-date list of weights files, the retrained ones first."""
 
     def config(self):
         """Options of the model."""
@@ -23,13 +23,13 @@ class CMBInferTask(BundleInferTask):
         return super().config()
 
     def __call__(self, request, callbacks=None):
-        """Infer, see the stock task."""
+        """Infer as the stock task does."""
         self.config()
         return super().__call__(request, callbacks)
 
 
 class CMBTrainTask(BundleTrainTask):
-    """The stock task; `max_epochs` counts for both stages, and the learning rates are options."""
+    """The stock task; `max_epochs` applies to both stages, and the learning rates are options."""
 
     def __init__(self, path, conf):
         super().__init__(path, conf)
@@ -43,17 +43,17 @@ class CMBTrainTask(BundleTrainTask):
         return super().config() | self.rates | {"model_filename": weights_files(self.bundle_path)}
 
     def __call__(self, request, datastore):
-        """Train, see the stock task."""
-        # a client sends the run id as it was offered, empty, which names no run
+        """Train as the stock task does."""
+        # clients send back the empty run id that they were offered, which is not a valid run
         request = {key: value for key, value in request.items() if not (key == "run_id" and not value)}
-        # the stock task adds a handler to its config, which would stay for the next training
+        # the stock task adds a handler to its config, which would remain for the next training
         self.bundle_config = self._load_bundle_config(self.bundle_path, self.bundle_config_path)
         self.options = {name: float(request.get(name, rate)) for name, rate in self.rates.items()}
         self.options["classifier_epochs"] = int(request.get("max_epochs", 50))
         return super().__call__({"model_filename": weights_files(self.bundle_path)[0]} | request, datastore)
 
     def _load_checkpoint(self, model_pytorch, pretrained, train_handlers):
-        # the stock method fails where no weights are to be loaded
+        # the stock method fails if no weights are to be loaded
         if pretrained:
             super()._load_checkpoint(model_pytorch, pretrained, train_handlers)
 

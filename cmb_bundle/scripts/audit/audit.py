@@ -1,4 +1,4 @@
-"""The label audit of a data set: its files in, the convention to use, a table and a picture out."""
+"""Audit the labels of a data set: find the convention to use, and write a table and a picture."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ BEYOND_ANY_IMAGE = (1_000_000, 1_000_000, 1_000_000)
 
 @dataclass
 class Scan:
-    """The microbleeds of one scan under each convention.
+    """The labelled microbleeds of one scan under each convention.
 
     Args:
         subject: id.
-        rows: (N, 3) slice, x, y, of microbleeds listed on several slices the mean.
+        rows: (N, 3) slice, x, y; the mean for microbleeds that are listed on several slices.
         voxel: (32, N, 3) voxel under each of ``CONVENTIONS``.
-        outside: (32, N) whether that lies outside of the image.
-        darkness: of each convention; places outside are NaN in ``contrast``.
-        crops: (32, N, height, width) float16, SWI around the places, (j, i), as multiples of its median in the head.
+        outside: (32, N) whether this voxel lies outside the image.
+        darkness: under each convention; measured at the nearest voxel for locations outside the image.
+        crops: (32, N, height, width) float16, SWI around the locations, (j, i), as multiples of its median in the head.
     """
 
     subject: str
@@ -58,22 +58,22 @@ def audit_labels(
 ) -> dict[str, Any]:
     """Find the label convention of a data set, and the labels that do not sit on anything dark under it.
 
-    Writes ``label_audit.json``, ``label_audit.csv`` (a line a microbleed) and ``label_audit.png``, and prints the
-    result. See :func:`~.verdict.judge` for the statistics.
+    Writes ``label_audit.json``, ``label_audit.csv`` (one row per microbleed) and ``label_audit.png``, and prints
+    the result. See :func:`~.verdict.judge` for the statistics.
 
     Args:
-        dataset_dir: as for :func:`~..data.layouts.find_subjects`; subjects with an Excel or CSV label are looked at.
+        dataset_dir: as for :func:`~..data.layouts.find_subjects`; only subjects with an Excel or CSV label are used.
         output_dir: folder of the files.
         join_mm: in-plane distance in mm below which points of consecutive slices are one microbleed.
-        echo: index of the echo, where SWI is missing and magnitude and phase have several.
-        minimum_lesions: with fewer microbleeds nothing is decided.
-        dicom_series: which DICOM series to take, see :func:`~..dicom.series.choose_series`.
+        echo: index of the echo, if SWI is missing and magnitude and phase have several echoes.
+        minimum_lesions: with fewer microbleeds no convention is decided on.
+        dicom_series: which DICOM series to use, see :func:`~..dicom.series.choose_series`.
 
     Returns:
         the content of ``label_audit.json``.
 
     Raises:
-        SubjectError: no subject has a table of points that can be read with its image.
+        SubjectError: no subject has a table of points that can be audited.
     """
     scans, left_out = [], {}
     for subject in tqdm(find_subjects(dataset_dir), desc="Label audit", unit="subject"):
@@ -117,21 +117,21 @@ def look(subject: Mapping[str, Any], join_mm: float = 3.0, echo: int = -1, dicom
 
     Args:
         subject: a dict of :func:`~..data.layouts.find_subjects` with a label.
-        join_mm: as of :func:`~..data.labels.read_points`.
-        echo, dicom_series: as of :class:`~..transforms.load.LoadSubjectd`.
+        join_mm: see :func:`~..data.labels.read_points`.
+        echo, dicom_series: see :class:`~..transforms.load.LoadSubjectd`.
 
     Raises:
         SubjectError: its image cannot be used.
         LabelError: its label cannot be read.
     """
-    # of files the SWI is enough, so that a bad phase does not matter; which series a study has, its headers tell
+    # an SWI file is enough, so a bad phase file does no harm; a DICOM study is searched for all series
     has_swi_file = subject.get("image") and not subject.get("dicom")
     keys = ("image",) if has_swi_file else ("dicom", *MODALITIES)
     given = {key: subject[key] for key in keys if subject.get(key)}
     data = LoadSubjectd(echo=echo, dicom_series=dicom_series)({"subject": subject["subject"], **given})
     key = "image" if "image" in data else "magnitude"
     image, head = data[key], HeadMaskd(keys=key)(data)["mask"]
-    # the convention that maps nothing: x, y and slice as they stand, so that rows of one lesion can be joined
+    # a convention that changes nothing keeps x, y and slice as written, so that rows of one lesion can be joined
     spacing = image.pixdim.numpy()
     affine = np.diag([*[spacing[:2].mean()] * 2, spacing[2], 1.0])
     points = read_points(subject["label"], BEYOND_ANY_IMAGE, affine, LabelConvention(index_base=0), join_mm)
@@ -145,9 +145,9 @@ def measure(subject: str, rows: np.ndarray, swi: np.ndarray, head: np.ndarray, s
     Args:
         subject: id.
         rows: (N, 3) slice, x, y.
-        swi: (i, j, k), on the grid that the rows belong to.
+        swi: (i, j, k), on the grid that the rows refer to.
         head: (i, j, k) bool.
-        spacing_mm: (3,) size of a voxel.
+        spacing_mm: (3,) voxel size.
     """
     voxel = np.stack([convention.to_voxel(rows, swi.shape) for convention in CONVENTIONS])
     outside = ~((voxel >= -0.5) & (voxel <= np.array(swi.shape) - 0.5)).all(axis=2)
@@ -163,7 +163,7 @@ def measure(subject: str, rows: np.ndarray, swi: np.ndarray, head: np.ndarray, s
 
 
 def _lesions(scans: list[Scan], best: LabelConvention | None) -> pd.DataFrame:
-    """A line a microbleed: where it lies under the best convention (the default where there is none), and on what."""
+    """One row per microbleed: its location under the best (or else the default) convention, and what is there."""
     number = CONVENTIONS.index(best or LabelConvention())
     lines = []
     for scan in scans:
@@ -186,7 +186,7 @@ def _lesions(scans: list[Scan], best: LabelConvention | None) -> pd.DataFrame:
 
 
 def options(convention: LabelConvention) -> str:
-    """The words for the command line that set a convention."""
+    """The command line options that set a convention."""
     return " ".join(f"--label_convention#{key} {value}" for key, value in asdict(convention).items())
 
 
@@ -204,7 +204,7 @@ def _content(
          "points_outside": int(outside[n].sum())}
         for n in order
     ]  # fmt: skip
-    rivals = [c["margin"] for c in conventions[1:] if c["margin"] is not None]
+    margins = [c["margin"] for c in conventions[1:] if c["margin"] is not None]
     suspects = table[table["sits_on"] != "dark"]
     shift = table[["offset_i", "offset_j", "offset_k"]][table["sits_on"] == "dark"].median()
     return {
@@ -216,7 +216,7 @@ def _content(
         "best": None if verdict.best is None else asdict(verdict.best),
         "decided": verdict.decided,
         "contrast": None if verdict.best is None else conventions[0]["contrast"],
-        "margin": min(rivals) if rivals else None,
+        "margin": min(margins) if margins else None,
         "options": None if verdict.best is None else options(verdict.best),
         "median_offset_to_darkest_voxel": None if shift.isna().any() else [round(float(v), 2) for v in shift],
         "labels_not_on_anything_dark": [

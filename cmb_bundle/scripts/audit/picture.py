@@ -1,4 +1,4 @@
-"""A picture of a label audit."""
+"""Draw the picture of a label audit."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FLAGS = ("swap_xy", "flip_x", "flip_y", "flip_slice")
 
 
 def draw_audit(path: str | Path, content: Mapping[str, Any], table: pd.DataFrame, crops: Sequence[np.ndarray]) -> None:
-    """Draw the contrast of each convention, and what lies under the points with the best one, least dark first.
+    """Draw the contrast of each convention, and the SWI under the points with the best one, least dark first.
 
     Args:
         path: PNG to write.
-        content: of ``label_audit.json``.
-        table: of ``label_audit.csv``.
-        crops: for each line of the table the SWI around the point, (j, i), as multiples of the head's median.
+        content: content of ``label_audit.json``.
+        table: content of ``label_audit.csv``.
+        crops: for each row of the table the SWI around the point, (j, i), as multiples of the head's median.
     """
     order = np.argsort(table["darkest_contrast"].fillna(-np.inf).to_numpy(), kind="stable")[:MAXIMUM_CROPS]
     columns = 10
@@ -40,17 +40,17 @@ def draw_audit(path: str | Path, content: Mapping[str, Any], table: pd.DataFrame
     title = "SWI under the points with the best convention, least dark first; i to the right, j down; 20 mm wide"
     below.suptitle(title + (f"; {hidden} darker ones are not shown" if hidden else ""), fontsize=9)
     cells = below.subplots(rows, columns, squeeze=False).flat
-    for axes, place in itertools.zip_longest(cells, order):
+    for axes, row in itertools.zip_longest(cells, order):
         axes.set_xticks([])
         axes.set_yticks([])
-        if place is None:
+        if row is None:
             axes.set_axis_off()
             continue
-        line = table.iloc[place]
+        line = table.iloc[row]
         good = line["sits_on"] == "dark"
         half = CROP_MM / 2
         axes.imshow(
-            crops[place].astype(float), cmap="gray", vmin=0, vmax=1.6, origin="upper", extent=(-half, half, half, -half)
+            crops[row].astype(float), cmap="gray", vmin=0, vmax=1.6, origin="upper", extent=(-half, half, half, -half)
         )
         axes.plot([0], [0], "o", markersize=16, markerfacecolor="none", markeredgecolor="#ffb000", markeredgewidth=0.8)
         for side in axes.spines.values():
@@ -62,18 +62,14 @@ def draw_audit(path: str | Path, content: Mapping[str, Any], table: pd.DataFrame
 
 def _draw_scores(axes, content: Mapping[str, Any]) -> None:
     conventions = content["conventions"]
-    names = [
-        f"base {c['index_base']}"
-        + "".join(f", {key}" for key in ("swap_xy", "flip_x", "flip_y", "flip_slice") if c[key])
-        for c in conventions
-    ]
+    names = [f"base {c['index_base']}" + "".join(f", {key}" for key in FLAGS if c[key]) for c in conventions]
     scores = [c["contrast"] if c["contrast"] is not None else 0.0 for c in conventions]
     colours = ["#ffb000" if n == 0 and content["best"] else "#7f8fa6" for n in range(len(conventions))]
     axes.bar(range(len(names)), scores, color=colours)
-    for place, convention in enumerate(conventions):
+    for number, convention in enumerate(conventions):
         if convention["contrast"] is None:
             text = f"{convention['points_outside']} points outside"
-            axes.text(place, 0.03, text, rotation=90, ha="center", va="bottom", fontsize=6)
+            axes.text(number, 0.03, text, rotation=90, ha="center", va="bottom", fontsize=6)
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=6)
     axes.set_ylabel("mean contrast, in spreads", fontsize=8)

@@ -1,7 +1,7 @@
-"""Which label convention a data set was written in, told by what lies under its points.
+"""Decide in which label convention a data set was written, by the image values under its points.
 
-A microbleed is dark on SWI, so under the right reading of slice, x and y the points lie on dark spots, and under a
-wrong one they lie anywhere. Numpy in, numbers out; :mod:`.audit_report` reads the files and writes the results.
+A microbleed is dark on SWI, so with the right reading of slice, x and y the points lie on dark spots, and with a
+wrong one they lie anywhere. This file works on arrays; :mod:`.audit` reads the files and writes the results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KEYS = ("index_base", "swap_xy", "flip_x", "flip_y", "flip_slice")
 CONVENTIONS = tuple(
     LabelConvention(base, *flags) for base in (1, 0) for flags in itertools.product((False, True), repeat=4)
 )
-"""All 32, the default first; where two score the same, the one that comes first is named."""
+"""All 32, the default first; if two score the same, the first of them is reported."""
 
 INNER_MM, OUTER_MM = 5.0, 9.0
 HIGHEST_CONTRAST = 12.0
@@ -28,14 +28,14 @@ MINIMUM_LESIONS = 10
 
 @dataclass(frozen=True)
 class Darkness:
-    """How dark the places of one scan are; each array has one entry a place.
+    """How dark the locations of one scan are; each array has one entry per location.
 
     Args:
-        contrast: (median of the surroundings - SWI at the place) / spread of the surroundings, from
-            -``HIGHEST_CONTRAST`` to ``HIGHEST_CONTRAST``; 0 outside of the head.
+        contrast: (median of the surroundings - SWI at the location) / spread of the surroundings, from
+            -``HIGHEST_CONTRAST`` to ``HIGHEST_CONTRAST``; 0 outside the head.
         darkest_contrast: the same of the darkest voxel within the search radius.
-        darkest_offset: (N, 3) from the place to that voxel, in voxels.
-        in_head: whether the place is in the head.
+        darkest_offset: (N, 3) from the location to that voxel, in voxels.
+        in_head: whether the location is in the head.
     """
 
     contrast: np.ndarray
@@ -47,20 +47,20 @@ class Darkness:
 def darkness(
     swi: np.ndarray, head: np.ndarray, voxel: np.ndarray, spacing_mm: Sequence[float], search_mm: float = 2.0
 ) -> Darkness:
-    """Measure how dark an image is at places, against their surroundings.
+    """Measure how dark an image is at given locations, compared with their surroundings.
 
-    The value at a place is interpolated linearly and not searched for in a neighbourhood: two index bases differ by
-    one voxel along each axis, and a minimum over neighbours would not tell them apart. The surroundings are the tissue
-    between 5 and 9 mm away, beyond the rim of the largest common microbleeds and their blooming; tissue is what is
-    brighter than half the median of the head, without bone, air and the darkest veins. Their spread is 1.4826 times the
-    median absolute deviation (the standard deviation, were they normal), and at least 2 % of their median. The ends of
-    the scale keep one place from outweighing many.
+    The value at a location is interpolated linearly and not searched for in a neighbourhood: two index bases differ by
+    one voxel along each axis, and a minimum over neighbours could not distinguish them. The surroundings are the tissue
+    between 5 and 9 mm away, beyond the rim of the largest common microbleeds and their blooming; tissue is everything
+    brighter than half the median of the head, which excludes bone, air and the darkest veins. The spread is 1.4826
+    times the median absolute deviation (the standard deviation of a normal distribution), and at least 2 % of the
+    median. The contrast is limited so that one location cannot outweigh many.
 
     Args:
         swi: (i, j, k).
         head: (i, j, k) bool.
         voxel: (N, 3) 0-based continuous indices, inside the image.
-        spacing_mm: size of a voxel.
+        spacing_mm: voxel size.
         search_mm: radius of the search for the darkest voxel.
     """
     spacing = np.asarray(spacing_mm, dtype=float)
@@ -92,7 +92,7 @@ def darkness(
 
 
 def _values(swi: np.ndarray, mask: np.ndarray, middle: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """The image at the offsets around a voxel, as far as they are in the image and in the mask."""
+    """The image values at the offsets around a voxel that lie in the image and in the mask."""
     places = middle + offsets
     places = tuple(places[((places >= 0) & (places < swi.shape)).all(axis=1)].T)
     return swi[places][mask[places]]
@@ -100,15 +100,15 @@ def _values(swi: np.ndarray, mask: np.ndarray, middle: np.ndarray, offsets: np.n
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the points say of the conventions.
+    """What the points say about the conventions.
 
     Args:
-        best: the convention with the highest mean contrast; None where none has all points in the image.
-        decided: for each key of a convention, whether its value is settled; all are where the convention is.
-        reason: in a sentence, why; or why not.
-        score: mean contrast of each of ``CONVENTIONS``; NaN where points lie outside the image.
-        margin: of each, the mean by which the best one's contrast is higher.
-        margin_low: the lower bound of that.
+        best: the convention with the highest mean contrast; None if no convention has all points in the image.
+        decided: for each key of a convention, whether its value is decided.
+        reason: one sentence that says why the convention is decided, or why not.
+        score: mean contrast of each of ``CONVENTIONS``; NaN if points lie outside the image.
+        margin: for each, the mean difference from the best convention's contrast.
+        margin_low: lower bound of ``margin``.
     """
 
     best: LabelConvention | None
@@ -132,36 +132,36 @@ def judge(
     resamples: int = 10000,
     seed: int = 0,
 ) -> Verdict:
-    """Choose the convention under which the points are darkest, and say whether that is more than chance.
+    """Choose the convention under which the points are darkest, and decide whether that is more than chance.
 
-    The best convention is compared with each other one on the same microbleeds: the difference of their contrasts is
-    averaged, and its lower bound is the quantile (1 - ``confidence``) / 31 of a bootstrap in two steps, over scans and
-    over the microbleeds of each, so that a scan with many does not count as many scans. The division by 31 (Bonferroni)
-    makes ``confidence`` that of the choice as a whole. A key of the convention is settled where the bound is above 0
-    for every convention that differs from the best one in this key.
+    The best convention is compared with every other one on the same microbleeds: the differences in contrast are
+    averaged, and the lower bound of the average is the quantile (1 - ``confidence``) / 31 of a two-step bootstrap, over
+    scans and over the microbleeds of each, so that a scan with many microbleeds does not count as many scans. The
+    division by 31 (Bonferroni) makes ``confidence`` apply to the choice as a whole. A key of the
+    convention is decided if the bound is above 0 for every convention that differs from the best one in this key.
 
-    A bootstrap of few microbleeds is too sure of itself; so there must be ``minimum_lesions``. With 10 of them a
-    sign test, too, could settle it (2^-10 is below 0.05 / 31), with 9 it could not.
+    A bootstrap of few microbleeds is overconfident, so at least ``minimum_lesions`` are required. With 10 of them a
+    sign test could also decide (2^-10 is below 0.05 / 31), with 9 it could not.
 
     Args:
         contrast: (N, 32) of each microbleed under each of ``CONVENTIONS``; NaN outside the image.
-        scan: (N,) the scan that each belongs to.
-        minimum_lesions: fewer settle nothing.
-        minimum_contrast: a lower mean contrast of the best convention settles nothing.
-        confidence: of the choice.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        scan: (N,) index of the scan of each microbleed.
+        minimum_lesions: with fewer microbleeds nothing is decided.
+        minimum_contrast: with a lower mean contrast of the best convention nothing is decided.
+        confidence: level of confidence of the choice.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
     """
     contrast = np.asarray(contrast, dtype=float).reshape(-1, len(CONVENTIONS))
     nothing = dict.fromkeys(KEYS, False)
     nan = np.full(len(CONVENTIONS), np.nan)
     if len(contrast) == 0:
-        return Verdict(None, nothing, "There is no microbleed to look at.", nan, nan, nan)
+        return Verdict(None, nothing, "There are no microbleeds to judge by.", nan, nan, nan)
     score = contrast.mean(axis=0)
     if np.isnan(score).all():
         reason = (
             "No convention has every point inside its image: the labels, or some of them, seem to belong to other "
-            "images, to images resampled since, or to images whose slices do not run along the third axis."
+            "images, to images that were resampled later, or to images whose slices do not run along the third axis."
         )
         return Verdict(None, nothing, reason, score, nan, nan)
     best = int(np.nanargmax(score))
@@ -170,28 +170,28 @@ def judge(
     beaten = np.isnan(score) | (margin_low > 0)
     decided = {
         key: all(
-            beaten[n] for n, rival in enumerate(CONVENTIONS) if getattr(rival, key) != getattr(CONVENTIONS[best], key)
+            beaten[n] for n, other in enumerate(CONVENTIONS) if getattr(other, key) != getattr(CONVENTIONS[best], key)
         )
         for key in KEYS
     }
     open_keys = ", ".join(key for key in KEYS if not decided[key])
     if len(contrast) < minimum_lesions:
-        decided, reason = nothing, f"There are {len(contrast)} microbleeds; {minimum_lesions} are needed to tell."
+        decided, reason = nothing, f"There are {len(contrast)} microbleeds; {minimum_lesions} are needed to decide."
     elif score[best] < minimum_contrast:
         decided = nothing
         reason = (
-            f"SWI under the points is not dark under any convention: the best one's contrast is {score[best]:.2f}, "
-            f"expected is {minimum_contrast:g} or more. Do the labels belong to these images?"
+            f"The SWI is not dark under the points with any convention: the best contrast is {score[best]:.2f}, "
+            f"expected {minimum_contrast:g} or more. Do the labels belong to these images?"
         )
     elif open_keys:
-        reason = f"Another value of {open_keys} fits as well, within the limits of chance: more labels are needed."
+        reason = f"Another value of {open_keys} fits equally well within chance: more labels are needed."
     else:
-        reason = f"It beats each other convention, at a confidence of {confidence:.0%} for the choice as a whole."
+        reason = f"It beats every other convention, with {confidence:.0%} confidence for the choice as a whole."
     return Verdict(CONVENTIONS[best], decided, reason, score, difference.mean(axis=0), margin_low)
 
 
 def _lower_bounds(difference: np.ndarray, scan: np.ndarray, level: float, resamples: int, seed: int) -> np.ndarray:
-    """Quantile of the mean of each column over two-step resamples of the rows: scans, then rows of each scan."""
+    """Quantile of each column's mean over two-step resamples of the rows: scans, then rows of each scan."""
     random = np.random.default_rng(seed)
     scans, member = np.unique(scan, return_inverse=True)
     times = random.multinomial(len(scans), np.full(len(scans), 1 / len(scans)), size=resamples)

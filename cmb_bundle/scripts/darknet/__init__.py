@@ -1,4 +1,4 @@
-"""Read, train like, and write darknet's files."""
+"""Read and write darknet's files, and train as darknet does."""
 
 from .augmentation import RandExposured, RandJitterd
 from .cfg import Section, read_cfg, write_cfg

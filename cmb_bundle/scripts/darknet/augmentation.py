@@ -1,4 +1,4 @@
-"""Darknet's augmentation of an image and its boxes, as it translates to slices of SWI and complement phase."""
+"""Darknet's augmentation of images and boxes, adapted to slices of SWI and complement phase."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch.nn.functional import affine_grid, grid_sample
 
 class RandJitterd(RandomizableTransform, MapTransform):
     """
-    Move each of the four borders of a slice in or out, and stretch what is between them to the slice's size.
+    Move each of the four borders of a slice in or out, and stretch the area between them to the slice's size.
 
     This is ``jitter`` of YOLOv2's configuration, in ``load_data_region`` of darknet's ``src/data.c``: each border moves
-    by a uniform part of the size, at most ``jitter``; beyond the slice its edge is repeated; boxes are cut at the
-    borders, and those with a side below a thousandth of the slice are dropped. Borders are not rounded to
+    by a uniformly drawn fraction of the size, at most ``jitter``; the edge is repeated beyond the slice; boxes are cut
+    at the borders, and those with a side below a thousandth of the slice are dropped. Borders are not rounded to
     pixels here, and pixels cover areas ([p, p + 1) along an axis), so that boxes follow the image exactly.
 
     Args:
         keys: key of a slice (C, i, j).
         box_key: key of the boxes (N, 4): axis 0 min, axis 1 min, axis 0 max, axis 1 max in pixel edges.
         label_key: key of the labels (N,).
-        jitter: largest movement of a border over the size along its axis, from 0 to below 0.5.
-        min_side: boxes with a shorter side, over the size of the slice, are dropped.
+        jitter: largest movement of a border as a fraction of the size along its axis, from 0 to below 0.5.
+        min_side: boxes with a shorter side, as a fraction of the size of the slice, are dropped.
 
     Raises:
-        ValueError: ``jitter`` is out of its range.
-
+            ValueError: ``jitter`` is out of range.
+    
     Example:
         >>> image, boxes = torch.arange(16.0).reshape(1, 4, 4), torch.tensor([[1.0, 1.0, 3.0, 3.0]])
         >>> stretched = RandJitterd.stretch(image, low=np.array([0.5, 0.0]), high=np.array([0.0, 0.0]))
@@ -38,7 +38,7 @@ class RandJitterd(RandomizableTransform, MapTransform):
         >>> still = RandJitterd(jitter=0.0)({"image": image, "boxes": boxes, "labels": torch.zeros(1)})
         >>> still["boxes"]
         tensor([[1., 1., 3., 3.]])
-    """
+        """
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class RandJitterd(RandomizableTransform, MapTransform):
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
         if not 0 <= jitter < 0.5:
-            raise ValueError(f"jitter is {jitter}; expected a part of the slice's size, from 0 to below 0.5.")
+            raise ValueError(f"jitter is {jitter}; expected a fraction of the slice's size, from 0 to below 0.5.")
         self.box_key, self.label_key, self.jitter, self.min_side = box_key, label_key, jitter, min_side
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
@@ -71,12 +71,12 @@ class RandJitterd(RandomizableTransform, MapTransform):
     @staticmethod
     def stretch(image: torch.Tensor, low: np.ndarray, high: np.ndarray) -> torch.Tensor:
         """
-        Stretch the part between the borders to the whole slice, by bilinear interpolation.
+        Stretch the area between the borders to the whole slice, by bilinear interpolation.
 
         Args:
             image: (C, i, j).
-            low: for axis 0 and axis 1, how far the first border moves in, over the size; out if negative.
-            high: the same of the last border.
+            low: for axis 0 and axis 1, how far the first border moves in, as a fraction of the size; out if negative.
+            high: the same for the last border.
         """
         # in coordinates from -1 to 1 between the outer edges, with axis 1 first
         scale, shift = (1 - low - high)[::-1], (low - high)[::-1]
@@ -90,10 +90,11 @@ class RandExposured(RandomizableTransform, MapTransform):
     Multiply both channels by one factor and cut at 1: ``exposure`` of YOLOv2's configuration.
 
     In ``random_distort_image`` of darknet's ``src/image.c`` exposure multiplies the value of hue, saturation and value.
-    That multiplies red, green and blue alike; here it multiplies SWI and complement phase alike. ``saturation`` and
-    ``hue`` have no counterpart and are left out: a grey image has a saturation of 0, which stays 0 multiplied by
-    anything, and without it hue does nothing. Were the two channels taken for colours, both would mix the
-    complement phase into SWI, and the sign of the phase, which tells a calcification from a microbleed, would be lost.
+    This multiplies red, green and blue equally; here it multiplies SWI and complement phase equally. ``saturation``
+    and ``hue`` have no counterpart and are omitted: a grey image has a saturation of 0, which stays 0 whatever the
+    factor, and without saturation hue has no effect. If the two channels were treated as colours, both would mix the
+    complement phase into SWI, and the sign of the phase, which distinguishes calcifications from microbleeds, would
+    be lost.
 
     Args:
         keys: key of an image (C, ...) with values in [0, 1].

@@ -1,4 +1,4 @@
-"""Darknet's ``.cfg`` files: sections of ``key=value`` lines, read as darknet reads them, and written."""
+"""Read and write darknet's ``.cfg`` files, sections of ``key=value`` lines, by darknet's own rules."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ SYNONYMS = {"network": "net", "conv": "convolutional", "max": "maxpool"}
 class Section:
     """A section of a ``.cfg`` file.
 
-    Options are asked for by key and type. As in darknet, a key that stands twice has its first value, and a
-    number may be followed by a comment.
+    Options are read by key and type. As in darknet, the first value of a repeated key counts, and a number may be
+    followed by a comment.
 
     Attributes:
         name: without brackets; darknet's short names (``conv``, ``max``, ``network``) are spelt out.
-        number: of the layer, as routes count: 0 is the first section after ``net``; -1 is ``net``.
-        file: where it stands, for errors.
-        line: of the name, from 1.
+        number: number of the layer, as used by routes: 0 is the first section after ``net``; -1 is ``net``.
+        file: the file, for errors.
+        line: line of the name, from 1.
         options: key to text.
         lines: key to line.
-        used: keys that were asked for.
+        used: keys that have been read.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Section:
     used: set[str] = field(default_factory=set)
 
     def error(self, message: str, key: str | None = None) -> DarknetError:
-        """Make an error that says where; with ``key``, the line is that of the option."""
+        """Make an error that names file, line and layer; with ``key``, the line of that option."""
         layer = f"layer {self.number} " if self.number >= 0 else ""
         return DarknetError(f"{self.file}, line {self.lines.get(key, self.line)}, {layer}[{self.name}]: {message}")
 
     def text(self, key: str, default: str | None = None) -> str:
-        """Return an option as it stands; without a default it must be there."""
+        """Return the text of an option; it is required if there is no default."""
         self.used.add(key)
         value = self.options.get(key, default)
         if value is None:
@@ -53,7 +53,7 @@ class Section:
         return value
 
     def choice(self, key: str, default: str, choices: Sequence[str]) -> str:
-        """Return an option that is one of a few words."""
+        """Return an option that must be one of ``choices``."""
         value = self.text(key, default)
         if value not in choices:
             raise self.error(f"{key}={value} is not supported; expected one of {', '.join(choices)}.", key)
@@ -71,11 +71,11 @@ class Section:
         return float(self._number(self.text(key, None if default is None else str(default)), key))
 
     def integers(self, key: str) -> list[int]:
-        """Return an option as a list of integers, which commas separate."""
+        """Return an option as a list of integers, separated by commas."""
         return [int(self._number(item, key, integer=True)) for item in self._items(key)]
 
     def reals(self, key: str) -> list[float]:
-        """Return an option as a list of numbers, which commas separate."""
+        """Return an option as a list of numbers, separated by commas."""
         return [float(self._number(item, key)) for item in self._items(key)]
 
     def _items(self, key: str) -> list[str]:
@@ -96,8 +96,8 @@ class Section:
 def read_cfg(path: str | Path) -> list[Section]:
     """Read a ``.cfg`` file.
 
-    As in darknet, all blanks of a line are dropped, also those within it, lines that begin with ``#`` or ``;``
-    are comments, and options without a value do not count. Line ends may be those of Windows.
+    As in darknet, all blanks in a line are dropped, lines that begin with ``#`` or ``;`` are comments, and options
+    without a value are ignored. Windows line ends are accepted.
 
     Args:
         path: the file.
@@ -111,7 +111,7 @@ def read_cfg(path: str | Path) -> list[Section]:
     """
     path = Path(path)
     try:
-        # comments may be in any encoding; utf-8-sig drops the mark that some editors put first
+        # comments may be in any encoding; utf-8-sig drops the byte order mark that some editors write
         text = path.read_bytes().decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise DarknetError(f"{path} cannot be read ({error.strerror}). Expected a darknet .cfg file.") from None
@@ -122,7 +122,7 @@ def read_cfg(path: str | Path) -> list[Section]:
             continue
         if line[0] == "[":
             if not line.endswith("]"):
-                raise DarknetError(f"{path}, line {number}: {raw.strip()!r} is no section; expected [name].")
+                raise DarknetError(f"{path}, line {number}: {raw.strip()!r} is not a section; expected [name].")
             name = line[1:-1]
             sections.append(Section(SYNONYMS.get(name, name), len(sections) - 1, path, number))
             continue
@@ -133,7 +133,7 @@ def read_cfg(path: str | Path) -> list[Section]:
                 "comment (#). Is this a darknet .cfg file?"
             )
         if not sections:
-            raise DarknetError(f"{path}, line {number}: {key} stands before any section; expected [net] first.")
+            raise DarknetError(f"{path}, line {number}: {key} comes before any section; expected [net] first.")
         if value and key not in sections[-1].options:
             sections[-1].options[key] = value
             sections[-1].lines[key] = number

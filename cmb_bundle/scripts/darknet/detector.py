@@ -1,4 +1,4 @@
-"""Detectors from darknet's ``.cfg`` and ``.weights`` files, and back to such files."""
+"""Read detectors from darknet's ``.cfg`` and ``.weights`` files, and write them as such files."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ LOSS_OPTIONS = {
     "rescore": 0,
     "bias_match": 0,
 }
-"""Options of the region layer that the loss has, with darknet's defaults (``parse_region`` in ``src/parser.c``)."""
+"""Options of the region layer that the loss uses, with darknet's defaults (``parse_region`` in ``src/parser.c``)."""
 
 
 def fold_input_channels(weight: Tensor, channels: Sequence[int | None], third_channel: str = "zero") -> Tensor:
-    """Turn the weights of a first convolution to those for fewer input channels, with the same output.
+    """Convert the weights of a first convolution to fewer input channels, with the same output.
 
     Args:
         weight: (F, C, k, k).
-        channels: for each channel of the new input, which of the C it was; None for one that was not there and
+        channels: for each channel of the new input, its index among the C; None for a channel that did not exist and
             gets weights of 0.
-        third_channel: what darknet's pictures had in the channels that ``channels`` does not name: ``zero``,
+        third_channel: what darknet's images held in the channels that ``channels`` does not name: ``zero``,
             ``mean`` of all new channels, or a copy of the first (``swi``) or of the second (``phase``).
 
     Returns:
         (F, len(channels), k, k).
 
     Raises:
-        DarknetError: an argument is none of these.
+        DarknetError: an argument has another value.
     """
     named = [channel for channel in channels if channel is not None]
     available = weight.shape[1]
     if len(set(named)) != len(named) or any(not 0 <= channel < available for channel in named):
         raise DarknetError(
             f"channels is {list(channels)}, but the weights have {available} input channels; expected different "
-            f"numbers from 0 to {available - 1}, or null for a channel that they never saw."
+            f"numbers from 0 to {available - 1}, or null for a channel that they were not trained with."
         )
     if third_channel not in THIRD_CHANNELS:
         raise DarknetError(f"third_channel is {third_channel!r}; expected one of {', '.join(THIRD_CHANNELS)}.")
@@ -90,17 +90,17 @@ def darknet_detector(
     """Build a detector from darknet's files.
 
     Anchors, and for training the scales, ``thresh``, ``rescore`` and ``bias_match``, come from the region layer;
-    ``absolute`` is read by darknet and used by nobody, and the loss always behaves as with 1.
+    darknet reads ``absolute`` but never uses it, and the loss always behaves as with 1.
 
     Args:
         cfg: the ``.cfg`` file.
         weights: the ``.weights`` file; None leaves the network untrained.
-        in_channels: channels of the slices; those of the ``.cfg`` by default.
+        in_channels: channels of the slices; by default those of the ``.cfg``.
         third_channel: see :func:`fold_input_channels`.
-        channels: see :func:`fold_input_channels`; by default the first ``in_channels`` in their order.
+        channels: see :func:`fold_input_channels`; by default the first ``in_channels``, in order.
         batch_norm_epsilon: see :class:`~.network.DarknetNetwork`.
-        axes: see there.
-        loss_parameters: arguments of :class:`~..detection.region_loss.RegionLoss` that go before those of the file.
+        axes: see :class:`~.network.DarknetNetwork`.
+        loss_parameters: arguments of :class:`~..detection.region_loss.RegionLoss` that override those of the file.
         detector_arguments: further arguments of :class:`~..detection.yolov2.YOLOv2Detector`, such as ``score_thresh``.
 
     Returns:
@@ -151,10 +151,10 @@ def read_weights(
     its biases, with batch normalisation its scales, running means and running variances, and its weights.
 
     Args:
-        network: of the ``.cfg`` that the weights were trained with.
+        network: network of the ``.cfg`` that the weights were trained with.
         path: the file.
         third_channel: for a network with other input channels than its ``.cfg``, see :func:`fold_input_channels`.
-        channels: see there.
+        channels: see :func:`fold_input_channels`.
 
     Returns:
         the number of images seen.
@@ -192,7 +192,8 @@ def read_weights(
         )
     if channels != list(range(network.cfg_channels)) and not foldable:
         raise network.sections[1].error(
-            f"{network.cfg_channels} input channels can be turned to {channels} only in a convolution without groups."
+            f"{network.cfg_channels} input channels can be converted to {channels} only in a convolution without "
+            "groups."
         )
     with torch.no_grad():
         position = 0
@@ -209,23 +210,23 @@ def read_weights(
 
 
 def write_weights(network: DarknetNetwork, path: str | Path, seen: int = 0) -> Path:
-    """Write a network as a ``.weights`` file of version 0.2, whole; ``seen`` is the number of training images."""
+    """Write a network as a ``.weights`` file of version 0.2; ``seen`` is the number of training images so far."""
     tensors = [tensor.detach().cpu().contiguous().numpy().astype("<f4") for _, _, tensor, _ in _parts(network)]
     data = struct.pack("<3iQ", 0, 2, 0, seen) + b"".join(tensor.tobytes() for tensor in tensors)
     return write_whole(path, lambda aside: aside.write_bytes(data))
 
 
 def export_detector(detector: YOLOv2Detector, cfg: str | Path, weights: str | Path) -> tuple[Path, Path]:
-    """Write a detector of :func:`darknet_detector` as darknet's two files.
+    """Write a detector that :func:`darknet_detector` built as darknet's two files.
 
-    The ``.cfg`` is that which the detector was built from, with its present channels, anchors and loss. Reading both
-    again gives the same tensors, bit for bit.
+    The ``.cfg`` is the one that the detector was built from, with its current channels, anchors and loss. Reading both
+    files again gives the same tensors, bit for bit.
 
     Returns:
         the two paths.
 
     Raises:
-        DarknetError: the detector's network is another one.
+        DarknetError: the detector's network was not built from a ``.cfg``.
     """
     network, loss = detector.network, detector.loss
     if not isinstance(network, DarknetNetwork):
@@ -236,14 +237,14 @@ def export_detector(detector: YOLOv2Detector, cfg: str | Path, weights: str | Pa
     sections[0].options["channels"] = str(network.in_channels)
     anchors = loss.anchors.flip(1) if network.transposed else loss.anchors
     region = sections[-1].options
-    # nine digits are enough to give the same float32 again
+    # nine digits restore the same float32
     region["anchors"] = ",".join(f"{value:.9g}" for value in anchors.flatten().tolist())
     region |= {key: f"{float(getattr(loss, key)):g}" for key in LOSS_OPTIONS}
     return write_cfg(sections, cfg), write_weights(network, weights, int(loss.seen))
 
 
 def _parts(network: DarknetNetwork) -> Iterator[tuple[Section, str, Tensor, torch.Size]]:
-    """Yield in darknet's order each tensor of a network with its section, its name and its shape in the file."""
+    """Yield each tensor of a network in darknet's order, with its section, its name and its shape in the file."""
     for section, layer in zip(network.sections[1:-1], network.layers, strict=True):
         if not isinstance(layer, Convolution):
             continue

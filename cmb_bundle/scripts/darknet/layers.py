@@ -1,4 +1,4 @@
-"""The layers of darknet's YOLOv2 family as modules, each with darknet's own arithmetic."""
+"""The layers of darknet's YOLOv2 family as modules that compute exactly what darknet does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Convolution(nn.Module):
         self.conv = conv
         self.norm: nn.Module = nn.Identity()
         if batch_norm_epsilon is not None:
-            # darknet keeps 0.99 of the running statistics at each batch
+            # darknet keeps 0.99 of the running statistics per batch
             self.norm = nn.BatchNorm2d(conv.out_channels, eps=batch_norm_epsilon, momentum=0.01)
         self.activation = ACTIVATIONS[activation]()
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
@@ -34,9 +34,9 @@ class Convolution(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """Darknet's max pooling (``src/maxpool_layer.c``): ``padding`` pixels in all, the smaller half of them first.
+    """Darknet's max pooling (``src/maxpool_layer.c``): ``padding`` pixels in total, the smaller half before.
 
-    What lies outside counts as minus infinity. The default padding of ``size`` - 1 gives as many pixels as the input
+    Pixels outside count as minus infinity. The default padding of ``size`` - 1 gives as many pixels as the input
     has, divided by the stride and rounded up.
     """
 
@@ -44,7 +44,7 @@ class MaxPool(nn.Module):
         super().__init__()
         self.size, self.stride = size, stride
         self.before, self.after = padding // 2, padding - padding // 2
-        # the same numbers without a padded copy
+        # PyTorch gives the same numbers without a padded copy
         self.plain = (size, stride, padding) == (2, 2, 1)
 
     def forward(self, x: Tensor, outputs: dict[int, Tensor]) -> Tensor:
@@ -55,7 +55,7 @@ class MaxPool(nn.Module):
 
 
 class Route(nn.Module):
-    """The outputs of earlier layers, one after the other along the channels."""
+    """The outputs of earlier layers, concatenated along the channels."""
 
     def __init__(self, sources: list[int]) -> None:
         super().__init__()
@@ -80,10 +80,10 @@ class Shortcut(nn.Module):
 class Reorg(nn.Module):
     """Darknet's reorg (``reorg_cpu`` in ``src/blas.c``), which does not do what the paper says.
 
-    Forwards, it takes the memory of the C x H x W input for an image of C / s^2 x sH x sW, moves each s x s block of
-    that to channels, and takes the memory of the result for one of s^2 C x H / s x W / s. So rows and channels are
-    mixed in a way that no reordering of channels makes equal to :func:`torch.nn.functional.pixel_unshuffle`. With
-    ``reverse``, it moves channels to s x s blocks, without such a change of shapes.
+    Forwards, it reinterprets the memory of the C x H x W input as an image of C / s^2 x sH x sW, moves each s x s
+    block of it to channels, and reinterprets the memory of the result as s^2 C x H / s x W / s. This mixes rows and
+    channels, so no reordering of channels makes it equal to :func:`torch.nn.functional.pixel_unshuffle`. With
+    ``reverse``, it moves channels to s x s blocks, without reinterpreting shapes.
     """
 
     def __init__(self, stride: int, reverse: bool) -> None:

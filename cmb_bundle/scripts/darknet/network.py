@@ -21,13 +21,13 @@ CHANGES_OUTPUT = {
     "stretch": "0", "stretch_sway": "0", "sway": "0", "tree": "", "weights_type": "none", "xnor": "0",
     "alpha": "1", "beta": "1", "stride_x": "", "stride_y": "",
 }  # fmt: skip
-"""Options of darknet that would change the output and are not supported, with the value that changes nothing."""
+"""Darknet options that would change the output and are not supported, with the value that has no effect."""
 
 TRAINING_ONLY = {
     "absolute", "clip", "dont_update", "focal_loss", "jitter", "learning_rate", "log", "mask_scale", "max",
     "onlyforward", "random", "sqrt", "stopbackward",
 }  # fmt: skip
-"""Options of layers that darknet reads for training alone, or (``absolute``) reads and never uses."""
+"""Options of layers that darknet reads only for training, or (``absolute``) reads and never uses."""
 
 READ_BY_DETECTOR = {
     "anchors", "bias_match", "class_scale", "coord_scale", "noobject_scale", "object_scale", "rescore", "thresh",
@@ -38,31 +38,31 @@ READ_BY_DETECTOR = {
 class DarknetNetwork(nn.Module):
     """The network of a ``.cfg`` file, up to its region layer.
 
-    The raw tensor is laid out as that of :class:`~..networks.yolov2.YOLOv2Network`. Layers without parameters stand in
-    ``layers`` too, so that numbers are darknet's.
+    The raw tensor has the layout of :class:`~..networks.yolov2.YOLOv2Network`. Layers without parameters are also in
+    ``layers``, so that the layer numbers are darknet's.
 
     Args:
         cfg: the file. Sections ``net``, ``convolutional``, ``maxpool``, ``route``, ``reorg``, ``shortcut``, and one
             ``region`` at the end.
-        in_channels: channels of the input; those of the file by default.
+        in_channels: channels of the input; by default those of the file.
         batch_norm_epsilon: added to the variance under the square root. The three programs that run such files
-            differ: OpenCV adds 1e-6 there, darknet on a GPU 1e-5, and darknet on a CPU adds 1e-6 to the root. It
-            matters where a variance is as small.
-        axes: where the rows and the columns of darknet's pictures ran to, two of the letters R, L, A, P. The input
-            always has rows to R and columns to A, as slices of a RAS volume have; ``RA`` leaves it alone. For
-            others it is flipped and transposed before the layers, and the raw tensor is brought back after them.
+            differ: OpenCV adds 1e-6 there, darknet on a GPU 1e-5, and darknet on a CPU adds 1e-6 to the root. The
+            difference matters for variances of this size.
+        axes: directions of the rows and the columns of darknet's images, two of the letters R, L, A, P. The input
+            always has rows to R and columns to A, like slices of a RAS volume; ``RA`` leaves it unchanged. For
+            other directions it is flipped and transposed before the layers, and the raw tensor is turned back.
 
     Attributes:
-        sections: of the file.
-        region: the last of them.
-        cfg_channels: channels of the file.
-        stride: pixels a cell; None if width and height of the file do not give cells of so many whole pixels.
+        sections: sections of the file.
+        region: the last section.
+        cfg_channels: channels in the file.
+        stride: pixels per cell; None if width and height in the file do not give cells of whole pixels.
         num_anchors: anchors of each cell.
         num_classes: classes of object.
 
     Raises:
         DarknetError: the file cannot be read, has a layer or an option that is not supported, or layers that do not
-            fit each other; it names file, line and layer.
+            fit each other; the message names file, line and layer.
     """
 
     def __init__(
@@ -95,14 +95,16 @@ class DarknetNetwork(nn.Module):
                 )
             layer, shape = BUILDERS[section.name](section, shapes, batch_norm_epsilon)
             if min(shape) < 1:
-                raise section.error(f"nothing is left of {_show(shapes[-1])} (channels x rows x columns).")
+                raise section.error(
+                    f"no output is left of an input of {_show(shapes[-1])} (channels x rows x columns)."
+                )
             _check_options(section)
             self.layers.append(layer)
             shapes.append(shape)
         referred = {source for layer in self.layers for source in getattr(layer, "sources", [])}
         self.kept = [number in referred for number in range(len(self.layers))]
         self._read_region(shapes[-1], size)
-        # weights in this order make every convolution run so, as in YOLOv2Network
+        # convolutions run in the memory format of their weights, see YOLOv2Network
         self.to(memory_format=torch.channels_last)
 
     def _read_region(self, shape: tuple[int, ...], size: tuple[int, ...]) -> None:
@@ -150,12 +152,12 @@ class DarknetNetwork(nn.Module):
         return x
 
     def _to_input_axes(self, raw: Tensor) -> Tensor:
-        """Turn cells and box predictions from darknet's axes to those of the input."""
+        """Bring cells and box predictions from darknet's axes to those of the input."""
         if not (self.transposed or self.rows_flipped or self.columns_flipped):
             return raw
         raw = raw.unflatten(1, (self.num_anchors, 5 + self.num_classes))
         x, y, width, height, rest = raw.split([1, 1, 1, 1, 1 + self.num_classes], dim=2)
-        # from the other side, an offset p in the cell is 1 - p, and the logistic function of -t is 1 - that of t
+        # seen from the other side, an offset p in the cell is 1 - p, and sigmoid(-t) = 1 - sigmoid(t)
         if self.columns_flipped:
             x = -x
         if self.rows_flipped:
@@ -176,7 +178,7 @@ def _check_options(section: Section) -> None:
     for key in section.options.keys() - section.used - TRAINING_ONLY - READ_BY_DETECTOR:
         value = section.options[key]
         if value != CHANGES_OUTPUT.get(key, value):
-            raise section.error(f"{key}={value} is not supported; take it out if the weights can do without it.", key)
+            raise section.error(f"{key}={value} is not supported; remove it if the weights do not depend on it.", key)
         if key not in CHANGES_OUTPUT:
             logger.warning(section.error(f"{key} is not an option of this layer; it is ignored.", key))
 

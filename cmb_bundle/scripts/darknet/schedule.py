@@ -1,4 +1,4 @@
-"""Darknet's optimiser and its learning rate by iterations, for PyTorch's SGD and MONAI's trainer."""
+"""Darknet's optimiser and its learning rate per iteration, for PyTorch's SGD and MONAI's trainer."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ def learning_rate_factor(
     scales: Sequence[float] = (),
 ) -> float:
     """
-    The learning rate of an iteration over the configured one, by ``get_current_rate`` of darknet's ``src/network.c``
-    with the policy ``steps``.
+    Return the ratio of an iteration's learning rate to the configured one.
+
+    This is ``get_current_rate`` of darknet's ``src/network.c`` with the policy ``steps``.
 
     Args:
-        iteration: number of the update, from 1: darknet counts a batch as seen before it updates.
+        iteration: number of the update, from 1, because darknet counts a batch as seen before it updates.
         burn_in: iterations of the burn-in, in which the rate grows as (iteration / burn_in) ** power.
-        power: its power; darknet's default is 4.
-        steps: rising iterations from which on the rate is multiplied by the scale of the same place.
-        scales: as many factors.
+        power: exponent of the burn-in; darknet's default is 4.
+        steps: iterations, in rising order, from which the rate is multiplied by the corresponding scale.
+        scales: one factor per step.
 
     Returns:
-        the factor; in the burn-in, steps do not count.
+        the factor; steps have no effect during the burn-in.
     """
     if iteration < burn_in:
         return (iteration / burn_in) ** power
@@ -39,17 +40,14 @@ def learning_rate_factor(
 
 class DarknetSchedule(LambdaLR):
     """
-    Darknet's burn-in and steps, to be stepped after each iteration: :func:`learning_rate_factor`.
+    Darknet's burn-in and steps, see :func:`learning_rate_factor`; to be stepped after each iteration.
 
     Args:
         optimizer: its learning rate is the one after the burn-in.
-        burn_in: see above.
-        power: see above.
-        steps: see above.
-        scales: see above.
+        burn_in, power, steps, scales: see :func:`learning_rate_factor`.
 
     Raises:
-        ValueError: there are not as many scales as steps, or the steps do not rise.
+        ValueError: the numbers of steps and scales differ, or the steps do not rise.
     """
 
     def __init__(
@@ -74,7 +72,7 @@ class DarknetSchedule(LambdaLR):
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
     """
-    Groups for ``torch.optim.SGD`` such that only the weights of convolutions decay, as in darknet.
+    Group parameters for ``torch.optim.SGD`` so that only the weights of convolutions decay, as in darknet.
 
     ``update_convolutional_layer`` of darknet's ``src/convolutional_layer.c`` adds -decay * batch * w to the negative
     gradient, summed over the batch, multiplies by learning_rate / batch, and keeps momentum times the sum. This is
@@ -83,7 +81,7 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
 
     Args:
         network: the module to train.
-        weight_decay: of the weights of its convolutions.
+        weight_decay: weight decay of the convolutions' weights.
 
     Returns:
         two groups of parameters, with ``weight_decay`` set.
@@ -96,10 +94,10 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict]:
 
 def epochs_of(iterations: int, data_loader: Sized) -> int:
     """
-    The number of epochs that hold so many iterations, the last one begun being finished; at least 1.
+    Return the number of epochs needed for so many iterations, rounded up; at least 1.
 
     Args:
         iterations: updates of the weights.
-        data_loader: its length is that of an epoch in iterations.
+        data_loader: its length is the number of iterations per epoch.
     """
     return max(1, math.ceil(iterations / len(data_loader)))

@@ -1,4 +1,4 @@
-"""DICOM in and out."""
+"""Read DICOM studies, and write DICOM results."""
 
 from .kinds import Header, Kind, kind_of, phase_unit
 from .pixels import read_pixels, read_volume

@@ -1,4 +1,4 @@
-"""What a DICOM image shows, told from its header: SWI, phase, magnitude or something else; and a phase's unit."""
+"""Recognise from a DICOM header what an image shows: SWI, phase, magnitude or something else; and a phase's unit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Philips M_FFE and PHASE MAP, the enhanced classes MAGNITUDE and PHASE (DICOM PS3
 GE_COMPONENTS = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
 """GE's private (0043,xx2F) of the creator GEMS_PARM_01."""
 
-# words of a description in lower case, where everything but letters and digits is a space
+# patterns for a description in lower case, in which everything except letters and digits has become a space
 PROJECTION = re.compile(r"\b(mip|mnip|minip|min ip|max ip|minimum intensity|mpr|projection( image)?|reformatted)\b")
 PROJECTED = ("MIN_IP", "MAX_IP", "MPR", "CURVED_MPR", "VOLUME_RENDER", "SURFACE_RENDER")
 DERIVED_MAP = re.compile(r"\b(qsm|r2star|r2 map|t2star map|susceptibility map)\b")
@@ -34,7 +34,7 @@ SURELY_SWI = re.compile(r"^swi images\b|^swip?$")
 
 @dataclass(frozen=True)
 class Header:
-    """What is asked of an image's header, or of a frame's; texts are empty where there is nothing."""
+    """The attributes of an image's or a frame's header that are used; texts are empty where an attribute is absent."""
 
     sop_class: str = ""
     manufacturer: str = ""
@@ -47,7 +47,14 @@ class Header:
 
 @dataclass(frozen=True)
 class Kind:
-    """``name`` is swi, phase, magnitude or other; ``why`` is what told so; ``sure`` is false of a weak hint."""
+    """
+    What an image shows.
+
+    Attributes:
+        name: swi, phase, magnitude or other.
+        why: the attribute or the reason that decided it.
+        sure: False when the evidence is weak.
+    """
 
     name: str
     why: str
@@ -56,11 +63,11 @@ class Kind:
 
 def kind_of(header: Header) -> Kind:
     """
-    Tell what an image shows.
+    Decide what an image shows.
 
-    Projections, localizers, real and imaginary parts and susceptibility maps are ``other``. What the header says of
-    the complex image's part comes before the words of the description, but for a few names that scanners give
-    themselves. ``docs/dicom.md`` has the rules as a table.
+    Projections, localizers, real and imaginary parts and susceptibility maps are ``other``. An attribute that names
+    the part of the complex image takes precedence over the words of the description, except for a few descriptions
+    that scanners assign automatically. ``docs/dicom.md`` has the rules as a table.
     """
     words = re.sub(r"[^a-z0-9]+", " ", header.description.lower()).strip()
     values = [value.strip().upper() for value in header.image_type]
@@ -71,11 +78,11 @@ def kind_of(header: Header) -> Kind:
         return Kind("other", "a projection or reformatted")
     if "LOCALIZER" in values:
         return Kind("other", "a localizer")
-    part, told_by = _component(header, values)
+    part, source = _component(header, values)
     if part is None and (DERIVED_MAP.search(words) or "QSM" in values):
         return Kind("other", "a computed map")
     if part == "phase" or SURELY_PHASE.search(words):
-        return Kind("phase", told_by if part == "phase" else "SeriesDescription")
+        return Kind("phase", source if part == "phase" else "SeriesDescription")
     if part in ("real", "imaginary"):
         return Kind("other", f"a {part} part")
     if "SWI" in values and not MAGNITUDE.search(words):
@@ -86,12 +93,12 @@ def kind_of(header: Header) -> Kind:
         sure = bool(SURELY_SWI.search(words)) or part is None or "DERIVED" in values
         return Kind("swi", "SeriesDescription", sure)
     if part == "magnitude" or MAGNITUDE.search(words):
-        return Kind("magnitude", told_by or "SeriesDescription")
+        return Kind("magnitude", source or "SeriesDescription")
     return Kind("other", "no hint of SWI, phase or magnitude")
 
 
 def _component(header: Header, values: Sequence[str]) -> tuple[str | None, str]:
-    """The part of the complex image, and which attribute names it."""
+    """The part of the complex image, and the attribute that names it."""
     if header.component in COMPONENTS:
         return COMPONENTS[header.component], f"ComplexImageComponent {header.component}"
     # values 1 and 2 are ORIGINAL or DERIVED and PRIMARY or SECONDARY; of Philips' M\FFE, P\FFE the first counts
@@ -107,22 +114,22 @@ def phase_unit(
     manufacturer: str, bits: int, signed: bool, slope: float, intercept: float, unit: str = ""
 ) -> tuple[float, float] | None:
     """
-    The scale of a phase, from its header alone.
+    Determine the scale of a phase image from its header alone.
 
-    In the order of trust: a unit that is written there; the range that the stored type and the rescaling span, where
-    it is that of a circle in radians, in milliradians or in Siemens' +-4096; Siemens' 0..4095 without a rescaling;
+    In order of reliability: a unit stated in the header; the range that the stored type and the rescaling span, if
+    it is a full circle in radians, in milliradians or in Siemens' +-4096; Siemens' 0..4095 without rescaling;
     GE's milliradians.
 
     Args:
-        manufacturer: as in the header.
+        manufacturer: Manufacturer.
         bits: BitsStored.
         signed: PixelRepresentation.
         slope: RescaleSlope, 1 where absent.
         intercept: RescaleIntercept, 0 where absent.
-        unit: RescaleType, or the code of a real world value's unit.
+        unit: RescaleType, or the code of the unit of the real world values.
 
     Returns:
-        radians a unit of the rescaled value, and the rescaled value of phase 0; None where the header does not tell.
+        radians per unit of the rescaled value, and the rescaled value of phase 0; None if the header does not say.
     """
     if unit.lower() in ("rad", "mrad"):
         return (1.0 if unit.lower() == "rad" else 1e-3), 0.0

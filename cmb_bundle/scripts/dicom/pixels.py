@@ -1,4 +1,4 @@
-"""The pixels of a DICOM volume, decoded by ITK and rescaled as each slice's header says."""
+"""Read the pixels of a DICOM volume: decoded by ITK, rescaled according to each slice's header."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .volumes import Volume, require
 
 def read_volume(volume: Volume) -> MetaTensor:
     """
-    Read a volume as MONAI's readers do.
+    Read a volume in the form that MONAI's readers return.
 
     Args:
-        volume: whole, as from :func:`~.volumes.read_volumes`.
+        volume: complete, as from :func:`~.volumes.read_volumes`.
 
     Returns:
-        (1, i, j, k) float32, with ``radians_per_unit`` in the meta data of a phase whose header tells it.
+        (1, i, j, k) float32, with ``radians_per_unit`` in the meta data of a phase whose header gives it.
 
     Raises:
-        DicomError: as of :func:`read_pixels`.
+        DicomError: see :func:`read_pixels`.
     """
     pixels, radians_per_unit = read_pixels(volume)
     affine = torch.as_tensor(volume.affine, dtype=torch.float64)
@@ -35,19 +35,19 @@ def read_volume(volume: Volume) -> MetaTensor:
 
 def read_pixels(volume: Volume) -> tuple[np.ndarray, float | None]:
     """
-    Read the pixels of a volume, rescaled as the header of each slice says.
+    Read the pixels of a volume, rescaled according to the header of each slice.
 
-    ITK decodes every transfer syntax that scanners write. It applies one rescaling to all frames of a file; that is
-    taken back, since frames can have their own.
+    ITK decodes every transfer syntax that scanners write. It applies one rescaling to all frames of a file, which is
+    undone here because each frame can have its own.
 
     Args:
-        volume: whole, as from :func:`~.volumes.read_volumes`.
+        volume: complete, as from :func:`~.volumes.read_volumes`.
 
     Returns:
-        (i, j, k) float32; and, for a phase whose header tells it, the radians a unit (phase 0 is then at value 0).
+        (i, j, k) float32; and, for a phase whose header gives it, the radians per unit (phase 0 is then at value 0).
 
     Raises:
-        DicomError: a file cannot be decoded or has other dimensions than its header says.
+        DicomError: a file cannot be decoded or has dimensions that differ from its header.
     """
     import itk
 
@@ -67,7 +67,7 @@ def read_pixels(volume: Volume) -> tuple[np.ndarray, float | None]:
     for k, frame in enumerate(volume.frames):
         slices = stored[frame.file]
         if slices.shape[1:] != (volume.shape[1], volume.shape[0]) or frame.index >= len(slices):
-            raise DicomError(f"{frame.file} has {slices.shape} pixels, other than its header says; export it again.")
+            raise DicomError(f"{frame.file} has {slices.shape} pixels, which differs from its header; export it again.")
         offset = frame.unit[1] if frame.unit else 0.0
         pixels[:, :, k] = (slices[frame.index] * frame.slope + (frame.intercept - offset)).T
     units = {frame.unit[0] if frame.unit else None for frame in volume.frames}

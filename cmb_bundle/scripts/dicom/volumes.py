@@ -1,6 +1,6 @@
-"""Headers of DICOM files, read by pydicom, to volumes: whole stacks of slices of one kind and echo.
+"""Group DICOM files by their headers into volumes: complete stacks of slices of one kind and echo.
 
-DICOM counts in LPS mm; what leaves this file is in RAS mm, like everything else here.
+DICOM uses LPS mm; this file returns RAS mm, as the rest of the bundle does.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES
 from .kinds import Header, Kind, kind_of, phase_unit
 
 SPACING_TOLERANCE_MM = 0.02
-"""Slices whose distances differ by less are evenly spaced: scanners write positions with 3 decimals or more."""
+"""Slices whose distances differ by less count as evenly spaced: scanners write positions with 3 or more decimals."""
 
 MOST_SHEAR = 0.01
-"""A stack that leans more than this against its slices' normal is refused; rounded headers stay far below."""
+"""A stack sheared against its slices' normal by more than this is refused; rounding in headers stays far below."""
 
 GE_CREATOR, GE_GROUP, GE_ELEMENT = "GEMS_PARM_01", 0x0043, 0x2F
 TAGS = [
@@ -39,7 +39,7 @@ TAGS = [
 
 @dataclass(frozen=True)
 class Frame:
-    """One slice: where its pixels are, where it lies (LPS mm), and how stored values become real ones."""
+    """One slice: its file and frame index, its position (LPS mm), and the rescaling of its stored values."""
 
     file: str
     index: int
@@ -62,7 +62,7 @@ class Volume:
         frames: the slices in the order of k.
         shape: (i, j, k).
         affine: voxel (i, j, k) to RAS mm; i runs along a row of pixels, j along a column.
-        problem: why it is not a whole volume; empty if it is.
+        problem: why it is not a complete volume; empty if it is.
     """
 
     study: str
@@ -82,13 +82,13 @@ class Volume:
 
     @property
     def source(self) -> str:
-        """Where the slices come from, in the order of k, as JSON: pairs of a file and a frame's index in it."""
+        """The origin of the slices in the order of k, as JSON: pairs of a file and the index of a frame in it."""
         return json.dumps([[frame.file, frame.index] for frame in self.frames])
 
 
 def require(package: str) -> ModuleType:
     """
-    Import pydicom or highdicom, which are an extra.
+    Import pydicom or highdicom, which are optional.
 
     Raises:
         DicomError: it is not installed.
@@ -103,7 +103,7 @@ def require(package: str) -> ModuleType:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file has the mark of DICOM, whatever its name."""
+    """Whether a file begins as a DICOM file, whatever its name."""
     try:
         with path.open("rb") as stream:
             return stream.read(132)[128:] == b"DICM"
@@ -112,7 +112,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_files(folder: Path) -> Iterator[Path]:
-    """The DICOM files at any depth of a folder, sorted; hidden ones and DICOMDIR are passed over."""
+    """Find the DICOM files at any depth of a folder, sorted; hidden files and DICOMDIR are skipped."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         known = path.name.lower().endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json", ".png"))
@@ -121,7 +121,7 @@ def dicom_files(folder: Path) -> Iterator[Path]:
 
 
 def read_header(path: str | Path) -> Any:
-    """The attributes of ``TAGS`` of a file, as a pydicom Dataset."""
+    """Read the attributes ``TAGS`` of a file as a pydicom Dataset."""
     pydicom = require("pydicom")
     private = [
         (GE_GROUP << 16) + element for block in range(0x10, 0x20) for element in (block, block << 8 | GE_ELEMENT)
@@ -136,15 +136,14 @@ def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
     """
     Read headers and group the slices into volumes.
 
-    A series is divided by what its slices show, by echo time, by orientation and by size of the pixels and the
-    image, since some scanners put magnitude and phase, or all echoes, into one series. A file that is there twice
-    counts once.
+    A series is divided by what its slices show, by echo time, by orientation, by pixel size and by image size,
+    because some scanners put magnitude and phase, or all echoes, into one series. Duplicate files count once.
 
     Args:
         files: DICOM files, in any order.
 
     Returns:
-        the volumes, whole or not (see ``problem``), by series number.
+        the volumes, complete or not (see ``problem``), sorted by series number.
 
     Raises:
         DicomError: a file cannot be read, or pydicom is missing.
@@ -173,11 +172,11 @@ def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
 
 def frame_kind(dataset: Any, index: int = 0) -> Kind:
     """
-    Tell what a frame shows.
+    Decide what a frame shows.
 
     Args:
-        dataset: a pydicom Dataset, of a file or of a DICOMweb server's metadata.
-        index: of the frame, in a file with several.
+        dataset: a pydicom Dataset from a file or from a DICOMweb server's metadata.
+        index: index of the frame, in a file with several.
     """
     find = partial(_find, dataset, index)
     types = find("FrameType", "MRImageFrameTypeSequence") or dataset.get("ImageType") or ()
@@ -194,7 +193,7 @@ def frame_kind(dataset: Any, index: int = 0) -> Kind:
 
 
 def _find(dataset: Any, index: int, name: str, sequence: str = "") -> Any:
-    """An attribute of a functional group of the frame, or shared by all, or of the file itself."""
+    """Look up an attribute in the frame's functional groups, in the shared ones, or in the file itself."""
     shared = dataset.get("SharedFunctionalGroupsSequence") or [None]
     frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
     for group in (frames[index] if index < len(frames) else None, shared[0]):
@@ -221,7 +220,7 @@ def _frame(dataset: Any, path: str, index: int) -> tuple:
 
 
 def _rescaling(find: Any) -> tuple[float, float, str]:
-    """Slope, intercept and unit: of the rescaling, or of the real world values where there is none."""
+    """Slope, intercept and unit: of the rescaling, or if there is no rescaling, of the real world values."""
     slope = _number(find("RescaleSlope", "PixelValueTransformationSequence"), float)
     if slope:
         intercept = _number(find("RescaleIntercept", "PixelValueTransformationSequence"), float)
@@ -276,7 +275,7 @@ def _volume(key: tuple, frames: Sequence[Frame], orientation: tuple[float, ...])
 
 
 def _problem(positions: np.ndarray, normal: np.ndarray) -> str:
-    """Why slices at these positions, sorted along the normal, are not one evenly spaced stack."""
+    """Why slices at these positions, sorted along the normal, are not one evenly spaced stack; empty if they are."""
     if len(positions) < 2:
         return ""
     gaps = np.diff(positions @ normal)
@@ -284,17 +283,17 @@ def _problem(positions: np.ndarray, normal: np.ndarray) -> str:
     tolerance = max(SPACING_TOLERANCE_MM, 0.01 * usual)
     if gaps.min() < tolerance:
         number = 1 + int((gaps >= tolerance).sum())
-        return f"has {len(positions)} slices at {number} positions: more than one volume is in it"
+        return f"has {len(positions)} slices at {number} positions: it holds more than one volume"
     off = np.flatnonzero(np.abs(gaps - usual) > tolerance)
     ratios = gaps[off] / usual
     if len(off) and (np.abs(ratios - ratios.round()) < 0.1).all() and ratios.min() > 1.5:
         number, first = int((ratios.round() - 1).sum()), off[0]
         return (
-            f"misses {number} slice(s): slices {first + 1} and {first + 2} are {gaps[first]:.2f} mm apart, the others "
+            f"lacks {number} slice(s): slices {first + 1} and {first + 2} are {gaps[first]:.2f} mm apart, the others "
             f"{usual:.2f}"
         )
     if len(off):
-        return f"has slices that are {gaps.min():.2f} to {gaps.max():.2f} mm apart; expected one distance"
+        return f"has slices that are {gaps.min():.2f} to {gaps.max():.2f} mm apart; expected equal distances"
     offset = positions - positions[0]
     sideways = np.linalg.norm(offset - np.outer(offset @ normal, normal), axis=1).max()
     if sideways > MOST_SHEAR * gaps.sum():

@@ -1,4 +1,4 @@
-"""Findings as DICOM: a segmentation (SEG) and a structured report (SR, TID 1500), with highdicom."""
+"""Write findings as DICOM with highdicom: a segmentation (SEG) and a structured report (SR, TID 1500)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NAME = "cmb_bundle"
 DESCRIPTION = "CMB by program, research only"
 CONTENT_LABEL = "CMB_RESEARCH"
 MICROBLEED = ("723857007", "SCT", "Silent micro-hemorrhage of brain")
-"""SNOMED CT has this disorder for a microbleed; DICOM's own lists of codes have only "Hemorrhage"."""
+"""SNOMED CT's code for a microbleed; DICOM's own code lists have only "Hemorrhage"."""
 
 SEG_SERIES, SR_SERIES = 9001, 9002
 IDENTITY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
-"""Attributes of the patient and the study that may be empty, but must be there; anonymisers remove some."""
+"""Attributes of the patient and the study that may be empty but must be present; anonymisers remove some."""
 
 
 def write_dicom(
@@ -35,9 +35,9 @@ def write_dicom(
     Write ``<subject>_cmb_seg.dcm`` and ``<subject>_cmb_sr.dcm``.
 
     Args:
-        folder: where to.
-        subject: identifier, for the names of the files alone; the patient is that of the source.
-        source: where the slices of the SWI come from, see ``Volume.source`` in :mod:`.dicom`.
+        folder: output folder.
+        subject: identifier, used only in the file names; the patient is taken from the source.
+        source: origin of the slices of the SWI, see ``Volume.source`` in :mod:`.volumes`.
         result: ``microbleeds``, see :class:`~..inference.findings.Findingsd`.
         label_map: (1, i, j, k) on the source's grid, 0 for background, 1..n the microbleeds.
         version: of the bundle; None reads it from its metadata.
@@ -61,21 +61,21 @@ def write_dicom(
 
 
 def bundle_version() -> str:
-    """The version in the metadata of the bundle that this file is in."""
+    """The version in the metadata of the bundle that contains this file."""
     metadata = Path(__file__).resolve().parents[2] / "configs" / "metadata.json"
     return str(json.loads(metadata.read_text(encoding="utf-8"))["version"])
 
 
 def read_source(source: str) -> tuple[list[Any], list[tuple[int, int]]]:
     """
-    Read the headers that a result refers to.
+    Read the headers of the source slices, to which a result refers.
 
     Args:
         source: see ``Volume.source``.
 
     Returns:
-        pydicom Datasets without pixels, a file each, in the order in which the slices name them; and for each slice
-        the position in this list and the frame's index.
+        pydicom Datasets without pixels, one per file, in the order of first use by the slices; and for each slice
+        the position in this list and the index of the frame.
     """
     pydicom = require("pydicom")
     slices = json.loads(source)
@@ -94,13 +94,13 @@ def make_segmentation(
     images: list[Any], frames: list[tuple[int, int]], labels: np.ndarray, microbleeds: list[Mapping], version: str
 ) -> Any:
     """
-    A binary segmentation with a segment a microbleed, in the order of the label map.
+    Make a binary segmentation with one segment per microbleed, in the order of the label map.
 
-    DICOM wants at least one segment and one frame. A scan without microbleeds gets one segment, labelled "No cerebral
-    microbleed found", all of whose frames are empty.
+    DICOM requires at least one segment and one frame. A scan without microbleeds gets one segment with empty frames,
+    labelled "No cerebral microbleed found".
 
     Args:
-        images, frames: of :func:`read_source`.
+        images, frames: from :func:`read_source`.
         labels: (i, j, k) on the source's grid.
         microbleeds: see :class:`~..inference.findings.Findingsd`.
         version: of the bundle.
@@ -143,7 +143,7 @@ def make_segmentation(
 
 
 def _placed(images: list[Any], frames: list[tuple[int, int]], planes: np.ndarray) -> dict[str, Any]:
-    """Source images, planes in their order, and the planes' positions where highdicom can't take the sources'."""
+    """Source images, planes in their order, and plane positions where highdicom cannot take those of the sources."""
     hd = require("highdicom")
     single = all(int(image.get("NumberOfFrames") or 1) == 1 for image in images)
     if single and not any("PerFrameFunctionalGroupsSequence" in image for image in images):
@@ -175,14 +175,14 @@ def _placed(images: list[Any], frames: list[tuple[int, int]], planes: np.ndarray
 
 def make_report(images: list[Any], segmentation: Any, microbleeds: list[Mapping], version: str) -> Any:
     """
-    A report after TID 1500: the number of microbleeds, and for each its diameter, volume and certainty.
+    Make a report according to TID 1500: the number of microbleeds, and for each its diameter, volume and certainty.
 
-    The first group of measurements (TID 1501) has the number, which is 0 for a scan without; a group (TID 1411) for
-    each microbleed refers to its segment. The probability is DICOM's "Certainty of Finding", in percent.
+    The first measurement group (TID 1501) holds the number, which is 0 for a scan without microbleeds; one group
+    (TID 1411) per microbleed refers to its segment. The probability is DICOM's "Certainty of Finding", in percent.
 
     Args:
         images: the source images.
-        segmentation: of :func:`make_segmentation`.
+        segmentation: from :func:`make_segmentation`.
         microbleeds: see :class:`~..inference.findings.Findingsd`.
         version: of the bundle.
 

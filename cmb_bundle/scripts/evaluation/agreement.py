@@ -1,4 +1,4 @@
-"""How well the number of microbleeds that a program counts agrees with the number that a reader counts."""
+"""How well the numbers of microbleeds counted by a program and in the ground truth agree."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def intraclass_correlation(truth: Sequence[float], counted: Sequence[float]) -> 
         ICC = (MSR - MSE) / (MSR + (k - 1) MSE + k (MSC - MSE) / n)
 
     Args:
-        truth: (N,) lesions of each subject.
+        truth: (N,) lesions of each subject in the ground truth.
         counted: (N,) detections of each subject.
 
     Returns:
-        the coefficient; None with fewer than two subjects, or if all counts of both are the same number.
-
+            the coefficient; None with fewer than two subjects, or if all counts of both raters are equal.
+    
     Example:
         >>> round(intraclass_correlation([0, 2, 5, 9], [0, 2, 5, 9]), 3)
         1.0
         >>> round(intraclass_correlation([0, 2, 5, 9], [3, 5, 8, 12]), 3)  # always 3 too many
         0.773
-    """
+        """
     table = np.column_stack([truth, counted]).astype(float)
     n, k = table.shape
     if n < 2:
@@ -42,7 +42,7 @@ def intraclass_correlation(truth: Sequence[float], counted: Sequence[float]) -> 
     raters = n * ((columns - grand) ** 2).sum() / (k - 1)
     error = ((table - rows[:, None] - columns + grand) ** 2).sum() / ((n - 1) * (k - 1))
     denominator = subjects + (k - 1) * error + k * (raters - error) / n
-    # a sum of squares of numbers that are all equal may be a rounding error instead of 0
+    # for equal numbers, a sum of squares can be a rounding error instead of 0
     return None if np.ptp(table) == 0 or abs(denominator) < 1e-12 else float((subjects - error) / denominator)
 
 
@@ -51,17 +51,17 @@ def bland_altman(truth: Sequence[float], counted: Sequence[float]) -> dict[str, 
     Bias and limits of agreement of counts (Bland & Altman, 1986).
 
     Args:
-        truth: (N,) lesions of each subject.
+        truth: (N,) lesions of each subject in the ground truth.
         counted: (N,) detections of each subject.
 
     Returns:
         "bias", the mean of counted - truth; "sd", its standard deviation (N - 1); "lower" and "upper", bias -+ 1.96
-        sd. None where there are too few subjects: none for the bias, fewer than two for the rest.
-
+            sd. None with too few subjects: the bias needs one, the others two.
+    
     Example:
         >>> {name: round(value, 2) for name, value in bland_altman([0, 2, 5, 9], [1, 2, 7, 10]).items()}
         {'bias': 1.0, 'sd': 0.82, 'lower': -0.6, 'upper': 2.6}
-    """
+        """
     difference = np.asarray(counted, dtype=float) - np.asarray(truth, dtype=float)
     bias = float(difference.mean()) if len(difference) else None
     if len(difference) < 2:
@@ -86,12 +86,12 @@ def band_confusion(truth: Sequence[float], counted: Sequence[float], bands: Sequ
     Count the subjects in each pair of bands.
 
     Returns:
-        (B, B) int, rows by truth, columns by count of the program, in the order of :func:`band_names`.
-
+            (B, B) int, rows by ground truth, columns by the program's count, in the order of :func:`band_names`.
+    
     Example:
         >>> band_confusion([0, 4, 5, 12], [0, 5, 6, 9]).tolist()
         [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
-    """
+        """
     size = len(bands) + 1
     of_truth, of_count = (np.searchsorted(bands, np.asarray(c, dtype=float), side="right") for c in (truth, counted))
     return np.bincount(of_truth * size + of_count, minlength=size * size).reshape(size, size)
@@ -106,12 +106,12 @@ def weighted_kappa(confusion: np.ndarray) -> float | None:
 
     Returns:
         1 - observed / expected disagreement, weighted by the distance of the categories; None if no disagreement is
-        to be expected: no subjects, or all in one category for both.
-
+            expected, with no subjects or all in the same category for both.
+    
     Example:
         >>> round(weighted_kappa([[1, 1, 0], [0, 1, 0], [0, 1, 0]]), 3)
         0.333
-    """
+        """
     confusion = np.asarray(confusion, dtype=float)
     number = np.arange(len(confusion))
     weight = np.abs(number[:, None] - number)

@@ -1,7 +1,7 @@
 """Bootstrap intervals over subjects, and the scores of many resamples at once.
 
-Everything named ``resampled`` takes weights (B, N), how often each of N subjects is in each of B resamples, and
-returns (B,), NaN in a resample in which a score is not defined.
+Every function named ``resampled`` takes weights (B, N), how often each of N subjects is in each of B resamples, and
+returns (B,), with NaN in resamples in which a score is not defined.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from .metrics import Counts, subject_f1
 
 LEVEL = 0.95
 MINIMUM_DEFINED = 0.5
-"""Share of resamples in which a figure must be defined for it to have an interval."""
+"""Fraction of resamples in which a score must be defined for it to have an interval."""
 
 
 def resample_weights(subjects: int, samples: int = 2000, seed: int = 0) -> np.ndarray:
     """
     Draw resamples of subjects with replacement, each as large as the cohort.
 
-    Subjects, not lesions, are drawn, since lesions of one subject are not independent. The same numbers and seed give
-    the same resamples, so that two systems on the same subjects are compared within pairs.
+    Subjects, not lesions, are drawn, because lesions of one subject are not independent. The same arguments give the
+    same resamples, so that two systems on the same subjects are compared in pairs.
 
     Returns:
         (samples, subjects) int, how often each subject was drawn; (0, subjects) for fewer than two subjects, which
-        tell nothing of the spread.
+        say nothing about the spread.
     """
     samples = samples if subjects > 1 else 0
     return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), size=samples)
@@ -35,11 +35,11 @@ def resample_weights(subjects: int, samples: int = 2000, seed: int = 0) -> np.nd
 
 def percentile_interval(values: np.ndarray, level: float = LEVEL) -> list[float] | None:
     """
-    The interval that leaves out equal shares of values at both ends.
+    Return the interval that excludes equal fractions of the values at both ends.
 
     Args:
-        values: (B,), NaN in resamples in which the figure is not defined.
-        level: share of the values inside.
+        values: (B,), NaN in resamples in which the score is not defined.
+        level: fraction of the values inside.
 
     Returns:
         [low, high]; None if fewer than half of the values are defined.
@@ -54,16 +54,16 @@ def percentile_interval(values: np.ndarray, level: float = LEVEL) -> list[float]
 
 def bootstrap(resampled: Mapping, value: Mapping, level: float = LEVEL) -> dict:
     """
-    Intervals of many figures.
+    Compute the intervals of several scores.
 
     Args:
-        resampled: (B,) values of each figure in the resamples, NaN where it is not defined, by name; nested.
-        value: the figures themselves, None where not defined, nested in the same way; others in it are passed over.
-        level: of the intervals.
+        resampled: (B,) values of each score in the resamples, NaN where it is not defined, by name; nested.
+        value: the scores themselves, None if not defined, nested in the same way; other entries are ignored.
+        level: fraction of the values inside the intervals.
 
     Returns:
-        a mapping of the nesting of ``resampled`` with [low, high], or None for a figure that is not defined or has
-        no interval, see :func:`percentile_interval`.
+        a mapping nested like ``resampled`` with [low, high], or None for a score that is not defined or has no
+        interval, see :func:`percentile_interval`.
     """
     result = {}
     for name, values in resampled.items():
@@ -75,7 +75,7 @@ def bootstrap(resampled: Mapping, value: Mapping, level: float = LEVEL) -> dict:
 
 
 def resampled_ratio(weights: np.ndarray, numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Ratio of two sums over subjects, of (N,) each."""
+    """The ratio of two sums over subjects; numerator and denominator are (N,)."""
     below = np.asarray(weights @ denominator, dtype=float)
     return np.divide(weights @ numerator, below, out=np.full(len(weights), np.nan), where=below != 0)
 
@@ -94,7 +94,7 @@ def resampled_pooled(counts: Counts, weights: np.ndarray) -> dict[str, np.ndarra
 
 
 def resampled_median(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Median over subjects of (N,) values, without those that are NaN."""
+    """The median over subjects of (N,) values, ignoring NaN."""
     defined = ~np.isnan(values)
     order = np.flatnonzero(defined)[np.argsort(values[defined], kind="stable")]
     reached = np.cumsum(weights[:, order], axis=1)
@@ -158,7 +158,7 @@ def _bands(truth: np.ndarray, counted: np.ndarray, weights: np.ndarray, bands: S
 
 
 def resampled_scores(counts: Counts, weights: np.ndarray) -> dict[str, object]:
-    """All of the above, by the names of :func:`~.scores.stage_scores`."""
+    """All of the above, named as in :func:`~.scores.stage_scores`."""
     return {
         **resampled_pooled(counts, weights),
         "median_subject_f1": resampled_median(weights, subject_f1(counts)),

@@ -1,4 +1,4 @@
-"""FROC curves of the stages of a system, with their bands, and what is read off them."""
+"""FROC curves of the stages of a system with their bands, and the sensitivities read off them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Curve:
     An FROC curve with its band.
 
     Attributes:
-        points: one at every threshold.
-        rates: (R,) false positives a subject of the band.
-        low: (R,) lower end of the band at these, NaN where not defined.
-        high: (R,) upper end.
-        operating: (false positives a subject, sensitivity) at the operating threshold, None without lesions.
+        points: one point per threshold.
+        rates: (R,) false positives per subject at which the band is given.
+        low: (R,) lower end of the band, NaN where not defined.
+        high: (R,) upper end of the band.
+        operating: (false positives per subject, sensitivity) at the operating threshold, None without lesions.
     """
 
     points: Froc

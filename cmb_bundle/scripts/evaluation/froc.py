@@ -1,4 +1,4 @@
-"""Free-response curves: sensitivity against false positives a subject, over all thresholds."""
+"""Free-response curves: sensitivity against false positives per subject, over all thresholds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from .matching import Matching
 
 FROC_RATES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
-"""False positives a subject at which LUNA16 (Setio et al., 2017) averages sensitivity."""
+"""False positives per subject at which LUNA16 (Setio et al., 2017) averages sensitivity."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def froc(matchings: Sequence[Matching]) -> Froc:
     """Compute the FROC curve.
 
     Args:
-        matchings: one a subject, of all detections down to the lowest threshold of interest; see
-            :func:`match` for why one matching is exact at all thresholds.
+        matchings: one per subject, of all detections down to the lowest threshold of interest; see
+            :func:`~.matching.match` for why one matching is exact at all thresholds.
 
     Returns:
         the curve; it has no points if there are no detections.
@@ -50,7 +50,7 @@ def froc(matchings: Sequence[Matching]) -> Froc:
         ([0.9, 0.6, 0.3], [0.5, 0.5, 1.0], [0.0, 0.5, 0.5])
     """
     if not matchings:
-        raise ValueError("An FROC curve needs one subject at least, got none.")
+        raise ValueError("An FROC curve needs at least one subject, got none.")
     scores = np.concatenate([m.scores for m in matchings])
     thresholds = np.unique(scores)[::-1]
     n_lesions = sum(len(m.detection_of_lesion) for m in matchings)
@@ -60,15 +60,15 @@ def froc(matchings: Sequence[Matching]) -> Froc:
 
 
 def sensitivity_at(curve: Froc, rates: Sequence[float] = FROC_RATES) -> np.ndarray | None:
-    """Read the sensitivity at given numbers of false positives a subject.
+    """Read the sensitivity at given numbers of false positives per subject.
 
     Args:
         curve: from :func:`froc`.
-        rates: (R,) numbers of false positives a subject.
+        rates: (R,) numbers of false positives per subject.
 
     Returns:
         (R,): at each rate the best sensitivity of any point with no more false positives, 0 if there is no such
-        point; nothing is interpolated between points, since no threshold gives what lies between them. None if
+        point. Points are not interpolated, because no threshold reaches the values between them. None if
         there are no lesions.
 
     Example:
@@ -100,11 +100,11 @@ def resampled_sensitivity(
     """Read :func:`sensitivity_at` off the FROC curve of every resample of the subjects.
 
     Args:
-        matchings: one a subject, N of them.
-        rates: (R,) numbers of false positives a subject.
-        weights: (B, N) how often each subject is in each resample, N in sum, as of
+        matchings: one per subject, N in total.
+        rates: (R,) numbers of false positives per subject.
+        weights: (B, N) how often each subject is in each resample, with N as the sum; see
             :func:`~.bootstrap.resample_weights`.
-        chunk: resamples at a time, for the memory.
+        chunk: resamples per step, to limit memory.
 
     Returns:
         (B, R); NaN in a resample without lesions.

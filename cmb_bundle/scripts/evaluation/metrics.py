@@ -1,6 +1,6 @@
-"""How detections are scored against lesions: counts and ratios. Numbers in, numbers out.
+"""Score detections against lesions: counts and ratios.
 
-Ratios with a denominator of 0 are None, never NaN: a sensitivity without lesions, a precision without
+Ratios with a denominator of 0 are None, never NaN, such as the sensitivity without lesions and the precision without
 detections.
 """
 
@@ -17,16 +17,16 @@ from .matching import Matching
 @dataclass(frozen=True)
 class Counts:
     """
-    What was counted in each of N subjects, each attribute (N,) of whole numbers.
+    Counts of N subjects; each attribute is an (N,) array.
 
     Attributes:
-        lesions: of the truth.
-        detections: all, true, false and duplicates.
+        lesions: lesions in the ground truth.
+        detections: all detections: true, false and duplicates.
         true_positives: lesions found.
         false_positives: detections near no lesion.
         duplicates: further detections of a lesion already found.
-        lesion_free: (N,) bool, subjects whose truth has no lesion; not those of whose lesions none is left to find,
-            since an earlier stage missed them.
+        lesion_free: bool, subjects without lesions in the ground truth; this excludes subjects that have no lesions
+            left to find because an earlier stage missed them all.
     """
 
     lesions: np.ndarray
@@ -40,7 +40,7 @@ class Counts:
         return len(self.lesions)
 
     def take(self, subjects: np.ndarray) -> Counts:
-        """The counts of some subjects, by index (one may be there several times) or by a mask."""
+        """Select subjects by index (possibly repeated) or by a mask."""
         return Counts(*(getattr(self, f.name)[subjects] for f in fields(self)))
 
     @property
@@ -51,10 +51,10 @@ class Counts:
 
 def count(matchings: Sequence[Matching], lesion_free: np.ndarray | None = None) -> Counts:
     """
-    Count what each subject's matching holds.
+    Count the outcomes of each subject's matching.
 
     Args:
-        matchings: one a subject, N of them.
+        matchings: one per subject, N in total.
         lesion_free: (N,) bool; by default the subjects without lesions in their matching.
 
     Example:
@@ -80,7 +80,7 @@ def count(matchings: Sequence[Matching], lesion_free: np.ndarray | None = None) 
 
 
 def summary(subjects: Sequence[Matching] | Counts) -> dict[str, float | int | None]:
-    """Pool all subjects.
+    """Pool the counts of all subjects.
 
     Args:
         subjects: their matchings, or their counts.
@@ -126,7 +126,7 @@ def subject_f1(counts: Counts) -> np.ndarray:
     F1 of each subject, 2 TP / (2 TP + FP + FN).
 
     Returns:
-        (N,); NaN for a subject with neither lesions nor false positives, whose F1 has no denominator; 0 for a
+        (N,); NaN for a subject with neither lesions nor false positives, where the denominator is 0; 0 for a
         lesion-free subject with a false positive.
 
     Example:
@@ -140,7 +140,7 @@ def subject_f1(counts: Counts) -> np.ndarray:
 
 
 def median_subject_f1(counts: Counts) -> float | None:
-    """The median of :func:`subject_f1` over the subjects that have one, as VALDO ranks by; None if none has.
+    """The median of :func:`subject_f1` over the subjects that have one, by which VALDO ranks; None if none has.
 
     Example:
         >>> arrays = map(np.array, ([4, 0, 0], [3, 0, 1], [2, 0, 0], [1, 0, 1], [0, 0, 0], [False, True, True]))
@@ -154,14 +154,14 @@ def median_subject_f1(counts: Counts) -> float | None:
 
 
 def subject_level(subjects: Sequence[Matching] | Counts) -> dict[str, float | int | None]:
-    """Score the question whether a subject has any lesion; any detection is the answer yes.
+    """Score the question whether a subject has any lesion; any detection counts as yes.
 
     Args:
         subjects: their matchings, or their counts.
 
     Returns:
         counts "true_positives", "false_negatives", "true_negatives", "false_positives" of subjects, and their
-        "sensitivity" and "specificity", None without subjects to compute them from.
+        "sensitivity" and "specificity", None if there are no subjects to compute them from.
 
     Example:
         >>> arrays = map(np.array, ([4, 0, 0], [3, 0, 1], [2, 0, 0], [1, 0, 1], [0, 0, 0], [False, True, True]))
@@ -185,7 +185,7 @@ def subject_level(subjects: Sequence[Matching] | Counts) -> dict[str, float | in
 
 
 def ratio(numerator: float, denominator: float) -> float | None:
-    """The quotient, or None where there is nothing to divide by.
+    """The quotient, or None if the denominator is 0.
 
     Example:
         >>> ratio(3, 4), ratio(0, 0)

@@ -1,4 +1,4 @@
-"""Everything that an evaluation reports of one or several systems, as numbers: by stage, stratum and fold."""
+"""Compute the scores of one or several systems: by stage, stratum and fold."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from .strata import (
 
 def score_stages(scored: SystemMatching, weights: np.ndarray, with_froc: bool = True) -> dict:
     """
-    Scores of the three stages, and under "intervals", by the same names, their bootstrap intervals.
+    Compute the scores of the three stages and, under "intervals", their bootstrap intervals by the same names.
 
     Args:
         scored: matchings of N subjects.
         weights: (B, N) resamples of subjects.
-        with_froc: also sensitivities at given rates; not for a rule whose matchings depend on the threshold.
+        with_froc: whether to add sensitivities at given rates; not for a rule whose matchings depend on the threshold.
     """
     result, intervals = {}, {}
     for stage in STAGES:
@@ -76,7 +76,7 @@ def strata(records: Sequence[SubjectRecord], scored: SystemMatching, weights: np
 
 
 def mimic_of_candidates(record: SubjectRecord, distance_mm: float) -> list[str]:
-    """For each candidate of a subject the kind of the mimic at its place, see :func:`~.strata.kind_of_mimic`."""
+    """For each candidate of a subject the kind of mimic at its location, see :func:`~.strata.kind_of_mimic`."""
     kinds = None if record.mimics is None else [m.kind for m in record.mimics]
     return kind_of_mimic(places_of(record.candidates), places_of(record.mimics or []), kinds, distance_mm)
 
@@ -85,11 +85,11 @@ def false_positives_by_mimic(
     records: Sequence[SubjectRecord], scored: SystemMatching, distance_mm: float
 ) -> list[dict]:
     """
-    False positives by what lies where they are.
+    Count false positives by the kind of mimic at their location.
 
     Returns:
         for each kind "name", "n_mimics" (None for "none" and "unknown"), and for stage 1 and end to end the number of
-        false positives and that number a subject; most false positives end to end come first.
+        false positives, in total and per subject; sorted by false positives end to end, most first.
     """
     rows: dict[str, dict] = {}
     for record, first, kept in zip(records, scored.stage_1, scored.accepted, strict=True):
@@ -121,18 +121,18 @@ COMPARED = ("sensitivity", "precision", "f1", "false_positives_per_subject")
 @dataclass(frozen=True)
 class EvaluationOptions:
     """
-    How records are scored and what the report says of them.
+    How records are scored, and what the report says about them.
 
     Args:
-        distance_mm: largest distance of a detection from its lesion in the primary analysis, and of a false positive
-            from the mimic that it is called after.
-        strict_mm: largest distance of a hit in the second analysis.
-        duplicate_mm: of two detections closer than this, the less probable one is none, as in inference; 0 keeps all.
-        bootstrap: resamples of subjects for the intervals; 0 for none.
-        seed: of the resamples.
+        distance_mm: largest distance between a detection and its lesion in the primary analysis, and between a false
+            positive and the mimic that it is attributed to.
+        strict_mm: largest distance between a detection and its lesion in the second analysis.
+        duplicate_mm: the less probable of two detections closer than this is discarded, as in inference; 0 keeps all.
+        bootstrap: resamples of subjects for the intervals; 0 computes no intervals.
+        seed: seed of the resamples.
         data_set: what was evaluated, in words or as a path.
         left_out: subjects that could not be evaluated, with the reason.
-        gallery: pictures of misses and of false positives each, at most.
+        gallery: largest number of pictures of misses, and of false positives.
     """
 
     distance_mm: float = 5.0
@@ -149,11 +149,11 @@ def score_system(
     records: Sequence[SubjectRecord], options: EvaluationOptions
 ) -> tuple[dict, dict[str, Curve], SystemMatching]:
     """
-    Compute everything that is reported of one system.
+    Compute all reported scores of one system.
 
     Args:
-        records: of one system, one subject at least.
-        options: how.
+        records: records of one system, of at least one subject.
+        options: how to score them.
 
     Returns:
         the numbers, see docs/evaluation.md; the FROC curves by stage; the matchings of the primary analysis.
@@ -162,7 +162,7 @@ def score_system(
         ValueError: there are no records.
     """
     if not records:
-        raise ValueError("there are no records to score; expected one subject at least.")
+        raise ValueError("there are no records to score; expected at least one subject.")
     weights = resample_weights(len(records), options.bootstrap, options.seed)
     scored = match_records(records, options.distance_mm, options.duplicate_mm)
     strict = match_records(records, options.strict_mm, options.duplicate_mm)
@@ -180,20 +180,21 @@ def score_system(
     return result | ({"by_fold": by_fold} if by_fold else {}), curves, scored
 
 
-def differences(records: Sequence[SubjectRecord], rivals: Sequence[SubjectRecord], options: EvaluationOptions) -> dict:
+def differences(records: Sequence[SubjectRecord], others: Sequence[SubjectRecord], options: EvaluationOptions) -> dict:
     """
-    A rival against the main system, on the subjects that both saw.
+    Compare another system with the main one, on the subjects that both processed.
 
     Args:
-        records: of the main system.
-        rivals: of the other.
-        options: how.
+        records: records of the main system.
+        others: records of the other system.
+        options: how to score them.
 
     Returns:
-        "n_subjects" in common, and for stage 1 and end to end rival - main of "sensitivity", "precision", "f1",
-        "false_positives_per_subject", with "intervals" from resamples of subjects common to both.
+        "n_subjects" in common, and for stage 1 and end to end the difference, other - main, of
+        "sensitivity", "precision", "f1" and "false_positives_per_subject", with "intervals" from resamples of the
+        common subjects.
     """
-    own, other = ({r.subject: r for r in group} for group in (records, rivals))
+    own, other = ({r.subject: r for r in group} for group in (records, others))
     common = sorted(own.keys() & other.keys())
     if not common:
         return {"n_subjects": 0}
@@ -204,10 +205,10 @@ def differences(records: Sequence[SubjectRecord], rivals: Sequence[SubjectRecord
 
     weights = resample_weights(len(common), options.bootstrap, options.seed)
     value, resampled = {}, {}
-    for stage, (main, rival) in counts.items():
-        ours, theirs = summary(main), summary(rival)
+    for stage, (main, compared) in counts.items():
+        ours, theirs = summary(main), summary(compared)
         value[stage] = {n: None if None in (ours[n], theirs[n]) else theirs[n] - ours[n] for n in COMPARED}
-        ours, theirs = resampled_pooled(main, weights), resampled_pooled(rival, weights)
+        ours, theirs = resampled_pooled(main, weights), resampled_pooled(compared, weights)
         resampled[stage] = {n: theirs[n] - ours[n] for n in COMPARED}
     return {"n_subjects": len(common), **value, "intervals": bootstrap(resampled, value)}
 
@@ -219,11 +220,11 @@ def evaluate_records(
     Score all systems of the records.
 
     Args:
-        records: of one or several systems; the first one's system is the main one.
-        options: how.
+        records: records of one or several systems; the first record's system is the main one.
+        options: how to score them.
 
     Returns:
-        the content of ``metrics.json``: "evaluated" and the main system's numbers, with those of the others under
+        the content of ``metrics.json``: "evaluated" and the main system's scores, with those of the others under
         "rivals"; the curves and the matchings of each system.
     """
     systems = by_system(records)
@@ -239,7 +240,7 @@ def evaluate_records(
 
 
 def by_system(records: Sequence[SubjectRecord]) -> dict[str, list[SubjectRecord]]:
-    """The records of each system in the order in which systems first occur, sorted by subject."""
+    """The records of each system sorted by subject; systems in order of first occurrence."""
     systems: dict[str, list[SubjectRecord]] = {}
     for record in records:
         systems.setdefault(record.system, []).append(record)
@@ -247,7 +248,7 @@ def by_system(records: Sequence[SubjectRecord]) -> dict[str, list[SubjectRecord]
 
 
 def evaluated(records: Sequence[SubjectRecord], options: EvaluationOptions) -> dict:
-    """What was evaluated and how, for the head of the report."""
+    """What was evaluated and how, for the top of the report."""
     simulated = {record.simulated for record in records}
     systems = {
         name: {
@@ -275,17 +276,16 @@ def _distinct(values) -> list:
 
 def fold_scores(records: Sequence[SubjectRecord], distance_mm: float, duplicate_mm: float) -> dict[str, Any] | None:
     """
-    The figures of each fold, and their mean, standard deviation, least and most.
+    Compute the scores of each fold, and their mean, standard deviation, minimum and maximum.
 
     Args:
-        records: of one system, with their folds; those without a fold are passed over.
-        distance_mm: as of :func:`~.stages.match_records`.
-        duplicate_mm: likewise.
+        records: records of one system, with their folds; those without a fold are ignored.
+        distance_mm, duplicate_mm: see :func:`~.stages.match_records`.
 
     Returns:
         "folds": for each fold "n_subjects", "n_lesions", and of stage 1 and end to end the sensitivity and FPavg, end
-        to end also precision and F1 (None where undefined); "spread": "mean", "sd" (of the sample), "min", "max" over
-        the folds in which a figure is defined. None where there are fewer than two folds.
+        to end also precision and F1 (None if undefined); "spread": "mean", "sd" (of the sample), "min", "max" over
+        the folds in which a score is defined. None with fewer than two folds.
     """
     folds = sorted({record.fold for record in records if record.fold is not None})
     if len(folds) < 2:

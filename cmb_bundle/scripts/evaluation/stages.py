@@ -1,4 +1,4 @@
-"""The candidates of a system matched with the lesions of each subject, stage by stage."""
+"""Match the candidates of a system with the lesions of each subject, stage by stage."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ STAGES = ("stage_1", "stage_2_given_stage_1", "end_to_end")
 @dataclass(frozen=True)
 class SystemMatching:
     """
-    The matchings of one system, one a subject in each list.
+    The matchings of one system; each list has one per subject.
 
     Attributes:
-        stage_1: of all candidates, by detector score.
-        end_to_end: of the accepted candidates, by probability.
-        curve: of all classified candidates that no more probable one is too close to, by probability: what would be
-            accepted at lower thresholds, for the FROC curve.
+        stage_1: matching of all candidates, by detector score.
+        end_to_end: matching of the accepted candidates, by probability.
+        curve: matching of the classified candidates without those too close to a more probable one, by probability:
+            those that would be accepted at lower thresholds, for the FROC curve.
         accepted: for each subject the indices of its accepted candidates, in the order of ``end_to_end``.
     """
 
@@ -47,7 +47,7 @@ class SystemMatching:
         return self.stage_1 if stage == "stage_1" else self._later(stage, self.curve)
 
     def counts(self, stage: str) -> Counts:
-        """The counts at the operating threshold; a lesion-free subject is one whose truth has no lesion."""
+        """The counts at the operating threshold; a lesion-free subject has no lesion in the ground truth."""
         return count(self.of(stage), count(self.stage_1).lesion_free)
 
     def _later(self, stage: str, matchings: list[Matching]) -> list[Matching]:
@@ -66,9 +66,9 @@ def match_records(
     Match what one system found with the lesions of each subject.
 
     Args:
-        records: of one system.
-        distance_mm: largest distance of a hit.
-        duplicate_mm: see :class:`EvaluationOptions`.
+        records: records of one system.
+        distance_mm: largest distance between a detection and its lesion.
+        duplicate_mm: see :class:`~.scores.EvaluationOptions`.
         rule: :func:`~.matching.match` or :func:`~.matching.match_to_nearest`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Scores by what a lesion or a scan is like, and false positives by what they look like."""
+"""Scores by properties of lesions and scans, and false positives by the mimics at their locations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .metrics import Counts, ratio, summary
 
 UNKNOWN = "unknown"
 DIAMETERS_MM = (2.0, 3.0, 5.0)
-"""Limits between classes of diameter; a diameter on a limit belongs to the class above, but 5 mm to 3-5 mm."""
+"""Limits between diameter classes; a diameter on a limit belongs to the class above, except that 5 mm is in 3-5 mm."""
 THICKNESSES_MM = (1.0, 2.0, 3.0)
 """Limits between classes of slice thickness; a thickness on a limit belongs to the class below."""
 REGIONS = ("lobar", "deep", "infratentorial")
@@ -35,7 +35,7 @@ def diameter_classes() -> list[str]:
 
 
 def thickness_class(thickness_mm: float | None) -> str:
-    """One of "<=1 mm", "1-2 mm", "2-3 mm", ">3 mm", "unknown"; rounded to 0.01 mm, a limit is in the class below."""
+    """One of "<=1 mm", "1-2 mm", "2-3 mm", ">3 mm", "unknown"; rounded to 0.01 mm; a limit is in the class below."""
     if thickness_mm is None:
         return UNKNOWN
     return thickness_classes()[int(np.searchsorted(THICKNESSES_MM, round(thickness_mm, 2), side="left"))]
@@ -54,12 +54,12 @@ def lesion_strata(
     weights: np.ndarray,
 ) -> list[dict]:
     """
-    Sensitivity in each class of lesions.
+    Compute the sensitivity in each class of lesions.
 
     Args:
         classes: for each of N subjects, the class of each lesion.
-        found: for each subject (stage 1, end to end), masks over its lesions.
-        order: classes in the order to be shown; others follow by name, "unknown" comes last.
+        found: for each subject two masks over its lesions, of stage 1 and end to end.
+        order: classes in display order; others follow by name, "unknown" comes last.
         weights: (B, N) resamples of subjects.
 
     Returns:
@@ -95,12 +95,12 @@ def lesion_strata(
 
 def subject_strata(classes: Sequence[str], counts: dict[str, Counts], order: Sequence[str], weights: np.ndarray):
     """
-    Pooled scores in each class of subjects.
+    Compute pooled scores in each class of subjects.
 
     Args:
-        classes: of each of N subjects.
+        classes: class of each of N subjects.
         counts: for each stage, the counts of the N subjects.
-        order: as in :func:`lesion_strata`.
+        order: see :func:`lesion_strata`.
         weights: (B, N) resamples of subjects.
 
     Returns:
@@ -130,16 +130,16 @@ def kind_of_mimic(
     places_mm: np.ndarray, mimics_mm: np.ndarray, kinds: Sequence[str] | None, distance_mm: float = 5.0
 ) -> list[str]:
     """
-    Name what the truth has where a false positive lies.
+    Name the mimic that the ground truth has at the location of each false positive.
 
     Args:
-        places_mm: (N, 3) of false positives.
-        mimics_mm: (M, 3) in the same space.
-        kinds: of the mimics; None where the truth does not name mimics.
+        places_mm: (N, 3) locations of false positives.
+        mimics_mm: (M, 3) locations of mimics in the same space.
+        kinds: kinds of the mimics; None if the ground truth does not list mimics.
         distance_mm: largest distance of a false positive from its mimic.
 
     Returns:
-        for each place the kind of the nearest mimic, "none" if that is too far, "unknown" if kinds is None.
+        for each false positive the kind of the nearest mimic, "none" if it is too far, "unknown" if kinds is None.
     """
     places = np.asarray(places_mm, dtype=float).reshape(-1, 3)
     if kinds is None:

@@ -1,4 +1,4 @@
-"""What is known of a subject's microbleeds and look-alikes beyond their places: the truth file of a cohort."""
+"""Read ground truth files, which say more about microbleeds and mimics than their locations."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .records import Lesion, Mimic
 @dataclass(frozen=True)
 class Truth:
     """
-    Content of a truth file.
+    Content of a ground truth file.
 
     Args:
-        microbleeds: with region and diameter where the file has them.
-        mimics: look-alikes; None where the file has no list of them.
+        microbleeds: with region and diameter if the file has them.
+        mimics: microbleed mimics; None if the file has no list of them.
         simulated: whether the file says how the scan was simulated.
     """
 
@@ -33,13 +33,13 @@ class Truth:
 
 def read_truth(path: str | PathLike) -> Truth:
     """
-    Read a truth file: JSON with the lists ``microbleeds`` and ``mimics``.
+    Read a ground truth file: JSON with the lists ``microbleeds`` and ``mimics``.
 
     Each entry has ``ras_mm``, three numbers in mm, and may have ``diameter_mm`` and ``region`` (such as lobar, deep,
-    infratentorial); a mimic has a ``kind``. Other keys are passed over; ``spec`` marks a simulation.
+    infratentorial); a mimic has a ``kind``. Other keys are ignored; ``spec`` marks a simulation.
 
     Raises:
-        LabelError: the file cannot be read or is not like that.
+        LabelError: the file cannot be read or has other content.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -60,13 +60,13 @@ def read_truth(path: str | PathLike) -> Truth:
 
 def complete(lesions: Sequence[Lesion], truth: Truth, distance_mm: float = 3.0) -> list[Lesion]:
     """
-    Give labelled lesions the region, and where the label has none the diameter, that the truth file knows.
+    Complete labelled lesions with the regions and missing diameters from a ground truth file.
 
     Args:
-        lesions: of the label, whose places stand.
-        truth: of the same subject.
-        distance_mm: a lesion farther than this from all microbleeds of the truth file stays as it is. A label rounded
-            to whole voxels is off by half a diagonal of a voxel.
+        lesions: lesions of the label; their locations are kept.
+        truth: ground truth of the same subject.
+        distance_mm: a lesion farther than this from all microbleeds of the file is left unchanged. A label rounded to
+            whole voxels is off by up to half a voxel diagonal.
     """
     own, known = ([one.ras_mm for one in group] for group in (lesions, truth.microbleeds))
     pairs = match(np.array(own), np.ones(len(own)), np.array(known), distance_mm).lesion_of_detection

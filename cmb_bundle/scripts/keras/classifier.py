@@ -1,4 +1,4 @@
-"""Stage 2 from files that Keras wrote, without Keras."""
+"""Build stage 2 from files that Keras wrote, without Keras."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _OPPOSITE = {"L": "R", "P": "A", "I": "S"}
 
 class KerasClassifier(nn.Module):
     """
-    A network of Keras that is called like :class:`~..networks.classifier.PatchClassifier`.
+    A Keras network that is called like :class:`~..networks.classifier.PatchClassifier`.
 
     Args:
-        layers: the layers in turn, in Keras' own layout; the last one gives logits.
+        layers: the layers in order, in Keras' own layout; the last one returns logits.
         channels_last: whether they expect (B, 16, 32, 16, 1).
-        microbleed_class: 0 or 1, which of their classes is the microbleed.
+        microbleed_class: index of the microbleed class, 0 or 1.
         phase_first: whether they expect the phase before the SWI.
-        axes: where the axes of their patches run to, such as ``RAS`` or ``LPS``.
+        axes: directions of the axes of their patches, such as ``RAS`` or ``LPS``.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class KerasClassifier(nn.Module):
         self.order = [0, 1, *(2 + int(axis) for axis in turn[:, 0].argsort())]
 
     def arrange(self, x: Tensor) -> Tensor:
-        """Turn patches (B, 1, s, 2 s, s), RAS and SWI first, into the layout of the layers."""
+        """Bring patches (B, 1, s, 2 s, s), RAS and SWI first, into the layout that the layers expect."""
         halves = [half.flip(self.flipped).permute(self.order) for half in x.chunk(2, dim=3)]
         x = torch.cat(halves[::-1] if self.phase_first else halves, dim=3)
         return x.movedim(1, -1) if self.channels_last else x
@@ -58,7 +58,7 @@ class KerasClassifier(nn.Module):
             x: (B, 1, s, 2 s, s), SWI and phase side by side, values in [0, 1].
 
         Returns:
-            (B, 2) logits, the microbleed last; their softmax are the probabilities that Keras gives.
+            (B, 2) logits, the microbleed last; their softmax gives the probabilities that Keras computes.
         """
         logits = self.layers(self.arrange(x))
         if logits.shape[1] == 1:
@@ -77,27 +77,27 @@ def keras_classifier(
     """
     Build stage 2 from a model that Keras 2 or Keras 3 saved.
 
-    The network is built from the description, layer by layer, so other widths, orders, kernels and batch normalisation
-    over other axes load too; :data:`~.layers.LAYERS` are the layers that are known. They must form a chain.
-    Weights are given to the layers in their order, as Keras itself does, whatever the layers are called. A softmax at
-    the end is left out, since logits are wanted; one unit with a sigmoid becomes two logits.
+    The network is built from the description, layer by layer, so models with other widths, orders, kernels or axes of
+    batch normalisation can be loaded, too; :data:`~.layers.LAYERS` lists the supported layers. They must form a chain.
+    Weights are assigned to the layers in order, as Keras itself does, whatever the layers are called. A final softmax
+    is removed to return logits; one unit with a sigmoid becomes two logits.
 
-    Batch normalisation is over the axis that the description names. Keras' default is the last array axis, also for
-    tensors with the channels first, see :class:`~.layers.AxisBatchNorm`.
+    Batch normalisation is over the axis that the description names. Keras' default is the last array axis, even for
+    tensors with channels first, see :class:`~.layers.AxisBatchNorm`.
 
     Args:
         weights: what ``model.save_weights`` or ``model.save`` wrote: ``.h5`` of Keras 2 or 3, ``.weights.h5`` or
             ``.keras``.
-        architecture: what ``model.to_json()`` gave, or a ``.keras`` or whole-model ``.h5`` file; None where the file
-            of the weights holds it.
+        architecture: output of ``model.to_json()``, or a ``.keras`` or whole-model ``.h5`` file; None if the weights
+            file contains it.
         patch_size: voxels of a patch along its three axes, SWI and phase together.
-        microbleed_class: the model's class that is the microbleed, 0 or 1.
-        phase_first: whether the model learned with the phase before the SWI.
-        axes: where the axes of the patches that the model learned from ran to. ``RAS`` is to right, anterior and
-            superior, as this bundle has it; ``LPS`` is how DICOM images are stored.
+        microbleed_class: index of the model's microbleed class, 0 or 1.
+        phase_first: whether the model was trained with the phase before the SWI.
+        axes: directions of the axes of the patches that the model was trained on. ``RAS`` means to right, anterior
+            and superior, as in this bundle; ``LPS`` is how DICOM images are stored.
 
     Raises:
-        KerasError: h5py or a file is missing, a file is of another kind, a layer is not supported, or weights and
+        KerasError: h5py or a file is missing, a file is of the wrong kind, a layer is not supported, or weights and
             description do not fit each other or the patches.
     """
     if weights is None:
@@ -143,11 +143,13 @@ def _input_shape(model: Mapping, layers: Sequence[Layer]) -> tuple[int | None, .
         for config in configs:
             if config.get(key):
                 return tuple(config[key][1:])
-    raise KerasError("The description does not say the shape of the input. Build the model in Keras and save it again.")
+    raise KerasError(
+        "The description does not give the shape of the input. Build the model in Keras and save it again."
+    )
 
 
 def _without_last_activation(layers: list[Layer]) -> tuple[list[Layer], str]:
-    """Take the activation off the end; return the layers and its name."""
+    """Remove the final activation; return the layers and the name of the activation."""
     name, kind, config = layers[-1]
     if kind == "Softmax":
         return [*layers[:-1], (name, "Activation", {"activation": "linear"})], "softmax"
@@ -158,7 +160,7 @@ def _without_last_activation(layers: list[Layer]) -> tuple[list[Layer], str]:
 
 
 def _check_output(classifier: KerasClassifier, patch_size: Sequence[int], end: str) -> None:
-    """Pass a patch of zeros through, layer by layer."""
+    """Check the shapes by passing a patch of zeros through, layer by layer."""
     training = classifier.training
     classifier.eval()
     x = classifier.arrange(torch.zeros(1, 1, *patch_size))
@@ -167,7 +169,9 @@ def _check_output(classifier: KerasClassifier, patch_size: Sequence[int], end: s
             with torch.no_grad():
                 y = layer(x)
         except (RuntimeError, ValueError, IndexError) as error:
-            raise KerasError(f"Layer {name} does not take what comes before it, {tuple(x.shape)}: {error}") from error
+            raise KerasError(
+                f"Layer {name} does not accept the output of the layer before, {tuple(x.shape)}: {error}"
+            ) from error
         x = y
     if tuple(x.shape[1:]) != ((1,) if end == "sigmoid" else (2,)):
         raise KerasError(

@@ -1,4 +1,4 @@
-"""Files of Keras: the description of a model, and its weights."""
+"""Read Keras' files: the description of a model, and its weights."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def read_architecture(path: str | Path) -> dict:
             text = file.attrs.get("model_config")
             if text is None:
                 raise KerasError(
-                    f"{path} holds weights alone. Give the JSON of model.to_json() too, by --keras_architecture."
+                    f"{path} holds only weights. Give the JSON of model.to_json(), too, by --keras_architecture."
                 )
     else:
         text = path.read_bytes()
     try:
         model = json.loads(text)
-        # model.to_json() dumped once more is a JSON string
+        # the output of model.to_json(), if dumped as JSON once more, is a string
         model = json.loads(model) if isinstance(model, str) else model
     except ValueError as error:
-        raise KerasError(f"{path} is no JSON. Expected what model.to_json() gave.") from error
+        raise KerasError(f"{path} is not JSON. Expected the output of model.to_json().") from error
     if not isinstance(model, dict) or model.get("class_name") not in ("Sequential", "Functional", "Model"):
         found = model.get("class_name") if isinstance(model, dict) else type(model).__name__
         raise KerasError(f"{path} describes a {found}; expected a Sequential or Functional model of Keras.")
@@ -50,7 +50,7 @@ def read_architecture(path: str | Path) -> dict:
 
 
 def chain_of_layers(model: Mapping, path: str | Path) -> list[Layer]:
-    """Return the layers of a model in the order of the flow; KerasError if they are no chain."""
+    """Return the layers of a model in the order of the data flow; KerasError if they do not form a chain."""
     config = model["config"]
     entries = config if isinstance(config, list) else config["layers"]
     layers = {e["config"].get("name", e.get("name", str(n))): e for n, e in enumerate(entries)}
@@ -75,7 +75,7 @@ def chain_of_layers(model: Mapping, path: str | Path) -> list[Layer]:
 
 
 def read_weights(path: str | Path, layers: Sequence[Layer]) -> list[dict[str, Tensor]]:
-    """Read the weights of each of the layers, by the names that :func:`~.layers.weight_shapes` gives."""
+    """Read the weights of each layer, by the names in :func:`~.layers.weight_shapes`."""
     path = _existing(path)
     expected = [weight_shapes(kind, config) for _, kind, config in layers]
     with _open_hdf5(path) as file:
@@ -108,7 +108,7 @@ def read_weights(path: str | Path, layers: Sequence[Layer]) -> list[dict[str, Te
 
 
 def _arrays_of_keras_2(group: Any) -> list[list]:
-    """Read the layout of Keras 2: layer_names and weight_names are attributes, in several pieces if they are long."""
+    """Read the layout of Keras 2: layer_names and weight_names are attributes, split into pieces if long."""
 
     def names(of: Any, attribute: str) -> list[str]:
         pieces = [of.attrs[attribute]] if attribute in of.attrs else []
@@ -123,7 +123,7 @@ def _arrays_of_keras_2(group: Any) -> list[list]:
 
 
 def _arrays_of_keras_3(file: Any, layers: Sequence[Layer]) -> list[list]:
-    """Read the layout of Keras 3: groups named by the class of a layer and a count, in them vars/0, vars/1 ..."""
+    """Read the layout of Keras 3: groups named after a layer's class and a count, with vars/0, vars/1 ... in them."""
     paths: list[str] = []
     file.visit(paths.append)
     # files from Windows have backslashes in the names
@@ -162,7 +162,7 @@ def _open_hdf5(path: Path):
         try:
             yield file
         except KeyError as error:
-            raise KerasError(f"{path} is not whole: {error}. Save the model in Keras again.") from error
+            raise KerasError(f"{path} is incomplete: {error}. Save the model in Keras again.") from error
 
 
 def _existing(path: str | Path) -> Path:
@@ -175,7 +175,7 @@ def _existing(path: str | Path) -> Path:
 
 
 def _sources(node: Any) -> list[str]:
-    """Find the layers that an entry inbound_nodes names, as Keras 2 or Keras 3 writes them."""
+    """Find the layers named in an inbound_nodes entry, as written by Keras 2 or Keras 3."""
     if isinstance(node, Mapping):
         if "keras_history" in node:
             return [node["keras_history"][0]]
@@ -188,5 +188,5 @@ def _sources(node: Any) -> list[str]:
 
 
 def fits(shape: Sequence[int | None], of: Sequence[int]) -> bool:
-    """Tell whether a shape agrees with another; None agrees with any length."""
+    """Whether two shapes agree; None agrees with any length."""
     return len(shape) == len(of) and all(s is None or s == o for s, o in zip(shape, of, strict=True))

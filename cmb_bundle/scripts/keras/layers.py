@@ -13,14 +13,14 @@ from ..errors import KerasError
 
 def weight_shapes(kind: str, config: Mapping) -> dict[str, tuple[int | None, ...]]:
     """
-    Say which arrays a layer has, in the order in which Keras saves them.
+    Return the arrays of a layer, in the order in which Keras saves them.
 
     Args:
         kind: class of the layer, such as ``Conv3D``.
-        config: its configuration in the JSON.
+        config: configuration of the layer in the JSON.
 
     Returns:
-        names and shapes, None for a length that depends on the layer's input; empty for layers without weights.
+        names and shapes, with None for a length that depends on the layer's input; empty for layers without weights.
     """
     if kind == "Conv3D":
         shapes = {"kernel": (*config["kernel_size"], None, config["filters"]), "bias": (config["filters"],)}
@@ -42,7 +42,7 @@ class AxisBatchNorm(nn.BatchNorm1d):
     """
     Batch normalisation over one axis of the array, whatever that axis means.
 
-    Keras normalises over ``axis=-1`` unless told otherwise, and does so too where the channels stand first. The 3D
+    Keras normalises over ``axis=-1`` by default, even if the channels come first. The 3D
     network of the published code is such a case: its tensors are (B, channels, 16, 32, 16), so every one of the 16
     positions along the last spatial axis has its own mean, variance, scale and shift, shared by all channels.
     ``nn.BatchNorm3d`` on the channels, as in :class:`~.PatchClassifier`, cannot give the same numbers.
@@ -50,8 +50,8 @@ class AxisBatchNorm(nn.BatchNorm1d):
     Args:
         num_features: length of the axis.
         axis: the axis, counted with the batch; negative counts from the end.
-        eps: as of ``nn.BatchNorm1d``.
-        momentum: as of ``nn.BatchNorm1d``, that is 1 minus Keras' momentum.
+        eps: see ``nn.BatchNorm1d``.
+        momentum: see ``nn.BatchNorm1d``; this is 1 minus Keras' momentum.
     """
 
     def __init__(self, num_features: int, axis: int, eps: float, momentum: float) -> None:
@@ -66,7 +66,7 @@ class AxisBatchNorm(nn.BatchNorm1d):
 
 
 class ChannelsLast(nn.Module):
-    """Apply a module that wants its channels at axis 1 to an array that has them at the end."""
+    """Apply a module that expects channels at axis 1 to an array that has them at the end."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -82,10 +82,8 @@ class SamePadding(nn.Module):
     TensorFlow's padding ``same``: an output of ceil(size / stride), and the odd voxel at the end.
 
     Args:
-        kernel_size: of the convolution or pooling that follows, along the three axes.
-        stride: likewise.
-        dilation: likewise.
-        value: what is added.
+        kernel_size, stride, dilation: of the convolution or pooling that follows, along the three axes.
+        value: value of the padding.
     """
 
     def __init__(self, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int], value: float):
@@ -109,8 +107,8 @@ class KerasFlatten(nn.Module):
 
     Args:
         data_format: with ``channels_first`` Keras moves the channels to the end before it flattens, so that weights of
-            the next layer are the same in both formats; with ``channels_last`` it flattens the array as it is, also
-            where its channels in fact stand first.
+            the next layer are the same in both formats; with ``channels_last`` it flattens the array unchanged, even
+            if its channels are in fact first.
     """
 
     def __init__(self, data_format: str) -> None:
@@ -226,11 +224,11 @@ LAYERS: dict[str, Callable[[Mapping, Mapping[str, Tensor]], list[nn.Module]]] = 
     "Softmax": lambda config, weights: [nn.Softmax(config.get("axis", -1))],
     "ZeroPadding3D": _zero_padding,
 }
-"""What is supported: from the configuration and the weights of a layer to modules."""
+"""The supported layers: functions from a layer's configuration and weights to modules."""
 
 
 def activation(name: object) -> list[nn.Module]:
-    """Return the module of an activation as Keras' JSON gives it, none for ``linear``."""
+    """Return the module of an activation in Keras' JSON; an empty list for ``linear``."""
     if name in (None, "linear"):
         return []
     if isinstance(name, Mapping) and name.get("class_name") in LAYERS:

@@ -1,4 +1,4 @@
-"""Building blocks that the networks share."""
+"""Building blocks shared by the networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 def scaled_channels(channels: int, width: float) -> int:
     """Multiply a number of channels and round it to a multiple of 8, but never below 8.
 
-    A width of 1 returns ``channels`` as it is.
+    A width of 1 returns ``channels`` unchanged.
     """
     if width == 1:
         return channels
@@ -18,7 +18,7 @@ def scaled_channels(channels: int, width: float) -> int:
 
 
 def convolution_block(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
-    """Darknet's convolution: no bias, size kept, then batch normalisation and leaky ReLU of slope 0.1."""
+    """Darknet's convolution: no bias, same size, then batch normalisation and leaky ReLU of slope 0.1."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
         nn.BatchNorm2d(out_channels),

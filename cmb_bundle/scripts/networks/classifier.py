@@ -1,4 +1,4 @@
-"""The 3D convolutional network of stage 2, which tells microbleeds from their mimics."""
+"""The 3D convolutional network of stage 2, which separates microbleeds from mimics."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .blocks import scaled_channels
 class PatchClassifier(nn.Module):
     """Classify patches: a SWI cube and a phase cube side by side along the second axis.
 
-    Sizes for the patch of 16 x 32 x 16: zero padding 18 x 34 x 18; convolution, 32 channels, 16 x 32 x 16;
+    Sizes for a patch of 16 x 32 x 16: zero padding 18 x 34 x 18; convolution, 32 channels, 16 x 32 x 16;
     64 channels, 14 x 30 x 14; 64 channels, 12 x 28 x 12; max pooling 6 x 14 x 6; 128 channels, 4 x 12 x 4;
     128 channels, 2 x 10 x 2; max pooling 1 x 5 x 1; flattened 640; 32; 8; 2. All convolutions are 3 x 3 x 3
     without padding and are followed by ReLU, then batch normalisation over the channels with Keras' epsilon
-    of 0.001. Dropout stands after the layer of 32.
+    of 0.001. Dropout follows the layer of 32.
 
     Args:
         in_channels: channels of a patch.
@@ -27,11 +27,11 @@ class PatchClassifier(nn.Module):
         width: multiplies the channels of the convolutions, see :func:`~.blocks.scaled_channels`.
         dropout: probability of dropout.
         average_flips: in evaluation mode, whether the logits are the means over the patch and its mirror images along
-            the first axis, the last, and both. Training mirrors patches at random, so that the four differ by noise
-            alone; it costs four times as much.
+            the first axis, the last, and both. Training mirrors patches at random, so that the four differ only by
+            noise; it costs four times as much.
 
     Raises:
-        ValueError: if nothing would be left of a patch after the convolutions.
+        ValueError: if a patch is too small for the convolutions.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class PatchClassifier(nn.Module):
             x: (B, in_channels, *patch_size), values in [0, 1].
 
         Returns:
-            (B, num_classes) logits; softmax is left to the loss and to the inferer.
+            (B, num_classes) logits; the loss and the inferer apply the softmax.
         """
         if self.training or not self.average_flips:
             return self.head(self.features(x))

@@ -1,4 +1,4 @@
-"""Both stages as one network, so that one file holds the weights of both."""
+"""One network with both stages, so that one file holds all weights."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ class TwoStageNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the raw tensor of the detector's network for slices (B, C, H, W).
 
-        The two-stage logic is not here but in the inferer.
+        The two-stage logic is in the inferer.
         """
         return self.detector.network(x)

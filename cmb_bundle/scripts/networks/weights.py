@@ -1,4 +1,4 @@
-"""Files of weights, read with errors that say what is wrong."""
+"""Load weights, with errors that say what is wrong with a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import CheckpointError
 from ..files import write_whole
 from ..options import check_flags
 
-NOT_WEIGHTS = "Expected a PyTorch state_dict; copy the file again or train anew."
+NOT_WEIGHTS = "Expected a PyTorch state_dict; copy the file again or train again."
 
 
 def load_weights(
@@ -23,21 +23,21 @@ def load_weights(
     """
     Load a plain state_dict into a network, or into some of its children.
 
-    A stage that was imported from another program brings its weights with it; only the others are then loaded.
+    A stage imported from another program brings its own weights; then only the other stage is loaded.
 
     Args:
         network: the module.
-        path: a file that :func:`torch.save` wrote of its ``state_dict()``; where a single stage is loaded, a file of
-            that stage alone will do (``detector_best.pt`` of a training). It is not needed where no stage is loaded.
-        map_location: as of :func:`torch.load`.
-        stages: names of children, and whether they are loaded; None loads all there is.
+        path: a file of the network's ``state_dict()``, written by :func:`torch.save`; if a single stage is loaded, a
+            file of only that stage will do (``detector_best.pt`` of a training). Not needed if no stage is loaded.
+        map_location: see :func:`torch.load`.
+        stages: names of children, and whether to load them; None loads everything.
 
     Returns:
         the network.
 
     Raises:
         CheckpointError: the file is missing, unreadable, or of another architecture.
-        OptionError: a stage is given something other than True or False.
+        OptionError: the value for a stage is not True or False.
     """
     check_flags(**{f"{stage}_from_checkpoint": wanted for stage, wanted in (stages or {}).items()})
     children = None if stages is None or all(stages.values()) else [s for s, wanted in stages.items() if wanted]
@@ -61,14 +61,14 @@ def load_weights(
 
 def initialize(network: torch.nn.Module, path: str | Path | None = None) -> torch.nn.Module:
     """
-    Give a network the weights that a training starts from, in place of random ones.
+    Load the weights that training starts from, in place of random ones.
 
-    Weights of a detector that sees single slices start one that sees neighbours too (``context``): it gives what
-    they gave until it has learned to use the neighbours, whose weights start at 0.
+    Weights of a detector that sees single slices can start one that also sees neighbouring slices (``context``): the
+    weights for the neighbours start at 0, so that the output is the same until it has learned to use them.
 
     Args:
         network: both stages.
-        path: weights of both stages, such as ``models/model.pt``; None leaves the network as it is.
+        path: weights of both stages, such as ``models/model.pt``; None leaves the network unchanged.
 
     Returns:
         the network.
@@ -81,7 +81,7 @@ def initialize(network: torch.nn.Module, path: str | Path | None = None) -> torc
     if not Path(path).is_file():
         raise CheckpointError(
             f"initial_weights {path} do not exist. Give a file of weights of both stages, such as models/model.pt of "
-            "the bundle, or none to train from nothing."
+            "the bundle, or none to start from random weights."
         )
     state = read_state(path, "cpu", NOT_WEIGHTS)
     wanted = network.state_dict()
@@ -90,7 +90,7 @@ def initialize(network: torch.nn.Module, path: str | Path | None = None) -> torc
 
 
 def _with_neighbours(weight: torch.Tensor, wanted: torch.Tensor | None) -> torch.Tensor:
-    """A convolution's weight for channels that are slices, from one for the middle slice of each, if it is one."""
+    """Widen a convolution's weight from single slices to slices with neighbours; return any other weight unchanged."""
     if wanted is None or wanted.ndim != 4 or weight.ndim != 4 or weight.shape == wanted.shape:
         return weight
     slices, rest = divmod(wanted.shape[1], weight.shape[1])
@@ -102,7 +102,7 @@ def _with_neighbours(weight: torch.Tensor, wanted: torch.Tensor | None) -> torch
 
 
 def read_state(path: str | Path, map_location: object, advice: str) -> dict:
-    """Read a dictionary that :func:`torch.save` wrote; where that fails, the error ends with ``advice``."""
+    """Read a dictionary that :func:`torch.save` wrote; if that fails, the error ends with ``advice``."""
     try:
         state = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
@@ -113,7 +113,7 @@ def read_state(path: str | Path, map_location: object, advice: str) -> dict:
 
 
 def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> None:
-    """Load a state_dict, with an error that says how ``path`` differs from the network where it does."""
+    """Load a state_dict, with an error that says how ``path`` differs from the network if it does not fit."""
     expected = network.state_dict()
     missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     shapes = [k for k in expected if k in state and expected[k].shape != state[k].shape]
@@ -147,6 +147,6 @@ def check_finite_weights(state: Mapping[str, torch.Tensor], path: str | Path) ->
 
 
 def save_weights(network: torch.nn.Module, path: str | Path) -> Path:
-    """Write the state_dict of a network, on the CPU, whole."""
+    """Write the state_dict of a network, moved to the CPU; nobody sees a half-written file."""
     state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
     return write_whole(path, lambda aside: torch.save(state, aside))

@@ -27,27 +27,26 @@ class YOLOv2Network(nn.Module):
     """YOLOv2 without its region layer: slices in, raw predictions out.
 
     The stages are separated by 2 x 2 max pooling. The output of the last stage but one passes a 1 x 1
-    convolution and is moved from space to channels (YOLOv2's "reorg", stride 2), then stands before the
-    output of the last stage in a concatenation. A 3 x 3 convolution and a linear 1 x 1 one follow. The order
-    of the channels that reorg makes is that of :func:`torch.nn.functional.pixel_unshuffle`, which is not
-    darknet's.
+    convolution, is moved from space to channels (YOLOv2's "reorg", stride 2) and is concatenated in front of
+    the output of the last stage. A 3 x 3 convolution and a linear 1 x 1 convolution follow. Reorg orders
+    channels as :func:`torch.nn.functional.pixel_unshuffle` does, which differs from darknet.
 
-    The raw tensor has darknet's layout: for each anchor in turn tx, ty, tw, th, objectness, one value a
+    The raw tensor has darknet's layout: for each anchor in turn tx, ty, tw, th, objectness and one value per
     class. tx and tw belong to the last array axis (the columns, darknet's x), ty and th to the one before it.
 
     Args:
         in_channels: channels of a slice.
-        num_anchors: anchors of each cell.
-        num_classes: classes of object.
+        num_anchors: anchors per cell.
+        num_classes: classes of objects.
         width: multiplies every number of channels, see :func:`scaled_channels`.
         stages: for each stage its convolutions as (kernel size, channels); two stages at least.
         passthrough: channels of the 1 x 1 convolution before reorg.
-        objectness_prior: probability of an object that an untrained network gives to every anchor, by the
+        objectness_prior: probability of an object that an untrained network assigns to every anchor, through the
             bias of the last layer (Lin et al., "Focal loss", 2017, section 4.1). None leaves this bias at 0,
             as darknet does.
 
     Attributes:
-        stride: pixels a cell, 2 to the power of the number of poolings.
+        stride: pixels per cell, 2 to the power of the number of poolings.
 
     Raises:
         ValueError: if there are fewer than two stages.
@@ -88,7 +87,7 @@ class YOLOv2Network(nn.Module):
         self.head = convolution_block(4 * passthrough + channels, channels, 3)
         self.predictions = nn.Conv2d(channels, num_anchors * (5 + num_classes), 1)
         self._initialise(objectness_prior)
-        # weights in this order make every convolution run so: 1.5 times as fast on a CPU, and faster on tensor cores
+        # convolutions run in the memory format of their weights: 1.5 times as fast on a CPU, and faster on tensor cores
         self.to(memory_format=torch.channels_last)
 
     def _initialise(self, objectness_prior: float | None) -> None:

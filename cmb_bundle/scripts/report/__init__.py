@@ -1,4 +1,4 @@
-"""An evaluation in words, tables and pictures."""
+"""Report an evaluation in words, tables and pictures."""
 
 from .figures import draw_bland_altman, draw_froc, draw_strata
 from .handlers import EvaluationReport, Rival, cut_crop, record_subject

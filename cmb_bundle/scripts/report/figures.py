@@ -1,4 +1,4 @@
-"""Figures of the report, as SVG that needs nothing else."""
+"""Draw the figures of the report as self-contained SVG."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from ..evaluation.curves import Curve, rate_name
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-"""Okabe & Ito's, which the colour-blind can tell apart."""
+"""Okabe & Ito's palette, which colour-blind readers can distinguish."""
 STYLE = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
@@ -37,11 +37,11 @@ def draw_froc(curves: Mapping[str, Curve], threshold: str) -> str | None:
     Draw the FROC curves of one stage.
 
     Args:
-        curves: by system.
-        threshold: where the systems operate, for the legend.
+        curves: curves by system.
+        threshold: description of the operating threshold, for the legend.
 
     Returns:
-        a data URI; None where no system has a curve, since there are no lesions.
+        a data URI; None if there are no lesions, so that no system has a curve.
     """
     drawn = {name: curve for name, curve in curves.items() if curve.points.sensitivity is not None}
     if not drawn:
@@ -63,13 +63,13 @@ def draw_froc(curves: Mapping[str, Curve], threshold: str) -> str | None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: rate_name(rate)))
         axes.set(xlim=(first, last * 1.05), ylim=(-0.02, 1.02))
-        axes.set(xlabel="false positives a subject", ylabel="sensitivity")
+        axes.set(xlabel="false positives per subject", ylabel="sensitivity")
         axes.legend(loc="lower right")
         return _uri(figure)
 
 
 def _corners(curve: Curve, first: float) -> tuple[np.ndarray, np.ndarray]:
-    """The points of the curve at which its steps turn, from the left edge of the picture."""
+    """The corners of the stepped curve, from the left edge of the picture."""
     points = curve.points
     x = np.maximum(np.append(0.0, points.false_positives_per_subject), first)
     y = np.append(0.0, points.sensitivity)
@@ -80,14 +80,14 @@ def _corners(curve: Curve, first: float) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_strata(strata: Mapping[str, Sequence[Mapping]], stage: str = "end_to_end") -> str | None:
     """
-    Draw sensitivity by class, one panel for each kind of stratum, with intervals.
+    Draw the sensitivity by class with intervals, one panel per kind of stratum.
 
     Args:
         strata: rows of :func:`~..evaluation.strata.lesion_strata` by the title of the panel.
-        stage: whose sensitivity.
+        stage: stage whose sensitivity is drawn.
 
     Returns:
-        a data URI; None where there is nothing to draw.
+        a data URI; None if there is nothing to draw.
     """
     panels = {title: rows for title, rows in strata.items() if any(row["n_lesions"] for row in rows)}
     if not panels:
@@ -114,10 +114,10 @@ def draw_strata(strata: Mapping[str, Sequence[Mapping]], stage: str = "end_to_en
 
 def draw_bland_altman(truth: Sequence[int], counted: Sequence[int], limits: Mapping[str, float | None]) -> str:
     """
-    Draw the differences of counts against their means; the area of a point is the number of subjects on it.
+    Draw the differences of counts against their means; the area of a point is proportional to its number of subjects.
 
     Args:
-        truth: (N,) lesions of each subject.
+        truth: (N,) lesions of each subject in the ground truth.
         counted: (N,) detections of each subject.
         limits: "bias", "lower" and "upper", see :func:`~..evaluation.agreement.bland_altman`.
 
@@ -140,7 +140,7 @@ def draw_bland_altman(truth: Sequence[int], counted: Sequence[int], limits: Mapp
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(0.08, 0.15)
-        axes.set(xlabel="mean of both counts", ylabel="program - truth")
+        axes.set(xlabel="mean of both counts", ylabel="program - ground truth")
         return _uri(figure)
 
 

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML page that needs no network."""
+"""Write the report of an evaluation: one HTML page that works offline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOT_DEFINED = "–"
 
 class Numbers:
     """
-    Numbers of ``metrics.json`` as they stand on the page, each marked with its path in that file.
+    Numbers of ``metrics.json`` as shown on the page, each marked with its path in that file.
 
     A path is a JSON pointer (RFC 6901) such as ``/end_to_end/sensitivity``.
 
@@ -36,7 +36,7 @@ class Numbers:
         self.metrics = metrics
 
     def get(self, path: str) -> object:
-        """What stands at a path; None where there is nothing."""
+        """The value at a path; None if there is none."""
         value: object = self.metrics
         for step in path.split("/")[1:]:
             step = step.replace("~1", "/").replace("~0", "~")
@@ -46,16 +46,16 @@ class Numbers:
         return value
 
     def text(self, path: str, digits: int = 3) -> str:
-        """A number in words, or a dash where it is not defined."""
+        """A number as text, or a dash if it is not defined."""
         return self._text(self.get(path), digits)
 
     def interval(self, path: str, digits: int = 3) -> tuple[str, str] | None:
-        """The path and the words of the interval of the number at a path; None where there is none."""
+        """The path and the text of the interval of the number at a path; None if there is no interval."""
         steps = path.split("/")
         at = next(n for n, step in enumerate(steps) if step in STAGES)
-        beside = "/".join([*steps[:at], "intervals", *steps[at:]])
-        ends = self.get(beside)
-        return None if ends is None else (beside, f"[{', '.join(self._text(end, digits) for end in ends)}]")
+        interval_path = "/".join([*steps[:at], "intervals", *steps[at:]])
+        ends = self.get(interval_path)
+        return None if ends is None else (interval_path, f"[{', '.join(self._text(end, digits) for end in ends)}]")
 
     @staticmethod
     def _text(value: object, digits: int) -> str:
@@ -78,14 +78,14 @@ def write_page(
     Write the report.
 
     Args:
-        path: of the HTML file.
+        path: HTML file to write.
         metrics: content of ``metrics.json``.
         systems: records by system, the main one first.
         curves: FROC curves by system and stage.
         subjects: rows of ``per_subject.csv`` of the main system.
         lesions: rows of ``per_lesion.csv`` of the main system.
         false: rows of ``false_positives.csv`` of the main system.
-        options: of the evaluation.
+        options: options of the evaluation.
     """
     main = next(iter(systems))
     records = {record.subject: record for record in systems[main]}
@@ -145,11 +145,11 @@ def _figures(
 
 
 def kind_of_scans(simulated: bool | None) -> str:
-    """What the scans of an evaluation are, in words."""
+    """Describe the scans of an evaluation."""
     return {
         True: "simulated scans",
         False: "the scans of this data set",
-        None: "the scans of this data set; whether all are of patients is not known to the program",
+        None: "the scans of this data set; the program does not know whether all are of patients",
     }[simulated]
 
 
@@ -158,7 +158,7 @@ def _pointer(name: str) -> str:
 
 
 def _plain(table: pd.DataFrame) -> list[dict]:
-    """Rows as dictionaries, None for what is missing."""
+    """Rows as dictionaries, with None for missing values."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 

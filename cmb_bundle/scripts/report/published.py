@@ -1,4 +1,4 @@
-"""Figures that others published, each on its own patients: for comparison of magnitude, not of merit."""
+"""Published results, each on its own patients: comparable in order of magnitude, not for ranking."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Published:
     """
-    A published figure.
+    A published result.
 
     Args:
         system: method.
-        data: on what.
-        stage: "stage 1", "stage 2 given stage 1" or "end to end"; the same sense as in our tables.
-        sensitivity: share, None where not published.
-        precision: share, None where not published.
-        false_positives_per_subject: None where not published.
-        f1: None where not published.
-        note: how to read it.
+        data: data that it was evaluated on.
+        stage: "stage 1", "stage 2 given stage 1" or "end to end"; defined as in our tables.
+        sensitivity: fraction, None if not published.
+        precision: fraction, None if not published.
+        false_positives_per_subject: None if not published.
+        f1: None if not published.
+        note: how to read the numbers.
     """
 
     system: str
@@ -51,4 +51,4 @@ PUBLISHED = (
     Published("SHIVA-CMB", "its own patients", "end to end", 0.67, None, 0.6),
     Published("VALDO 2021, winner", "patients of the challenge", "end to end", f1=0.684, note="by its rules"),
 )
-"""Five-fold cross-validation in the case of Al-masni et al.; FPavg is false positives over all subjects."""
+"""Those of Al-masni et al. are from five-fold cross-validation; FPavg is false positives over all subjects."""

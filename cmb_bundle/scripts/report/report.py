@@ -1,4 +1,4 @@
-"""An evaluation: records of subjects in, numbers, tables and a report out."""
+"""Write an evaluation: scores, tables and a report from the records of subjects."""
 
 from __future__ import annotations
 
@@ -32,24 +32,25 @@ def write_evaluation(
     records: Sequence[SubjectRecord], output_dir: str | PathLike, options: EvaluationOptions | None = None
 ) -> dict:
     """
-    Score records, write ``FILES`` and print a table.
+    Score records, write ``FILES`` and print a summary table.
 
     The order of subjects does not matter; the system of the first record is the main one.
 
     Args:
-        records: of one or several systems, in any order of subjects; see :func:`~.load_records` for pooling.
+        records: records of one or several systems; to pool folders see
+            :func:`~..evaluation.records.load_records`.
         output_dir: folder of the files.
-        options: how.
+        options: how to score them.
 
     Returns:
         the content of ``metrics.json``.
 
     Raises:
         ValueError: there are no records.
-        RecordsError: a subject is there twice for one system.
+        RecordsError: a subject has several records of one system.
     """
     if not records:
-        raise ValueError("there are no records to evaluate; expected one subject at least.")
+        raise ValueError("there are no records to evaluate; expected at least one subject.")
     check_unique(records)
     folder, options = Path(output_dir), options or EvaluationOptions()
     systems = by_system(records)
@@ -66,8 +67,8 @@ def write_evaluation(
         write_csv(folder / f"{name}.csv", _join(list(parts.values())))
     write_csv(folder / "froc.csv", _join(points))
     for name, column in zip(("Actual", "Predicted"), classes(systems[main], scored[main].stage_1), strict=True):
-        text = "".join(f"{number}\n" for number in column)
-        write_whole(folder / f"{name}.csv", lambda aside, t=text: aside.write_text(t))
+        content = pd.Series(column, dtype=int)
+        write_whole(folder / f"{name}.csv", lambda aside, c=content: c.to_csv(aside, index=False, header=False))
     save_records(folder / "records.json", [record for own in systems.values() for record in own])
     write_whole(
         folder / "report.html",
@@ -81,7 +82,7 @@ def write_evaluation(
 
 
 def _join(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """One table below the other; empty ones give their columns alone."""
+    """Concatenate tables; if all are empty, keep the columns."""
     filled = [part for part in parts if len(part)]
     return pd.concat(filled, ignore_index=True) if filled else parts[0]
 

@@ -1,4 +1,4 @@
-"""Tables of an evaluation: a row a subject, a lesion, a false positive, a point of a curve."""
+"""Tables of an evaluation, with one row per subject, lesion, false positive or point of a curve."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ OUTCOMES = ("found", "lost in stage 2", "missed by stage 1")
 
 def per_subject(records: Sequence[SubjectRecord], scored: SystemMatching) -> pd.DataFrame:
     """
-    Count each subject of a system.
+    Count the outcomes of each subject of a system.
 
     Returns:
-        a row a subject; columns without a prefix are end to end.
+        one row per subject; columns without a prefix are end to end.
     """
     first, both = count(scored.stage_1), count(scored.end_to_end)
     return pd.DataFrame(
@@ -50,12 +50,12 @@ def per_subject(records: Sequence[SubjectRecord], scored: SystemMatching) -> pd.
 
 def per_lesion(records: Sequence[SubjectRecord], scored: SystemMatching) -> pd.DataFrame:
     """
-    Tell what became of each lesion.
+    List the outcome of each lesion.
 
     Returns:
-        a row a lesion: "subject", "lesion" (number from 1 in the order of the label), place, "diameter_mm", "region",
+        one row per lesion: "subject", "lesion" (number from 1, in label order), location, "diameter_mm", "region",
         "outcome" (see ``OUTCOMES``), whether each stage found it, "distance_mm" to the detection that found it (of
-        stage 1 where stage 2 lost it), that candidate's "detector_score", "probability" and "reason", "fold", "system".
+        stage 1 if stage 2 lost it), that candidate's "detector_score", "probability" and "reason", "fold", "system".
     """
     rows = []
     for record, first, both, kept in zip(records, scored.stage_1, scored.end_to_end, scored.accepted, strict=True):
@@ -90,16 +90,16 @@ def per_lesion(records: Sequence[SubjectRecord], scored: SystemMatching) -> pd.D
 
 def false_positives(records: Sequence[SubjectRecord], scored: SystemMatching, distance_mm: float) -> pd.DataFrame:
     """
-    List the candidates that are near no lesion.
+    List the candidates that are not near any lesion.
 
     Args:
-        records: of one system.
+        records: records of one system.
         scored: their matchings.
-        distance_mm: within which a mimic is the cause.
+        distance_mm: largest distance between a false positive and the mimic that it is attributed to.
 
     Returns:
-        a row a false positive of stage 1; those that are false positives end to end (``end_to_end``) come first, and
-        the most probable ones first. ``candidate`` is the index in the record.
+        one row per false positive of stage 1; those that are false positives end to end (``end_to_end``) come first,
+        sorted by probability. ``candidate`` is the index in the record.
     """
     rows = []
     for record, first, kept in zip(records, scored.stage_1, scored.accepted, strict=True):
@@ -129,7 +129,7 @@ def false_positives(records: Sequence[SubjectRecord], scored: SystemMatching, di
 
 
 def froc_points(system: str, curves: Mapping[str, Curve]) -> pd.DataFrame:
-    """A row a point of the FROC curves of a system: threshold, sensitivity, false positives a subject."""
+    """One row per point of each FROC curve of a system: threshold, sensitivity, false positives per subject."""
     parts = []
     for stage, curve in curves.items():
         points = curve.points
@@ -146,10 +146,10 @@ def froc_points(system: str, curves: Mapping[str, Curve]) -> pd.DataFrame:
 
 def classes(records: Sequence[SubjectRecord], stage_1: Sequence[Matching]) -> tuple[list[int], list[int]]:
     """
-    Class labels of all candidates, as the original program writes them for its patches.
+    Return the class labels of all candidates, as the program of Al-masni et al. writes them for its patches.
 
     Returns:
-        for each candidate whether it is near a lesion, and whether it was accepted, 1 or 0.
+        two lists of 1 or 0 per candidate: whether it is near a lesion, and whether it was accepted.
     """
     near = [int(x) for m in stage_1 for x in m.is_true_positive | m.is_duplicate]
     return near, [int(c.accepted) for r in records for c in r.candidates]

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: the share of such candidates that are microbleeds."""
+"""Calibrate probabilities, so that a probability is the fraction of such candidates that are microbleeds."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ STEEPEST = 10.0
 
 
 def fit_scaling(difference: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Fit Platt's scaling: the slope and the offset of a logit that make the observed labels most probable.
+    """Fit Platt scaling: the slope and the offset of a logit that make the observed labels most probable.
 
     The slope is the inverse of a temperature (Guo et al., "On calibration of modern neural networks", 2017); the
-    offset undoes what class weights do to the logit. Labels are smoothed as by Platt (1999), so that a perfect
+    offset undoes the effect of class weights on the logit. Labels are smoothed as in Platt (1999), so that a perfect
     separation gives finite numbers.
 
     Args:
-        difference: (N,) logit of a microbleed less that of another thing.
-        labels: (N,) 1 for a microbleed, 0 for another thing; both kinds are there.
+        difference: (N,) logit of a microbleed minus the logit of no microbleed.
+        labels: (N,) 1 for a microbleed, 0 otherwise; both must occur.
 
     Returns:
         slope, between 1 / STEEPEST and STEEPEST, and offset.
@@ -40,23 +40,23 @@ def fit_scaling(difference: np.ndarray, labels: np.ndarray) -> tuple[float, floa
         return value.mean(), np.array([(error * (logit - parameters[1])).mean(), error.mean()])
 
     limit = np.log(STEEPEST)
-    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-limit, limit), (None, None)])
-    return float(np.exp(found.x[0])), float(found.x[1])
+    optimum = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-limit, limit), (None, None)])
+    return float(np.exp(optimum.x[0])), float(optimum.x[1])
 
 
 @torch.no_grad()
 def calibrate(
     classifier: nn.Module, data_loader: Iterable[Mapping], device: torch.device | str = "cpu"
 ) -> tuple[float, float]:
-    """Calibrate a classifier on patches that it did not learn from.
+    """Calibrate a classifier on patches that it was not trained on.
 
-    The scaling goes into the weights of the last layer, so that nothing else has to know of it.
+    The scaling is merged into the weights of the last layer, so that no other code depends on it.
 
     Args:
-        classifier: patches to two logits, the last of a microbleed; its last linear layer is changed.
-        data_loader: batches of "image", "label" and "source"; the candidates of stage 1 alone count. It is left as
-            it is where they are not of both kinds.
-        device: where the classifier is.
+        classifier: maps patches to two logits, the last for a microbleed; its last linear layer is changed.
+        data_loader: batches of "image", "label" and "source"; only candidates of stage 1 count. If these are not of
+            both labels, the classifier is left unchanged.
+        device: device of the classifier.
 
     Returns:
         slope and offset, see :func:`fit_scaling`.

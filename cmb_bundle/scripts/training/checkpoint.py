@@ -23,34 +23,110 @@ from ..options import check_flags
 logger = logging.getLogger(__name__)
 
 
+class BestEpoch:
+    """
+    Remember the epoch with the best score, and decide when to stop early.
+
+    Ignite's ``EarlyStopping`` counts validations; here patience is a number of epochs, whatever the interval between
+    validations, and a resumed training that had already stopped stops again.
+
+    Args:
+        patience: stop at a validation this many epochs or more after the best one; 0 never stops.
+    """
+
+    def __init__(self, patience: int = 0) -> None:
+        self.patience = patience
+        self.score = -math.inf
+        self.epoch = 0
+        self.scored_epoch = 0
+
+    def update(self, epoch: int, score: float | None) -> bool:
+        """Take the score of an epoch, higher is better, None without a validation; return whether it is the best."""
+        if score is None:
+            return False
+        self.scored_epoch = epoch
+        if not score > self.score:
+            return False
+        self.score, self.epoch = score, epoch
+        return True
+
+    @property
+    def epochs_since(self) -> int:
+        """Epochs from the best one to the last one that has a score."""
+        return self.scored_epoch - self.epoch
+
+    @property
+    def is_over(self) -> bool:
+        """Whether patience is exhausted."""
+        return 0 < self.patience <= self.epochs_since
+
+    def state_dict(self) -> dict[str, float]:
+        return {"best_score": self.score, "best_epoch": self.epoch, "scored_epoch": self.scored_epoch}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        self.score, self.epoch, self.scored_epoch = state["best_score"], state["best_epoch"], state["scored_epoch"]
+
+
+class SplitGuard:
+    """
+    Make sure that a training is not resumed with another split, in which its subjects are now test subjects.
+
+    Args:
+        datasets: the training and the validation data set.
+    """
+
+    def __init__(self, datasets: Sequence[CohortDataset]) -> None:
+        self.subjects = {str(d["subject"]) for dataset in datasets for d in dataset.data}
+        self.left_out = {name for dataset in datasets for name in dataset.failures}
+
+    def check(self, former: Sequence[str], path: Path) -> None:
+        """
+        Compare the subjects that a saved state was trained on with the present ones, and add them.
+
+        Args:
+            former: subjects of the saved state.
+            path: file of the saved state, for the error.
+
+        Raises:
+            CheckpointError: some of them are not in the training or validation part of the present split.
+        """
+        foreign = sorted(set(former) - self.subjects - self.left_out)
+        if foreign:
+            raise CheckpointError(
+                f"{path} was trained or validated on {', '.join(foreign[:10])}, not in the training or validation "
+                "part of the present split; expected the same fold and datalist. Use another output_dir for each fold, "
+                "or resume=False to start again."
+            )
+        self.subjects |= set(former)
+
+
 class TrainingCheckpoint:
     """
-    Save the state of a training as epochs end, keep the best weights, and resume.
+    Save the state of a training as epochs end, keep the best weights, stop early, and resume.
 
     ``<name>_last.pt`` holds everything that the next epoch depends on; ``<name>_best.pt`` is the plain state_dict
-    of the epoch with the best score. Both are written aside and renamed, so a kill at any moment leaves a whole
-    file; training again continues after the last saved epoch. Attach it to the trainer after validation and
-    schedules, since it saves their state.
+    of the epoch with the best score. Both are written to a temporary file and renamed, so a kill at any moment leaves
+    a complete file; training again continues after the last saved epoch. Attach it to the trainer after validation
+    and schedules, because it saves their state.
 
     Args:
         output_dir: folder of the two files.
-        name: their first word.
+        name: first word of their names.
         network: the module that is trained.
-        states: what else has ``state_dict`` and ``load_state_dict``: optimizer, schedule. An optimizer keeps the
+        states: other objects with ``state_dict`` and ``load_state_dict``: optimizer, schedule. An optimizer keeps the
             hyperparameters that it is configured with now, and a schedule, by epochs or by iterations, is replayed for
-            as many steps as it had made, so that a longer training or another learning rate can be asked for.
-        evaluator: the validation engine whose ``metric`` tells which epoch is the best; without it, the last is.
+            as many steps as it had made, so that a training can be resumed with more epochs or another learning rate.
+        evaluator: the validation engine whose ``metric`` decides which epoch is the best; without it, the last is.
         metric: name of the metric; an epoch without a validation cannot become the best, unless the training ends
-            without any score: then the last is.
-        lower_is_better: for a loss.
-        patience: training ends at a validation this many epochs or more after the best one; 0 for never.
-        resume: False starts anew and overwrites.
-        save_interval: epochs between two states of ``<name>_last.pt``; one is written besides after each best epoch and
-            after the last. Large networks with short epochs write less with more of them.
-        datasets: the training and the validation data set (with ``data`` and ``failures``), to make sure that a
-            training is not resumed with another split, in which its subjects are now test subjects.
-        depends_on: a file that this training learns from, the weights of stage 1 for stage 2; where it has changed,
-            training starts anew.
+            without any score: then the last epoch is.
+        lower_is_better: True for a loss.
+        patience: see :class:`BestEpoch`.
+        resume: False starts again and overwrites.
+        save_interval: epochs between two states in ``<name>_last.pt``; it is also written after each best epoch and
+            after the last. Larger values save time for large networks with short epochs.
+        datasets: the training and the validation data set, see :class:`SplitGuard`.
+        depends_on: a file that this training depends on, such as the weights of stage 1 for stage 2; if it has
+            changed, training starts again.
 
     Raises:
         CheckpointError: ``<name>_last.pt`` cannot be read, or is of another network, optimizer, schedule or split.
@@ -71,16 +147,30 @@ class TrainingCheckpoint:
         datasets: Sequence[CohortDataset] = (),
         depends_on: str | Path | None = None,
     ) -> None:
-        self.last, self.best = Path(output_dir) / f"{name}_last.pt", Path(output_dir) / f"{name}_best.pt"
-        self.name, self.network, self.states = name, network, dict(states)
-        self.evaluator, self.metric, self.lower_is_better = evaluator, metric, lower_is_better
         check_flags(resume=resume)
-        self.patience, self.resume, self.depends_on = patience, resume, depends_on
+        self.last, self.best = Path(output_dir) / f"{name}_last.pt", Path(output_dir) / f"{name}_best.pt"
+        self.name = name
+        self.network = network
+        self.states = dict(states)
+        self.evaluator = evaluator
+        self.metric = metric
+        self.lower_is_better = lower_is_better
+        self.resume = resume
         self.save_interval = save_interval
-        self.subjects = {str(d["subject"]) for dataset in datasets for d in dataset.data}
-        self.left_out = {name for dataset in datasets for name in dataset.failures}
-        self.best_score, self.best_epoch, self.scored_epoch = -math.inf, 0, 0
+        self.depends_on = depends_on
+        self.progress = BestEpoch(patience)
+        self.split = SplitGuard(datasets)
         self._score: float | None = None
+
+    @property
+    def best_epoch(self) -> int:
+        """The best epoch so far; 0 if no epoch has a score."""
+        return self.progress.epoch
+
+    @property
+    def best_score(self) -> float:
+        """Its score, with the sign changed if lower is better."""
+        return self.progress.score
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
@@ -90,35 +180,27 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Continue from ``<name>_last.pt`` where it is there."""
+        """Continue from ``<name>_last.pt`` if it exists."""
         if not self.resume or not self.last.is_file():
             return
-        advice = "Use the configuration it was trained with, another output_dir, or resume=False to start anew."
+        advice = "Use the configuration it was trained with, another output_dir, or resume=False to start again."
         state = read_state(self.last, next(self._module().parameters()).device, advice)
         if state.get("kinds") != self._kinds():
             raise CheckpointError(f"{self.last} holds {state.get('kinds')}; expected {self._kinds()}. {advice}")
         if state["depends_on"] != self._digest():
-            logger.warning(f"{self.name}: {self.depends_on} has changed since {self.last}; it is trained anew")
+            logger.warning(f"{self.name}: {self.depends_on} has changed since {self.last}; training starts again")
             return
-        foreign = sorted(set(state["subjects"]) - self.subjects - self.left_out)
-        if foreign:
-            raise CheckpointError(
-                f"{self.last} was trained or validated on {', '.join(foreign[:10])}, not in the training or validation "
-                "part of the present split; expected the same fold and datalist. Use another output_dir for each fold, "
-                "or resume=False to start anew."
-            )
-        self.subjects |= set(state["subjects"])
+        self.split.check(state["subjects"], self.last)
         fit_weights(self._module(), state["network"], self.last)
         self._restore(state)
         if state["scaler"] and engine.scaler is not None:
             engine.scaler.load_state_dict(state["scaler"])
         engine.state.epoch = state["epoch"]
-        # not as saved: a remainder by the length of an epoch, which another batch size changes, is skipped by Ignite
+        # not the saved value: another batch size changes the length of an epoch, and Ignite skips the remainder
         engine.state.iteration = state["epoch"] * engine.state.epoch_length
-        self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
-        self.scored_epoch = state["scored_epoch"]
+        self.progress.load_state_dict(state)
         logger.info(f"{self.name}: resumed from {self.last} after epoch {state['epoch']}")
-        if self._waited_enough():
+        if self.progress.is_over:
             engine.terminate()
 
     def _restore(self, state: Mapping) -> None:
@@ -143,18 +225,14 @@ class TrainingCheckpoint:
     def note_score(self, evaluator: Engine) -> None:
         """Keep the score of a validation until the epoch is saved."""
         value = float(evaluator.state.metrics[self.metric])
-        # the last bits may differ between processes, which have to agree on the best epoch and on when to stop
+        # the last bits can differ between processes, which must agree on the best epoch and on when to stop
         value = idist.broadcast(value)
         self._score = -value if self.lower_is_better else value
 
     def save(self, engine: Engine) -> None:
-        """Save both files as the epoch ends, and stop where patience is over."""
+        """Save both files at the end of an epoch, and stop if patience is exhausted."""
         score, self._score = (float(engine.state.epoch) if self.evaluator is None else self._score), None
-        better = score is not None and score > self.best_score
-        if score is not None:
-            self.scored_epoch = engine.state.epoch
-        if better:
-            self.best_score, self.best_epoch = score, engine.state.epoch
+        better = self.progress.update(engine.state.epoch, score)
         if idist.get_rank() == 0:
             weights = self._module().state_dict()
             if better:
@@ -162,24 +240,22 @@ class TrainingCheckpoint:
             state = {
                 "network": weights,
                 "epoch": engine.state.epoch,
-                "best_score": self.best_score,
-                "best_epoch": self.best_epoch,
-                "scored_epoch": self.scored_epoch,
+                **self.progress.state_dict(),
                 "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
                 "kinds": self._kinds(),
-                "subjects": sorted(self.subjects),
+                "subjects": sorted(self.split.subjects),
                 "depends_on": self._digest(),
                 **{key: value.state_dict() for key, value in self.states.items()},
             }
             if better or state["epoch"] % self.save_interval == 0 or self._is_last(engine):
                 write_whole(self.last, lambda aside: torch.save(state, aside))
-        if self._waited_enough():
-            waited = self.scored_epoch - self.best_epoch
+        if self.progress.is_over:
+            waited = self.progress.epochs_since
             logger.info(f"{self.name}: no better score for {waited} epochs; best was epoch {self.best_epoch}")
             engine.terminate()
 
     def finish(self, engine: Engine) -> None:
-        """Where no epoch had a score, take the last one's weights for the best, so that there are some."""
+        """If no epoch had a score, save the weights of the last one as the best."""
         if self.best_epoch == 0 and idist.get_rank() == 0:
             logger.warning(f"{self.name}: no epoch was scored; {self.best} holds the weights of the last one")
             weights = self._module().state_dict()
@@ -187,10 +263,7 @@ class TrainingCheckpoint:
         idist.barrier()
 
     def _is_last(self, engine: Engine) -> bool:
-        return self._waited_enough() or engine.state.epoch == engine.state.max_epochs
-
-    def _waited_enough(self) -> bool:
-        return 0 < self.patience <= self.scored_epoch - self.best_epoch
+        return self.progress.is_over or engine.state.epoch == engine.state.max_epochs
 
     def _kinds(self) -> dict[str, str]:
         return {key: type(value).__name__ for key, value in self.states.items()}

@@ -1,4 +1,4 @@
-"""End a training: join the weights of both stages, and report the subjects that could not be used."""
+"""Finish a training: join the weights of both stages, and report the subjects that could not be used."""
 
 from __future__ import annotations
 
@@ -26,10 +26,16 @@ def join_weights(
 
     Args:
         network: both stages.
-        detector_weights: file of stage 1.
-        classifier_weights: file of stage 2.
+        detector_weights: weights file of stage 1.
+        classifier_weights: weights file of stage 2.
         path: file to write.
-        data_loader: validation patches to calibrate stage 2 on, see :func:`~.calibration.calibrate`; None leaves it.
+        data_loader: validation patches to calibrate stage 2 on, see :func:`~.calibration.calibrate`; None skips that.
+
+    Returns:
+        the path.
+
+    Raises:
+        CheckpointError: a weights file cannot be read or does not fit.
     """
     load_weights(network.detector, detector_weights)
     load_weights(network.classifier, classifier_weights)
@@ -44,10 +50,14 @@ def join_weights(
 
 def finish_training(datasets: Sequence[CohortDataset], output_dir: str | Path) -> None:
     """
-    End a training with the subjects that could not be used, in ``failures.csv``.
+    Write the subjects that could not be used into ``failures.csv``.
+
+    Args:
+        datasets: data sets of training and validation.
+        output_dir: folder of the file.
 
     Raises:
-        CohortError: if there are any; the weights are written nevertheless.
+        CohortError: if there are such subjects; the weights have been written all the same.
     """
     failures = {subject: reason for dataset in datasets for subject, reason in dataset.failures.items()}
     total = len(failures) + sum(len(dataset) for dataset in datasets)

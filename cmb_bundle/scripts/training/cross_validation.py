@@ -1,4 +1,4 @@
-"""Cross-validation as one run: both stages trained and tested fold by fold, and the records of all folds pooled."""
+"""Run a cross-validation: train and test both stages fold by fold, and pool the records of all folds."""
 
 from __future__ import annotations
 
@@ -28,45 +28,48 @@ logger = logging.getLogger(__name__)
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes must then be given different folds by hand
+except ImportError:  # Windows: give two processes different folds by hand
     fcntl = None
 
 OWN_IDS = ("run_folds", "evaluation_configs", "cross_validation")
-"""Ids of cross_validate.json that are not those of a fold's training."""
+"""Ids of cross_validate.json that are not part of a fold's training."""
 
 MACHINERY = ("imports", "bundle_root", "network", "weights", "initialize", "finalize", "run", "_meta_")
-"""Ids that training and evaluation share by name only."""
+"""Ids that have the same name in training and evaluation but different meanings."""
 
 OF_INFERENCE = ("inferer", "precision")
-"""Ids that the evaluation keeps as inference has them: training's know less, or mean how to train."""
+"""Ids for which the evaluation keeps inference's value: training's has fewer options, or describes how to train."""
 
 WITHOUT_EFFECT = ("fold", "folds", "output_dir", "datalist_file", "dataset_dir", "bundle_root", "num_workers",
                   "cache_rate", "resume", "device", "_meta_", "run")  # fmt: skip
-"""Ids that may differ between the runs of one cross-validation. The split is compared by itself."""
+"""Ids that may differ between the runs of one cross-validation. The split is compared separately."""
 
 
 class CrossValidation:
     """
     Train and test each fold in a folder of its own, and pool the folds once all are done.
 
-    A fold is trained by the very configuration that this object is part of, all files and command-line values merged,
-    and evaluated by that of inference, in which every id that training has, too, gets the training's value: overlays
-    and values given to the cross-validation reach both. What these values refer to and inference has not comes with
-    them; ``OF_INFERENCE`` stays inference's own. The two configurations are kept in the fold's folder.
+    A fold is trained with the configuration that this object is part of, with all files and command-line values merged,
+    and evaluated with that of inference, in which every id that training also has gets the training's value. So
+    overlays and values given to the cross-validation apply to both. Ids that these values refer to and inference lacks
+    are added; ``OF_INFERENCE`` keeps inference's values. The two configurations are saved in the fold's folder.
 
-    A fold that is done is not done again; one that was interrupted goes on after its last whole epoch. A fold that
-    another process works on is passed over, where the file system has locks.
+    A finished fold is not repeated; an interrupted one continues after its last complete epoch. A fold locked by
+    another process is skipped, if the file system supports locks.
 
     Args:
         dataset_dir: the data set.
-        output_dir: gets ``fold_0``, ``fold_1``, ... and the pooled report.
-        datalist_file: the split, made where it does not exist.
+        output_dir: folder for ``fold_0``, ``fold_1``, ... and the pooled report.
+        datalist_file: file of the split, created if it does not exist.
         folds: number of folds of the split.
-        seed: of the split.
-        convention: of the labels.
-        run_folds: numbers of the folds to work on; None for all.
+        seed: seed of the split.
+        convention: convention of the labels.
+        run_folds: numbers of the folds to run; None for all.
         evaluation_configs: files of the evaluation's configuration, names in ``configs`` or paths.
-        resume: False does the folds anew.
+        resume: False repeats the folds from the start.
+
+    Raises:
+        CrossValidationError: ``run_folds`` has numbers that are not folds, or there is no enclosing workflow.
     """
 
     def __init__(
@@ -86,9 +89,7 @@ class CrossValidation:
         run_folds = [run_folds] if isinstance(run_folds, int) else run_folds
         self.run_folds = list(range(folds)) if run_folds is None else sorted(set(run_folds))
         if not self.run_folds or not set(self.run_folds) <= set(range(folds)):
-            raise CrossValidationError(
-                f"run_folds is {run_folds}; expected some of the numbers 0 to {folds - 1}, as '[0,1]'."
-            )
+            raise CrossValidationError(f"run_folds is {run_folds}; expected numbers from 0 to {folds - 1}, as '[0,1]'.")
         workflow = enclosing_workflow()
         self.bundle_root = str(workflow.parser.get_parsed_content("bundle_root"))
         self.config = {key: value for key, value in deepcopy(workflow.parser.get()).items() if key not in OWN_IDS}
@@ -99,26 +100,26 @@ class CrossValidation:
 
     def run(self) -> dict | None:
         """
-        Do the folds and pool them.
+        Run the folds and pool them.
 
         Returns:
-            the pooled ``metrics.json``; None while folds are missing.
+            the content of the pooled ``metrics.json``; None while folds are missing.
 
         Raises:
-            CrossValidationError: a fold was done with another configuration or another split.
-            CohortError: at the end, if subjects failed; the others are done.
+            CrossValidationError: a fold was run with another configuration or another split.
+            CohortError: at the end, if subjects failed; the others are finished.
         """
         for fold in self.run_folds:
             with self._lock(fold) as free:
                 if not free:
-                    print(f"Fold {fold}: another process works on it.", flush=True)
+                    print(f"Fold {fold}: skipped, another process is working on it.", flush=True)
                     continue
                 self._fold(fold)
         missing = [fold for fold in range(self.folds) if not self._is_done(fold)]
         if missing:
             print(
-                f"\nFolds {', '.join(map(str, missing))} of {self.folds} are not done yet. Run the same command, on "
-                "any machine that sees this folder: the last one pools them."
+                f"\nFolds {', '.join(map(str, missing))} of {self.folds} are not finished yet. Run the same command on "
+                "any machine that shares this folder: the last run pools the folds."
             )
             return None
         return self._pool()
@@ -129,7 +130,7 @@ class CrossValidation:
 
     @contextmanager
     def _lock(self, fold: int) -> Iterator[bool]:
-        """Whether nobody else works on the fold; the system frees the lock of a process that was killed."""
+        """Lock the fold; yields False if another process has it. The system frees the lock of a killed process."""
         self.folder(fold).mkdir(parents=True, exist_ok=True)
         with (self.folder(fold) / "lock").open("w") as stream:
             try:
@@ -160,14 +161,14 @@ class CrossValidation:
             "output_dir": str(self.folder(fold) / "evaluation"),
             "datalist_file": str(self.datalist_file),
             "checkpoint": str(self.folder(fold) / "model.pt"),
-            # where training began with an imported stage, too: the fold's weights hold what became of it
+            # even if training started from an imported stage: the fold's weights contain it as trained
             "detector_from_checkpoint": True,
             "classifier_from_checkpoint": True,
             "fold": fold,
         }  # fmt: skip
 
     def _shared(self) -> dict[str, Any]:
-        """The training's values of the ids that the evaluation has, too, and of those that they need and it lacks."""
+        """The training's values of ids that the evaluation also has, and of the ids they refer to that it lacks."""
         keys = [key for key in self.config if key in self.evaluation and key not in (*MACHINERY, *OF_INFERENCE)]
         shared: dict[str, Any] = {}
         while keys:
@@ -179,7 +180,7 @@ class CrossValidation:
         return shared
 
     def _state(self, fold: int) -> dict[str, Any]:
-        """What the results of a fold depend on."""
+        """Everything that the results of a fold depend on."""
         parts = {"training": self._training_config(fold), "evaluation": self._evaluation_config(fold)}
         without = (*WITHOUT_EFFECT, "checkpoint")
         state = {name: {k: v for k, v in part.items() if k not in without} for name, part in parts.items()}
@@ -197,13 +198,13 @@ class CrossValidation:
         former, state, folder = self._former(fold), self._state(fold), self.folder(fold)
         number = f"Fold {fold} ({self.run_folds.index(fold) + 1} of {len(self.run_folds)} in this run)"
         if self.resume and self._is_done(fold):
-            print(f"{number}: done before.", flush=True)
+            print(f"{number}: already finished.", flush=True)
             return
         changed = self._changes(former, state) if former and self.resume else []
         if changed:
             raise CrossValidationError(
-                f"{folder} was begun with another {', '.join(changed)}; expected the same for all folds. Give the "
-                "former values (they are in its fold.json), another output_dir, or resume=False to do the folds anew."
+                f"{folder} was started with another {', '.join(changed)}; expected the same for all folds. Use the "
+                "former values (they are in its fold.json), another output_dir, or resume=False to repeat the folds."
             )
         trained = self.resume and former.get("trained", False)
         write_json(folder / "fold.json", {**state, "trained": trained, "done": False})
@@ -228,7 +229,7 @@ class CrossValidation:
     def _pool(self) -> dict:
         folders = [self.folder(fold) / "evaluation" for fold in range(self.folds)]
         records = load_records([folder for folder in folders if (folder / "records.json").is_file()])
-        # relative, so that the report of a cross-validation does not depend on where it lies
+        # relative, so that the report does not depend on where the folder is
         records = [replace(record, weights=f"fold_{record.fold}/model.pt") for record in records]
         states = {fold: self._former(fold)["failures"] for fold in range(self.folds)}
         left_out = {name: why for state in states.values() for name, why in state["evaluation"].items()}
@@ -244,7 +245,7 @@ class CrossValidation:
 
 
 def _run(config: dict[str, Any], path: Path, bundle_root: str) -> None:
-    """Keep a configuration and run it; subjects that fail are told in its ``failures.csv``, and do not stop it."""
+    """Save a configuration and run it; failed subjects are listed in its ``failures.csv`` and do not stop it."""
     config.pop("_meta_", None)
     write_json(path, json.loads(json.dumps(config, default=str)))
     metadata = str(Path(bundle_root) / "configs" / "metadata.json")
@@ -271,7 +272,7 @@ def _failures(path: Path) -> dict[str, str]:
 
 
 def print_folds(metrics: Mapping[str, Any]) -> None:
-    """Print the figures of each fold, and their spread."""
+    """Print the scores of each fold, and their spread."""
     for name, scores in ({metrics["system"]: metrics} | metrics["rivals"]).items():
         if "by_fold" not in scores:
             continue

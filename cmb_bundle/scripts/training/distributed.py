@@ -1,4 +1,4 @@
-"""Training in several processes to the losses of one: shares of batches, losses, batch norm, gathered lists."""
+"""Train in several processes with the same losses as in one: batches, losses, batch norm and gathered lists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def start_processes(device: torch.device) -> None:
     """
     Join the process group that torchrun prepared: NCCL on CUDA devices, Gloo on CPUs.
 
-    Processes other than the first keep silent up to warnings.
+    Processes other than the first log only warnings and errors.
 
     Args:
         device: the device of this process.
@@ -43,13 +43,13 @@ def start_processes(device: torch.device) -> None:
 
 
 def first_process_first(function: Callable, **arguments: object) -> object:
-    """Call ``function`` in the first process, then in the others, which find what it has left on the disk."""
+    """Call ``function`` in the first process, then in the others, which find the files that it has written."""
     with idist.one_rank_first():
         return function(**arguments)
 
 
 def gather(items: list) -> list[list]:
-    """The lists of all processes, in the order of their ranks; objects that can be pickled."""
+    """Gather the lists of all processes, ordered by rank; items must be picklable."""
     lists: list = [items]
     if idist.get_world_size() > 1:
         lists = [None] * idist.get_world_size()
@@ -59,14 +59,14 @@ def gather(items: list) -> list[list]:
 
 class DistributedBatchSampler(BatchSampler):
     """
-    Items of each batch for this process, where the batches are those that one process draws from the same seed.
+    Select this process's items of each batch; the batches are those that a single process draws from the same seed.
 
-    Of a batch at the end of an epoch that has fewer items than there are processes, items are used more than once;
-    a single item, by all processes, which leaves the mean loss and the statistics of batch norm as they were.
+    If the last batch of an epoch has fewer items than there are processes, items are used more than once. A single item
+    is used by all processes, which changes neither the mean loss nor the statistics of batch norm.
 
     Args:
-        dataset: what is drawn from, each item once an epoch.
-        batch_size: items in a batch of all processes together.
+        dataset: data set to draw from, each item once per epoch.
+        batch_size: items per batch, over all processes.
 
     Raises:
         OptionError: the batch is smaller than the number of processes.
@@ -77,7 +77,7 @@ class DistributedBatchSampler(BatchSampler):
         self.rank, self.number = idist.get_rank(), idist.get_world_size()
         if batch_size < self.number:
             raise OptionError(
-                f"A batch of {batch_size} cannot be shared by {self.number} processes. Start fewer processes or give "
+                f"A batch of {batch_size} cannot be divided among {self.number} processes. Start fewer processes or use "
                 "larger batches: detector_batch_size slices, of which slices_per_subject are one item, or "
                 "classifier_batch_size patches."
             )
@@ -91,12 +91,12 @@ class DistributedBatchSampler(BatchSampler):
 
 class LossReweighting:
     """
-    Weigh the loss of each process's share so that gradients, and the loss that is logged, are those of the batch.
+    Reweight the loss of each process so that the gradients and the logged loss are those of the whole batch.
 
-    DistributedDataParallel averages gradients over processes. That is the gradient of the batch's loss only where all
-    shares count the same. Shares may differ by an item, and ``CrossEntropyLoss`` with class weights divides by the
-    sum of the weights of its items. A mean loss L_r over a share that counts W_r becomes L_r W_r P / sum(W) on each of
-    P processes. W is the number of items, or that sum of weights.
+    DistributedDataParallel averages gradients over processes. That is the gradient of the batch's loss only if all
+    parts of the batch have equal weight. Parts may differ by one item, and ``CrossEntropyLoss`` with class weights
+    divides by the sum of the weights of its items. A mean loss L_r over a part of weight W_r becomes
+    L_r W_r P / sum(W) on each of P processes. W is the number of items, or that sum of weights.
     """
 
     def attach(self, engine: Engine) -> None:
@@ -105,7 +105,7 @@ class LossReweighting:
 
     @staticmethod
     def weigh(engine: Engine) -> None:
-        """Multiply the loss before its gradient is taken."""
+        """Scale the loss before its gradient is computed."""
         output = engine.state.output
         count = torch.tensor(float(len(output["image"])), device=output["loss"].device)
         if isinstance(engine.loss_function, nn.CrossEntropyLoss) and engine.loss_function.weight is not None:
@@ -114,18 +114,18 @@ class LossReweighting:
 
     @staticmethod
     def average(engine: Engine) -> None:
-        """Put the loss of the batch in the place of that of the share."""
+        """Replace the loss of this process's part by the loss of the batch."""
         loss = engine.state.output["loss"].detach().clone()
         engine.state.output["loss"] = idist.all_reduce(loss) / idist.get_world_size()
 
 
 class SynchronisedBatchNorm(_BatchNorm):
     """
-    Batch norm over the items of all processes, for any device that the process group can reduce on.
+    Batch norm over the items of all processes, on any device that the process group supports.
 
-    It does what ``torch.nn.SyncBatchNorm`` does, which runs on CUDA alone: mean and (biased) variance over all items
-    for the output, the unbiased variance for the running average. Sums are reduced by operations that have a
-    gradient. Processes may hold different numbers of items. In evaluation it is the batch norm that it replaces.
+    It computes the same as ``torch.nn.SyncBatchNorm``, which runs only on CUDA: mean and (biased) variance over all
+    items for the output, the unbiased variance for the running average. Sums are reduced by differentiable operations.
+    Processes may hold different numbers of items. In evaluation mode it equals the batch norm that it replaces.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -137,7 +137,7 @@ class SynchronisedBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         if not self.training or not self.track_running_stats or idist.get_world_size() == 1:
             return super().forward(input)
-        input = input.as_subclass(Tensor)  # statistics have no place in space, which a MetaTensor would look for
+        input = input.as_subclass(Tensor)  # statistics have no spatial metadata, which a MetaTensor would propagate
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [1, -1] + [1] * (input.dim() - 2)
         count = input.new_full((1,), input.numel() // input.shape[1])
@@ -158,7 +158,7 @@ class SynchronisedBatchNorm(_BatchNorm):
 
 
 class _SumOfAll(torch.autograd.Function):
-    """A sum over processes, whose gradient is the sum of the gradients that they have for it."""
+    """A sum over processes, whose gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx, tensor: Tensor) -> Tensor:
@@ -175,13 +175,13 @@ def _sum_of_all(tensor: Tensor) -> Tensor:
 
 def synchronise_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
     """
-    Move a network to its device, with every batch norm replaced by one over all processes.
+    Move a network to its device, and replace every batch norm by one over all processes.
 
-    Names and values of parameters and buffers stay, so weights fit both forms.
+    Names and values of parameters and buffers are kept, so weights fit both forms.
 
     Args:
-        network: with any of ``BatchNorm1d``, ``2d`` and ``3d``.
-        device: on CUDA PyTorch's own ``SyncBatchNorm`` is taken, else :class:`SynchronisedBatchNorm`.
+        network: may contain ``BatchNorm1d``, ``2d`` and ``3d``.
+        device: on CUDA PyTorch's own ``SyncBatchNorm`` is used, else :class:`SynchronisedBatchNorm`.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network.to(device))

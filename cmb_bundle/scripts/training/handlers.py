@@ -19,20 +19,20 @@ from ..files import write_csv
 
 
 def first_output(output: object) -> object:
-    """The output of an engine's iteration, or the first of them where it gives a list, as MONAI's mostly do."""
+    """The output of an engine's iteration, or its first item if it is a list, as with most of MONAI's engines."""
     return output[0] if isinstance(output, list) and output else output
 
 
 class EpochSeed:
     """
-    Seed everything random from the seed and the number of the epoch, so that an epoch is the same after a resume.
+    Seed all random numbers from the seed and the epoch, so that an epoch is the same after resuming.
 
-    The order of the items is the same in all processes; what the network draws, such as dropout, is not.
+    The order of the items is the same in all processes; random numbers in the network, such as dropout, differ.
 
     Args:
         data_loader: the training loader, shuffled. Items of a :class:`~.SeededItems` do not depend on the
             order and the process in which they are loaded.
-        seed: of the training.
+        seed: seed of the training.
     """
 
     def __init__(self, data_loader: DataLoader, seed: int = 0) -> None:
@@ -48,19 +48,19 @@ class EpochSeed:
         self.data_loader.batch_sampler.sampler.generator = torch.Generator().manual_seed(seed)
         seed += idist.get_rank()
         random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - the transforms of MONAI draw their seeds from it
+        np.random.seed(seed)  # noqa: NPY002 - MONAI's transforms draw their seeds from it
         torch.manual_seed(seed)
 
 
 class EpochTable:
     """
-    Write a line an epoch into a CSV: epoch, the mean training loss, and the metrics of validation (``val_<name>``,
-    empty in an epoch without a validation).
+    Write one row per epoch into a CSV: epoch, the mean training loss, and the validation metrics (``val_<name>``,
+    empty for an epoch without validation).
 
-    Lines of epochs that a resumed training does anew are replaced.
+    Rows of epochs that a resumed training repeats are replaced.
 
     Args:
-        path: the CSV.
+        path: the CSV file.
         evaluator: the validation engine.
         metrics: names of its metrics.
         accuracy: whether to add the training accuracy, for a classifier's logits.
@@ -73,17 +73,15 @@ class EpochTable:
         metrics: Sequence[str] = (),
         accuracy: bool = False,
     ) -> None:
-        self.path, self.evaluator, self.metrics, self.accuracy = (
-            Path(path),
-            evaluator,
-            tuple(metrics),
-            accuracy,
-        )
+        self.path = Path(path)
+        self.evaluator = evaluator
+        self.metrics = tuple(metrics)
+        self.accuracy = accuracy
         self._clear()
 
     def _clear(self, engine: Engine | None = None) -> None:
         self._losses: list[float] = []
-        self._right: list[bool] = []
+        self._is_correct: list[bool] = []
         self._validation: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -94,21 +92,21 @@ class EpochTable:
             self.evaluator.add_event_handler(Events.COMPLETED, self.note_metrics)
 
     def note_metrics(self, evaluator: Engine) -> None:
-        """Keep the metrics of a validation until the line is written."""
+        """Keep the metrics of a validation until the row is written."""
         self._validation = {f"val_{name}": float(evaluator.state.metrics[name]) for name in self.metrics}
 
     def collect(self, engine: Engine) -> None:
-        """Keep the loss of an iteration, and which of its patches were classified right."""
+        """Keep the loss of an iteration, and which of its patches were classified correctly."""
         output = first_output(engine.state.output)
         self._losses.append(output["loss"].item())
         if self.accuracy:
-            self._right += (output["pred"].argmax(dim=1) == output["label"]).tolist()
+            self._is_correct += (output["pred"].argmax(dim=1) == output["label"]).tolist()
 
     def write(self, engine: Engine) -> None:
-        """Write the line of the epoch."""
+        """Write the row of the epoch."""
         row = {"epoch": engine.state.epoch, "loss": float(np.mean(self._losses))}
         if self.accuracy:
-            row["accuracy"] = idist.all_reduce(float(sum(self._right))) / idist.all_reduce(len(self._right))
+            row["accuracy"] = idist.all_reduce(float(sum(self._is_correct))) / idist.all_reduce(len(self._is_correct))
         if idist.get_rank() != 0:
             return
         row.update({f"val_{name}": self._validation.get(f"val_{name}", np.nan) for name in self.metrics})
@@ -124,7 +122,7 @@ class Progress:
     Show a progress bar over the iterations of an epoch, with the loss in training.
 
     Args:
-        desc: what is worked on.
+        desc: text in front of the bar.
     """
 
     def __init__(self, desc: str) -> None:
@@ -136,6 +134,6 @@ class Progress:
 
     @staticmethod
     def loss(output: object) -> dict[str, float]:
-        """The loss of an iteration, where there is one."""
+        """The loss of an iteration, if it has one."""
         first = first_output(output)
         return {"loss": first["loss"].item()} if isinstance(first, Mapping) and "loss" in first else {}

@@ -1,4 +1,4 @@
-"""Ignite metrics of whole volumes, by which the best epoch of a stage is chosen."""
+"""Ignite metrics over whole volumes, to choose the best epoch of a stage."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..evaluation.matching import Matching, match, suppress
 
 class CandidateFROC(Metric):
     """
-    Mean sensitivity of stage 1 over rates of false candidates a subject, to choose its best epoch.
+    Mean sensitivity of stage 1 over rates of false candidates per subject, to choose its best epoch.
 
-    Under distributed training, the subjects of all processes are gathered; one that several processes saw, as samplers
-    do to give all processes equally many, counts once.
+    In distributed training, the subjects of all processes are gathered; a subject counts once even if a sampler gave it
+    to several processes in order to give all the same number.
 
     Args:
-        rates: false candidates a subject at which the sensitivity is averaged.
-        distance_mm: largest distance of a hit.
+        rates: false candidates per subject at which the sensitivity is averaged.
+        distance_mm: largest distance between a detection and its lesion.
 
     Example:
         >>> import torch
@@ -46,7 +46,7 @@ class CandidateFROC(Metric):
 
     def update(self, output: Sequence[Mapping]) -> None:
         """
-        Take the subjects of an iteration.
+        Add the subjects of an iteration.
 
         Args:
             output: for each subject ``pred``, a table with the columns ``CANDIDATE_COLUMNS``; ``image``, a MetaTensor
@@ -66,7 +66,7 @@ class CandidateFROC(Metric):
         return places_mm[found], table[found, CANDIDATE_COLUMNS.index("detector_score")]
 
     def compute(self) -> float:
-        """The mean sensitivity; NaN where no subject has a lesion, so that no epoch is called the best by it."""
+        """The mean sensitivity; NaN if no subject has a lesion, so that no epoch becomes the best by chance."""
         gathered = self._matchings
         if idist.get_world_size() > 1:
             gathered = [one for process in idist.all_gather(gathered) for one in process]
@@ -81,9 +81,9 @@ class FindingsFROC(CandidateFROC):
     Mean sensitivity end to end, by the probability of stage 2 over all candidates, to choose its best epoch.
 
     Args:
-        rates: false positives a subject at which the sensitivity is averaged.
-        distance_mm: largest distance of a hit.
-        duplicate_mm: of two candidates closer than this, the less probable one is none, as in inference.
+        rates: false positives per subject at which the sensitivity is averaged.
+        distance_mm: largest distance between a detection and its lesion.
+        duplicate_mm: the less probable of two candidates closer than this is discarded, as in inference.
 
     Example:
         >>> import torch

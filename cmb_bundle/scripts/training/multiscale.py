@@ -1,4 +1,4 @@
-"""Multi-scale training: batches of slices in changing sizes."""
+"""Multi-scale training: batches of slices of varying size."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class MultiScale:
 
     This is ``random=1`` of YOLOv2's configuration ("YOLO9000", 2017, section 2, "Multi-Scale Training", and
     ``train_detector`` of darknet's ``examples/detector.c``): every 10 batches a size is drawn from 320, 352, ..., 608,
-    and in the last 200 batches of a training the largest is taken. The size depends on the seed and on the number of
-    the batch alone, so that a resumed training goes on as an unbroken one.
+    and the last 200 batches of a training use the largest. The size depends only on the seed and the number of the
+    batch, so that a resumed training continues exactly as an uninterrupted one.
 
     Args:
         sizes: sizes along the first axis of a slice in pixels; the second keeps its ratio. None or an empty list leaves
-            the slices as they are.
+            the slices unchanged.
         every: batches between two draws.
-        last: number of batches at the end that have the largest size, as far as a draw falls into them.
-        seed: of the training.
+        last: number of batches at the end of a training within which every draw gives the largest size.
+        seed: seed of the training.
     """
 
     def __init__(self, sizes: Sequence[int] | None = None, every: int = 10, last: int = 200, seed: int = 0) -> None:
@@ -34,7 +34,7 @@ class MultiScale:
             engine.add_event_handler(Events.ITERATION_STARTED, self)
 
     def size(self, iteration: int, iterations: int) -> int:
-        """The size at an iteration, counted from 1, of a training of so many ``iterations``."""
+        """The size at an iteration, counted from 1, of a training with ``iterations`` iterations."""
         draw = (iteration - 1) // self.every
         if draw * self.every + self.last > iterations:
             return max(self.sizes)

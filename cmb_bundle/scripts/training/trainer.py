@@ -1,4 +1,4 @@
-"""Train a stage with MONAI's trainer."""
+"""Train either stage with MONAI's trainer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def collate_slices(batch: Sequence[Sequence[Mapping]]) -> dict:
     Collate the slices of several subjects for the detector.
 
     Args:
-        batch: for each subject its list of slices, see :class:`~..transforms.slices.RandSlicesd`.
+        batch: for each subject a list of slices, see :class:`~..transforms.slices.RandSlicesd`.
 
     Returns:
         ``image`` (B, C, i, j), and ``targets``, a list of B dictionaries of ``boxes`` and ``labels``.
@@ -25,14 +25,14 @@ def collate_slices(batch: Sequence[Sequence[Mapping]]) -> dict:
 
 
 def prepare_slices(batch: Mapping, device=None, non_blocking: bool = False, **kwargs) -> tuple:
-    """Prepare a batch of :func:`collate_slices` so that a detector is called with images and targets."""
+    """Prepare a batch from :func:`collate_slices`, so that the trainer calls a detector with images and targets."""
     images = batch["image"].to(device, non_blocking=non_blocking)
     targets = [{k: v.to(device, non_blocking=non_blocking) for k, v in t.items()} for t in batch["targets"]]
     return images, targets, (targets,), {}
 
 
 def sum_of_losses(losses: Mapping[str, torch.Tensor], targets: object = None) -> torch.Tensor:
-    """The loss of a detector that returns its losses by name."""
+    """Sum the losses of a detector that returns them by name."""
     return sum(losses.values())
 
 
@@ -40,11 +40,11 @@ class StageTrainer(SupervisedTrainer):
     """
     A SupervisedTrainer whose output is a list of one dictionary.
 
-    A detector's output cannot be decollated, but handlers, those that ``--tracking mlflow`` adds among them, expect
+    A detector's output cannot be decollated, but handlers, including those that ``--tracking mlflow`` adds, expect
     the list that decollating gives.
 
     Args:
-        kwargs: as of ``monai.engines.SupervisedTrainer``; ``decollate`` is False.
+        kwargs: arguments of ``monai.engines.SupervisedTrainer``, except ``decollate``, which is False.
     """
 
     def __init__(self, **kwargs) -> None:

@@ -18,8 +18,8 @@ from ..dicom.pixels import read_volume
 from ..dicom.series import use_dicom
 from ..dicom.volumes import Volume
 from ..errors import DicomError, SubjectError
-from ..geometry import corners_apart_mm, same_grid
 from ..files import check_gzip
+from ..geometry import corners_apart_mm, same_grid
 from .notices import add_notice
 
 MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude"}
