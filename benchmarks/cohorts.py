@@ -2,8 +2,9 @@
 
 ``python benchmarks/cohorts.py DIR`` makes them all (18 GB), or those named after DIR. Their seeds are disjoint. Those
 of the test cohorts were taken, before anything was simulated, so that a third of their 40 subjects has no microbleed.
-No threshold and no design was chosen by what is detected in ``test_hr``, ``test_lr`` or ``robustness``; docs/weights.md
-says what was seen there first. ``unseen_hr`` and ``unseen_lr`` were simulated and scored when all was settled.
+No threshold and no design was chosen by what is detected in ``test_hr``, ``test_lr`` or ``robustness``;
+docs/how_it_was_made/experiments.md says what was seen there first. ``unseen_hr`` and ``unseen_lr`` were simulated and
+scored when all was settled.
 """
 
 from __future__ import annotations

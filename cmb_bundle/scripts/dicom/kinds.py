@@ -60,7 +60,7 @@ def kind_of(header: Header) -> Kind:
 
     Projections, localizers, real and imaginary parts and susceptibility maps are ``other``. What the header says of
     the complex image's part comes before the words of the description, but for a few names that scanners give
-    themselves. ``docs/dicom.md`` has the rules as a table.
+    themselves. ``docs/reference/dicom.md`` has the rules as a table.
     """
     words = re.sub(r"[^a-z0-9]+", " ", header.description.lower()).strip()
     values = [value.strip().upper() for value in header.image_type]

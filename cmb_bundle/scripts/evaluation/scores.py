@@ -152,7 +152,7 @@ def score_system(records: Sequence[SubjectRecord], options: EvaluationOptions) -
         options: how.
 
     Returns:
-        the numbers, see docs/evaluation.md; the FROC curves by stage; the matchings of the primary analysis.
+        the numbers, see docs/reference/evaluation.md; the FROC curves by stage; the matchings of the primary analysis.
 
     Raises:
         ValueError: there are no records.
