@@ -1,5 +1,6 @@
 """The commands of the documentation are run as they stand, on a tiny cohort and for a few steps."""
 
+import ast
 import json
 import os
 import re
@@ -14,7 +15,8 @@ import pytest
 from .helpers.commands import commands
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "cmb_bundle" / "docs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "cmb_bundle" / "docs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES.append(ROOT / "CONTRIBUTING.md")
 QUICK = {
     "run training ": "--detector_epochs 1 --val_interval 1 --slices_per_subject 2 --classifier_epochs 1",
 }
@@ -22,7 +24,7 @@ QUICK = {
 
 def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):
     (tmp_path / "cmb_bundle").symlink_to(ROOT / "cmb_bundle")
-    (tmp_path / "D").symlink_to(tiny_cohort)
+    (tmp_path / "scans").symlink_to(tiny_cohort)
     found = commands(ROOT / "README.md")
     assert len(found) == 4
     for command in found:
@@ -32,13 +34,15 @@ def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):
         words[0] = sys.executable
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
-    assert (tmp_path / "O" / "model.pt").is_file()
-    assert (tmp_path / "F" / "model.pt").is_file()
-    assert json.loads((tmp_path / "R" / "metrics.json").read_text())["end_to_end"]["n_subjects"] == 1
+    assert (tmp_path / "training" / "model.pt").is_file()
+    assert (tmp_path / "adapted" / "model.pt").is_file()
+    assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["end_to_end"]["n_subjects"] == 1
 
 
 def test_command_of_the_phantom_page_makes_a_cohort(tmp_path):
-    command = commands(ROOT / "docs" / "phantom.md", "python -m cmb_bundle.scripts.phantom make_cohort")[0]
+    command = commands(ROOT / "docs" / "reference" / "phantom.md", "python -m cmb_bundle.scripts.phantom make_cohort")[
+        0
+    ]
     words = shlex.split(command.replace("--subjects 20", "--subjects 1").replace("LR", "TINY"))
     subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, check=True, capture_output=True, timeout=300)
     assert [path.name for path in (tmp_path / "phantoms" / "Label").iterdir()] == ["phantom-001.xlsx"]
@@ -52,17 +56,55 @@ def test_model_card_has_the_commands_of_the_readme():
     assert set(card) - set(made_by) == readme
     trained = [
         command.replace("cmb_bundle/", "")
-        for command in commands(ROOT / "docs" / "weights.md", "python -m monai.bundle run training")
+        for command in commands(ROOT / "docs" / "how_it_was_made" / "weights.md", "python -m monai.bundle run training")
     ]
-    assert [command.replace("C/training", "D") for command in trained] == made_by
+    assert [command.replace("cohorts/training", "scans") for command in trained] == made_by
 
 
-def test_keys_of_the_readme_are_at_the_top_of_the_config():
-    config = json.loads((ROOT / "cmb_bundle" / "configs" / "train.json").read_text())
-    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    keys = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
-    assert {"detector_epochs", "classifier_loss", "resume"} <= keys
-    assert keys <= config.keys()
+def written(cell):
+    """The value that a cell of a table of options states in backticks; None for one in words."""
+    found = re.fullmatch(r"`([^`]+)`(?: \(all\))?", cell)
+    if found is None:
+        return None
+    text = {"null": "None"}.get(found.group(1), found.group(1))
+    try:
+        return (ast.literal_eval(text),)
+    except (SyntaxError, ValueError):
+        return (text,)
+
+
+OPTIONS = {
+    "README.md": ["inference.json"],
+    "docs/find.md": ["inference.json"],
+    "docs/train.md": ["train.json"],
+    "docs/evaluate.md": ["inference.json", "evaluate.json"],
+}
+
+
+@pytest.mark.parametrize("page", OPTIONS)
+def test_options_have_the_defaults_of_the_configs(page):
+    config = {}
+    for name in OPTIONS[page]:
+        config |= json.loads((ROOT / "cmb_bundle" / "configs" / name).read_text())
+    table = (ROOT / page).read_text(encoding="utf-8").split("| option | default | unit | meaning |\n", 1)[1]
+    rows = re.findall(r"^\| `(\w+)`[ *]*\| (.*?) \|", table.split("\n\n", 1)[0], re.MULTILINE)
+    assert len(rows) >= 5
+    for key, default in rows:
+        assert key in config, key
+        computed = isinstance(config[key], dict) or str(config[key]).startswith(("$", "@"))
+        value = written(default)
+        if value is not None and not computed:
+            assert value == (config[key],), key
+        else:  # what is computed is described in words, but for a list of transforms or a file's name
+            assert computed or isinstance(config[key], list), key
+
+
+def test_the_csv_of_the_readme_has_the_columns_that_are_written(tmp_path):
+    from cmb_bundle.scripts.data import LabelConvention
+    from cmb_bundle.scripts.inference.writers import findings_table
+
+    shown = re.search(r"^lesion,slice.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE).group(0)
+    assert shown.split(",") == list(findings_table([], (4, 4, 4), LabelConvention()).columns)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -82,7 +124,11 @@ def test_makefile_demo_uses_commands_of_the_readme():
     demo = (ROOT / "Makefile").read_text(encoding="utf-8")
     for command in commands(ROOT / "README.md"):
         run_id = re.search(r"run (training )?--config_file (\S+)", command).group(0)
-        assert run_id in demo or "inference.json --dataset_dir D --output_dir O" in command
+        assert (
+            run_id in demo
+            or "inference.json --dataset_dir scans --output_dir results" in command
+            or "adapted" in command
+        )
 
 
 def test_the_bundle_works_copied_elsewhere_alone(tmp_path):

@@ -25,7 +25,7 @@ IMAGE = METADATA["network_data_format"]["inputs"]["image"]
 PATCH = METADATA["classifier_data_format"]["inputs"]["image"]
 STRIDE = int(IMAGE["spatial_shape"][0].split("*")[0])
 SIZES = [(1, STRIDE * 8, STRIDE * 8), (2, STRIDE * 6, STRIDE * 9), (3, STRIDE * 12, STRIDE * 5)]
-PAGE = (BUNDLE.parent / "docs" / "zoo.md").read_text(encoding="utf-8")
+PAGE = (BUNDLE.parent / "docs" / "reference" / "zoo.md").read_text(encoding="utf-8")
 SCHEMA = json.loads((Path(__file__).parent / "metadata_schema.json").read_text())
 
 

@@ -62,30 +62,37 @@ def run(phantom, tmp_path_factory):
     here = tmp_path_factory.mktemp("dicom")
     (here / "cmb_bundle").symlink_to(ROOT / "cmb_bundle")
     write_subject(phantom, here / "nifti", "N")
-    siemens(here / "D" / "DICOM" / "a" / "1", phantom, "P01")
-    ge(here / "D" / "DICOM" / "b", phantom, "P02")
-    other = siemens(here / "D" / "DICOM" / "c", phantom, "P03", enhanced=True)
+    siemens(here / "scans" / "DICOM" / "a" / "1", phantom, "P01")
+    ge(here / "scans" / "DICOM" / "b", phantom, "P02")
+    other = siemens(here / "scans" / "DICOM" / "c", phantom, "P03", enhanced=True)
     write_dicom_series(
-        here / "D" / "DICOM" / "c" / "9", phantom.swi, phantom.affine, other, "SWI_repeat", 9, SWI_TYPE, enhanced=True
+        here / "scans" / "DICOM" / "c" / "9",
+        phantom.swi,
+        phantom.affine,
+        other,
+        "SWI_repeat",
+        9,
+        SWI_TYPE,
+        enhanced=True,
     )
-    siemens(here / "D" / "DICOM" / "d", phantom, "P04", without=("SWI_Images", "Pha_Images"))
-    siemens(here / "D" / "DICOM" / "e", phantom, "P05", without=("SWI_Images", "mIP_Images(SW)"))
+    siemens(here / "scans" / "DICOM" / "d", phantom, "P04", without=("SWI_Images", "Pha_Images"))
+    siemens(here / "scans" / "DICOM" / "e", phantom, "P05", without=("SWI_Images", "mIP_Images(SW)"))
     none = simulate(SPEC.changed(microbleeds=0, mimics=False, susceptibility_scale=0.0))
-    siemens(here / "D" / "DICOM" / "f", none, "P06")
+    siemens(here / "scans" / "DICOM" / "f", none, "P06")
     gap = Study("P07")
-    write_dicom_series(here / "D" / "g", phantom.swi, phantom.affine, gap, "SWI_Images", 7, SWI_TYPE, skip=(5,))
+    write_dicom_series(here / "scans" / "g", phantom.swi, phantom.affine, gap, "SWI_Images", 7, SWI_TYPE, skip=(5,))
 
     def go(command, **changes):
         words = shlex.split(command)
         words = [changes.get(word, word) for word in words]
         return subprocess.run([sys.executable, *words[1:]], cwd=here, capture_output=True, text=True, timeout=1800)
 
-    first, second = commands(ROOT / "docs" / "dicom.md")
-    nifti = go(first, D="nifti", O="nifti_found")
+    first, second = commands(ROOT / "docs" / "reference" / "dicom.md")
+    nifti = go(first, scans="nifti", results="nifti_found")
     assert nifti.returncode == 0, nifti.stderr[-3000:]
     done = go(first)
-    failures = pd.read_csv(here / "O" / "failures.csv").set_index("subject")["reason"]
-    listed = sorted(path.name for path in (here / "O").iterdir())
+    failures = pd.read_csv(here / "results" / "failures.csv").set_index("subject")["reason"]
+    listed = sorted(path.name for path in (here / "results").iterdir())
     return SimpleNamespace(here=here, done=done, failures=failures, listed=listed, second=lambda: go(second))
 
 
@@ -111,9 +118,9 @@ def in_ras(path):
 def test_detections_are_those_of_the_nifti(run, subject, atol):
     here = run.here
     expected = result(here / "nifti_found", "N")
-    found = result(here / "O", subject)
+    found = result(here / "results", subject)
     check_same(found, expected, atol)
-    ours = in_ras(here / "O" / subject / f"{subject}_cmb.nii.gz")
+    ours = in_ras(here / "results" / subject / f"{subject}_cmb.nii.gz")
     theirs = in_ras(here / "nifti_found" / "N" / "N_cmb.nii.gz")
     np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-3)
     np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
@@ -123,7 +130,7 @@ def test_detections_are_those_of_the_nifti(run, subject, atol):
 
 def test_lesions_are_found_where_the_phantom_has_them(run, phantom):
     truth = np.array([lesion["ras_mm"] for lesion in phantom.truth["microbleeds"]])
-    found = np.array([bleed["ras_mm"] for bleed in result(run.here / "O", "P01")["microbleeds"]])
+    found = np.array([bleed["ras_mm"] for bleed in result(run.here / "results", "P01")["microbleeds"]])
     apart = np.linalg.norm(truth[:, None] - found[None], axis=2).min(axis=1)
     assert (apart < 3).sum() >= 4
 
@@ -141,23 +148,23 @@ def test_the_subjects_that_fail_do_not_stop_the_others(run):
 def test_an_enhanced_series_named_in_the_config_gives_the_same(run):
     here, done = run.here, run.second()
     assert done.returncode == 0, done.stderr[-3000:]
-    found = result(here / "O", "P03")
+    found = result(here / "results", "P03")
     check_same(found, result(here / "nifti_found", "N"), 1e-4)
     assert "SWI from series 9 'SWI_repeat'" in found["notices"]
-    segmentation = hd.seg.segread(here / "O" / "P03" / "P03_cmb_seg.dcm")
+    segmentation = hd.seg.segread(here / "results" / "P03" / "P03_cmb_seg.dcm")
     assert len(segmentation.SegmentSequence) == len(found["microbleeds"])
 
 
 def test_swi_is_computed_where_there_is_none(run):
-    found = result(run.here / "O", "P05")
+    found = result(run.here / "results", "P05")
     assert "SWI was computed from magnitude and phase." in found["notices"]
-    assert (run.here / "O" / "P05" / "P05_cmb_seg.dcm").is_file()
-    assert (run.here / "O" / "P05" / "P05_cmb_swi.nii.gz").is_file()
+    assert (run.here / "results" / "P05" / "P05_cmb_seg.dcm").is_file()
+    assert (run.here / "results" / "P05" / "P05_cmb_swi.nii.gz").is_file()
 
 
 @pytest.mark.parametrize("subject", ["P01", "P02"])
 def test_segments_are_the_label_map_on_the_source_grid(run, subject):
-    folder = run.here / "O" / subject
+    folder = run.here / "results" / subject
     labels = nib.load(folder / f"{subject}_cmb.nii.gz")
     segmentation = hd.seg.segread(folder / f"{subject}_cmb_seg.dcm")
     volume = segmentation.get_volume(combine_segments=True, skip_overlap_checks=True)
@@ -172,12 +179,12 @@ def test_segments_are_the_label_map_on_the_source_grid(run, subject):
 
 
 def test_report_has_the_numbers_of_the_json(run):
-    folder = run.here / "O" / "P01"
+    folder = run.here / "results" / "P01"
     report = hd.sr.srread(folder / "P01_cmb_sr.dcm")
     groups = report.content.get_volumetric_roi_measurement_groups()
     labels = np.asarray(nib.load(folder / "P01_cmb.nii.gz").dataobj)
     voxel = abs(np.linalg.det(nib.load(folder / "P01_cmb.nii.gz").affine[:3, :3]))
-    bleeds = result(run.here / "O", "P01")["microbleeds"]
+    bleeds = result(run.here / "results", "P01")["microbleeds"]
     assert len(groups) == len(bleeds)
     for number, (group, bleed) in enumerate(zip(groups, bleeds, strict=True), 1):
         values = {m.name.meaning: float(m.value) for m in group.get_measurements()}
@@ -187,8 +194,8 @@ def test_report_has_the_numbers_of_the_json(run):
 
 
 def test_a_scan_without_microbleeds(run):
-    folder = run.here / "O" / "P06"
-    assert result(run.here / "O", "P06")["microbleeds"] == []
+    folder = run.here / "results" / "P06"
+    assert result(run.here / "results", "P06")["microbleeds"] == []
     assert not hd.seg.segread(folder / "P06_cmb_seg.dcm").pixel_array.any()
     report = hd.sr.srread(folder / "P06_cmb_sr.dcm")
     assert report.content.get_volumetric_roi_measurement_groups() == []
@@ -196,7 +203,7 @@ def test_a_scan_without_microbleeds(run):
 
 def test_the_table_of_config_values_names_what_is_in_the_config():
     config = json.loads((ROOT / "cmb_bundle" / "configs" / "inference.json").read_text())
-    text = Path(ROOT / "docs" / "dicom.md").read_text(encoding="utf-8")
+    text = Path(ROOT / "docs" / "reference" / "dicom.md").read_text(encoding="utf-8")
     assert {"echo", "phase_scale", "dicom_output"} <= config.keys()
     assert list(config["dicom_series"]) == ["image", "phase", "magnitude"]
     assert all(f"`{key}`" in text for key in ("echo", "phase_scale", "dicom_output", "dicom_series#image"))

@@ -152,7 +152,7 @@ def test_overlays_combine():
     assert parser["average"] == 1
 
 
-@pytest.mark.parametrize("command", commands(ROOT / "docs" / "published_setup.md"))
+@pytest.mark.parametrize("command", commands(ROOT / "docs" / "how_it_was_made" / "published_setup.md"))
 def test_commands_of_the_page_name_what_is_there(command):
     """They train for hours as they stand, so their files and keys are tried without running them."""
     words = shlex.split(command)

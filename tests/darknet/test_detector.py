@@ -488,12 +488,12 @@ def test_errors_of_a_weights_file(name, tmp_path):
 
 def test_commands_of_the_page_run_in_their_order(tiny_cohort, tmp_path):
     (tmp_path / "cmb_bundle").symlink_to(ROOT / "cmb_bundle")
-    (tmp_path / "D").symlink_to(tiny_cohort)
+    (tmp_path / "scans").symlink_to(tiny_cohort)
     pool = "[maxpool]\nsize=2\nstride=2"
     text = cfg_text(conv(8), pool, conv(8), pool, conv(8), width=64, height=64)
     cfg, weights, network = write_small(tmp_path, text)
     cfg, weights = cfg.rename(tmp_path / "my.cfg"), weights.rename(tmp_path / "my.weights")
-    found = commands(ROOT / "docs" / "darknet.md")
+    found = commands(ROOT / "docs" / "reference" / "darknet.md")
     assert len(found) == 5
     subject = sorted(path.stem for path in (tiny_cohort / "Label").iterdir())[0]
     training = "--detector_epochs 1 --slices_per_subject 2 --classifier_epochs 1 --folds 3 --candidate_threshold 0.5"
@@ -505,21 +505,23 @@ def test_commands_of_the_page_run_in_their_order(tiny_cohort, tmp_path):
         )
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
 
-    state = torch.load(tmp_path / "W" / "model.pt", weights_only=True)
+    state = torch.load(tmp_path / "converted" / "model.pt", weights_only=True)
     shipped = torch.load(CONFIGS.parent / "models" / "model.pt", weights_only=True)
     assert all(torch.equal(state[key], value) for key, value in shipped.items() if key.startswith("classifier."))
     assert torch.equal(state["detector.network.layers.2.conv.weight"], network.layers[2].conv.weight)
     first = network.layers[0].conv.weight
     assert torch.equal(state["detector.network.layers.0.conv.weight"], first[:, :2])
-    assert [path.name for path in (tmp_path / "O").iterdir()] == [subject]
+    assert [path.name for path in (tmp_path / "results").iterdir()] == [subject]
     direct, joint = (
         json.loads((tmp_path / folder / subject / f"{subject}_cmb.json").read_text())["candidates"]
-        for folder in ("O", "O2")
+        for folder in ("results", "results_converted")
     )
     assert len(direct) > 0 and direct == joint
 
-    trained = torch.load(tmp_path / "T" / "model.pt", weights_only=True)
-    again = darknet_detector(tmp_path / "B" / "detector.cfg", tmp_path / "B" / "detector.weights", axes="PL")
+    trained = torch.load(tmp_path / "training" / "model.pt", weights_only=True)
+    again = darknet_detector(
+        tmp_path / "for_darknet" / "detector.cfg", tmp_path / "for_darknet" / "detector.weights", axes="PL"
+    )
     assert not torch.equal(again.network.layers[0].conv.weight, first[:, :2])
     for key, value in again.state_dict().items():
         if not key.endswith("num_batches_tracked"):

@@ -250,19 +250,19 @@ def test_export_with_dynamic_sizes():
 def test_commands_of_the_page(tiny_cohort, tmp_path):
     """Two epochs of each stage, and an evaluation, by the commands as they stand."""
     (tmp_path / "cmb_bundle").symlink_to(CONFIGS.parent)
-    (tmp_path / "D").symlink_to(tiny_cohort)
-    train, evaluate = commands(CONFIGS.parents[1] / "docs" / "detectors.md")
+    (tmp_path / "scans").symlink_to(tiny_cohort)
+    train, evaluate = commands(CONFIGS.parents[1] / "docs" / "reference" / "detectors.md")
     width = " --network_def#detector#network#width 0.25"
     quick = " --folds 3 --detector_epochs 2 --classifier_epochs 2 --val_interval 1 --slices_per_subject 4"
     for command in (train + width + quick, evaluate + width + " --folds 3 --candidate_threshold 0 --picture False"):
         words = [sys.executable, *shlex.split(command)[1:]]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
-    log = np.genfromtxt(tmp_path / "T" / "detector_log.csv", delimiter=",", names=True)
+    log = np.genfromtxt(tmp_path / "training" / "detector_log.csv", delimiter=",", names=True)
     assert list(log["epoch"]) == [1, 2]
     assert np.isfinite(log["loss"]).all() and (log["loss"] > 0).all()
-    assert json.loads((tmp_path / "R" / "metrics.json").read_text())["end_to_end"]["n_subjects"] >= 1
-    results = [json.loads(path.read_text()) for path in (tmp_path / "R").glob("*/*_cmb.json")]
+    assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["end_to_end"]["n_subjects"] >= 1
+    results = [json.loads(path.read_text()) for path in (tmp_path / "evaluation").glob("*/*_cmb.json")]
     assert sum(len(result["candidates"]) for result in results) > 0
 
 

@@ -417,25 +417,28 @@ def test_commands_of_the_page(files, tiny_cohort):
     (files / "model.json").write_text(keras_2_json(model))
     save_keras_2_weights(model, files / "model.h5")
     (files / "cmb_bundle").symlink_to(CONFIGS.parent)
-    (files / "D").symlink_to(tiny_cohort)
-    infer, train, infer_trained = commands(CONFIGS.parents[1] / "docs" / "keras.md")
+    (files / "scans").symlink_to(tiny_cohort)
+    infer, train, infer_trained = commands(CONFIGS.parents[1] / "docs" / "reference" / "keras.md")
     quick = " --detector_epochs 1 --classifier_epochs 1 --val_interval 1 --slices_per_subject 2 --folds 3"
     one = " --subjects \"['phantom-001']\" --candidate_threshold 0.0 --picture False"
     run_command(train + quick, files)
     start = keras_classifier(files / "model.h5", files / "model.json").state_dict()
-    trained = torch.load(files / "T" / "classifier_best.pt", weights_only=True)
+    trained = torch.load(files / "training" / "classifier_best.pt", weights_only=True)
     assert start.keys() == trained.keys()
     change = {key: (trained[key].float() - start[key].float()).abs().max() for key in start if "num_batches" not in key}
     assert all(0 < value < 0.3 for value in change.values()), change
 
     found = {}
-    for output, command in {"O": infer + " --checkpoint T/detector_best.pt", "R": infer_trained}.items():
+    for output, command in {
+        "results": infer + " --checkpoint training/detector_best.pt",
+        "results_trained": infer_trained,
+    }.items():
         run_command(command + one, files)
         result = json.loads(next((files / output).glob("*/*_cmb.json")).read_text())
         found[output] = {(*c["voxel"], c["detector_score"]): c["probability"] for c in result["candidates"]}
-    assert found["O"]
-    assert found["O"].keys() == found["R"].keys(), "the detector is the same"
-    assert found["O"] != found["R"]
+    assert found["results"]
+    assert found["results"].keys() == found["results_trained"].keys(), "the detector is the same"
+    assert found["results"] != found["results_trained"]
 
 
 def test_no_checkpoint_is_needed_where_stage_1_is_imported_too(files):
@@ -458,7 +461,9 @@ def test_no_checkpoint_is_needed_where_stage_1_is_imported_too(files):
 
 def test_keys_of_the_page_are_those_of_the_overlay():
     keys = json.loads((CONFIGS / "keras.json").read_text())
-    rows = re.findall(r"^\| `(\w+)` \|", (CONFIGS.parents[1] / "docs" / "keras.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \|", (CONFIGS.parents[1] / "docs" / "reference" / "keras.md").read_text(), re.MULTILINE
+    )
     assert rows == [key for key in keys if "#" not in key]
 
 

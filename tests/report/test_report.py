@@ -400,21 +400,21 @@ def test_subjects_that_failed_are_named_in_the_report(tmp_path):
 
 
 def test_command_of_the_documentation_pools_saved_records(tmp_path):
-    for name, fold in (("R0", FOLD_0), ("R1", FOLD_1)):
+    for name, fold in (("evaluation_0", FOLD_0), ("evaluation_1", FOLD_1)):
         save_records(tmp_path / name / "records.json", fold)
     (tmp_path / "cmb_bundle").symlink_to(ROOT / "cmb_bundle")
-    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "evaluation.md").read_text(encoding="utf-8")
     command = next(line for line in page.splitlines() if "configs/report.json" in line)
     words = [sys.executable, *shlex.split(command)[1:], "--bootstrap", "100", "--data_set", "two folds"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     options = EvaluationOptions(bootstrap=100, data_set="two folds")
     write_evaluation([*FOLD_0, *FOLD_1], tmp_path / "whole", options)
-    assert content(tmp_path / "R") == content(tmp_path / "whole")
+    assert content(tmp_path / "pooled") == content(tmp_path / "whole")
 
 
 def test_options_of_the_documentation_are_at_the_top_of_the_config():
-    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "evaluation.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (\S.*?) \|", page, re.MULTILINE)
     config = json.loads((ROOT / "cmb_bundle" / "configs" / "evaluate.json").read_text())
     named = {name: default.strip("`") for name, default in rows if name in config}

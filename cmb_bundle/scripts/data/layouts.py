@@ -40,7 +40,7 @@ LAYOUTS = """\
   (d) <id>/ with files named swi, phase, mag (and label)
   (e) DICOM files at any depth, with any names; or Data/<id>/ with those of a study, and Label/<id>.xlsx
 Images are .nii, .nii.gz, .nrrd, .mha or DICOM; SWI, or magnitude with phase, is needed.
-docs/data.md and docs/dicom.md have the details."""
+docs/reference/data.md and dicom.md beside it have the details."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ParsedName:
 def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
     """Find the subjects of a data set by the names of its files.
 
-    The layouts are shown in docs/data.md. Only whole words in file names count, between separators, in upper
+    The layouts are shown in docs/reference/data.md. Only whole words in file names count, between separators, in upper
     or lower case: swi; phase, pha or ph; magnitude or mag; label. Outside of Label/, files named <...>_cmb are
     results of this bundle and are skipped. If no subject is found by name, DICOM files are looked for.
 

@@ -67,7 +67,7 @@ def kind_of(header: Header) -> Kind:
 
     Projections, localizers, real and imaginary parts and susceptibility maps are ``other``. An attribute that names
     the part of the complex image takes precedence over the words of the description, except for a few descriptions
-    that scanners assign automatically. ``docs/dicom.md`` has the rules as a table.
+    that scanners assign automatically. ``docs/reference/dicom.md`` has the rules as a table.
     """
     words = re.sub(r"[^a-z0-9]+", " ", header.description.lower()).strip()
     values = [value.strip().upper() for value in header.image_type]

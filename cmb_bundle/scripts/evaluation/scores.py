@@ -156,7 +156,7 @@ def score_system(
         options: how to score them.
 
     Returns:
-        the numbers, see docs/evaluation.md; the FROC curves by stage; the matchings of the primary analysis.
+        the numbers, see docs/reference/evaluation.md; the FROC curves by stage; the matchings of the primary analysis.
 
     Raises:
         ValueError: there are no records.

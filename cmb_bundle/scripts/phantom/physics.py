@@ -1,7 +1,7 @@
 """Magnetic resonance physics of a gradient-echo scan: numpy in, numpy out.
 
 Susceptibilities and relative fields are in ppm (SI), susceptibilities relative to water; times are in seconds.
-The sources of the constants are repeated, with their reasons, in docs/phantom.md.
+The sources of the constants are repeated, with their reasons, in docs/reference/phantom.md.
 """
 
 from __future__ import annotations
