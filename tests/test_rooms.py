@@ -24,7 +24,7 @@ FLOORS = [
     {"transforms", "detection", "evaluation"},
     {"data", "networks", "annotation"},
     {"dicom", "keras", "options"},
-    {"phantom", "errors", "files", "geometry"},
+    {"phantom", "errors", "files", "geometry", "candidate"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -184,7 +184,7 @@ def test_audit_of_a_folder(cohort, relabelled, bundle, tmp_path):
     for name in ("unlabelled", "mapped"):
         shutil.copy(scan, relabelled / "Data" / "SWI" / f"{name}.nii.gz")
     shutil.copy(scan, relabelled / "Label" / "mapped.nii.gz")
-    done = bundle("audit_labels", ["train.json"], tmp_path, dataset_dir=relabelled, output_dir=tmp_path / "output")
+    done = bundle("run", ["audit.json"], tmp_path, dataset_dir=relabelled, output_dir=tmp_path / "output")
 
     content = json.loads((tmp_path / "output" / "label_audit.json").read_text())
     assert content["verdict"] == "decided"
@@ -265,7 +265,7 @@ def test_the_audit_takes_the_dicom_series_that_is_named(cohort, as_dicom, bundle
     assert set(left_out) == {name} and "2 series can be the SWI" in left_out[name]
 
     options = {"dataset_dir": root, "output_dir": tmp_path / "named", "dicom_series__image": "Images$"}
-    bundle("audit_labels", ["train.json"], tmp_path, **options)
+    bundle("run", ["audit.json"], tmp_path, **options)
     content = json.loads((tmp_path / "named" / "label_audit.json").read_text())
     second = list(voxels(cohort))[1]
     assert set(content["left_out"]) == {second} and content["scans"] == 1

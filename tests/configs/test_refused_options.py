@@ -216,7 +216,7 @@ ENDS = [
     ("run", ["train.json", "cross_validate.json"], {"dataset_dir": "scans", "run_folds": [7]},
      "run_folds is [7]; expected some of the numbers 0 to 4, as '[0,1]'."),
     ("run", ["report.json"], {"bootstrap": "no"}, "bootstrap is 'no'; expected a whole number, 0 or more."),
-    ("audit_labels", ["train.json"], {"join_mm": -1}, "join_mm is -1; expected a length in mm, 0 or more."),
+    ("run", ["audit.json"], {"join_mm": -1}, "join_mm is -1; expected a length in mm, 0 or more."),
     ("run", ["train.json", "multi_gpu_train.json"], {},
      "multi_gpu_train.json needs several processes. Start it as torchrun --standalone --nproc_per_node=N -m "
      "monai.bundle run ..., or leave it out to train in one process."),
