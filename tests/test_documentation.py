@@ -39,7 +39,7 @@ def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
     assert (tmp_path / "training" / "model.pt").is_file()
     assert (tmp_path / "adapted" / "model.pt").is_file()
-    assert all((tmp_path / f"evaluation_{name}" / "report.html").is_file() for name in ("adapted", "shipped"))
+    assert all((tmp_path / f"evaluation_{name}" / "report.html").is_file() for name in ("adapted", "shipped", "all"))
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["end_to_end"]["n_subjects"] == 1
 
 
