@@ -27,6 +27,9 @@ def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):
     (tmp_path / "scans").symlink_to(tiny_cohort)
     found = commands(ROOT / "README.md")
     assert len(found) == 4
+    for page in ("find", "train", "adapt", "evaluate"):
+        found += [c for c in commands(ROOT / "docs" / f"{page}.md") if "cross_validate" not in c and c not in found]
+    assert len(found) == 7
     for command in found:
         words = shlex.split(command)
         for start, extra in QUICK.items():
@@ -36,6 +39,7 @@ def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
     assert (tmp_path / "training" / "model.pt").is_file()
     assert (tmp_path / "adapted" / "model.pt").is_file()
+    assert all((tmp_path / f"evaluation_{name}" / "report.html").is_file() for name in ("adapted", "shipped", "all"))
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["end_to_end"]["n_subjects"] == 1
 
 
@@ -59,6 +63,27 @@ def test_model_card_has_the_commands_of_the_readme():
         for command in commands(ROOT / "docs" / "how_it_was_made" / "weights.md", "python -m monai.bundle run training")
     ]
     assert [command.replace("cohorts/training", "scans") for command in trained] == made_by
+
+
+COMMANDS = [(page, command) for page in PAGES for command in commands(page, ("python -m monai.bundle run", "torchrun"))]
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda value: getattr(value, "name", None) or value[:60])
+def test_commands_name_files_and_options_that_exist(page, command):
+    words = shlex.split(command)
+    given = dict(
+        zip(words[words.index("--config_file") :: 2], words[words.index("--config_file") + 1 :: 2], strict=True)
+    )
+    files = given.pop("--config_file")
+    files = ast.literal_eval(files) if files.startswith("[") else [files]
+    config = {}
+    for name in files:
+        config |= json.loads((ROOT / "cmb_bundle" / name.removeprefix("cmb_bundle/")).read_text())
+    for option in given:
+        key = option.removeprefix("--").partition("#")[0]
+        assert key in config or key in ("tracking", "save_execute_config"), option  # the two are MONAI's own
+    run_id = words[words.index("run") + 1]
+    assert run_id.startswith("--") or run_id in config
 
 
 def written(cell):
