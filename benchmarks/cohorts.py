@@ -3,8 +3,8 @@
 ``python benchmarks/cohorts.py DIR`` makes all of them (18 GB), or those named after DIR. Their seeds are disjoint. The
 seeds of the test cohorts were chosen before anything was simulated, so that a third of the 40 subjects have no
 microbleeds. No threshold or design was chosen by detections in ``test_hr``, ``test_lr`` or ``robustness``;
-docs/how_it_was_made/experiments.md says what was seen there first. ``unseen_hr`` and ``unseen_lr`` were simulated and scored after
-everything was fixed.
+docs/how_it_was_made/experiments.md says what was seen there first. ``unseen_hr`` and ``unseen_lr`` were simulated and
+scored after everything was fixed.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class RandJitterd(RandomizableTransform, MapTransform):
 
     Raises:
             ValueError: ``jitter`` is out of range.
-    
+
     Example:
         >>> image, boxes = torch.arange(16.0).reshape(1, 4, 4), torch.tensor([[1.0, 1.0, 3.0, 3.0]])
         >>> stretched = RandJitterd.stretch(image, low=np.array([0.5, 0.0]), high=np.array([0.0, 0.0]))
@@ -38,7 +38,7 @@ class RandJitterd(RandomizableTransform, MapTransform):
         >>> still = RandJitterd(jitter=0.0)({"image": image, "boxes": boxes, "labels": torch.zeros(1)})
         >>> still["boxes"]
         tensor([[1., 1., 3., 3.]])
-        """
+    """
 
     def __init__(
         self,

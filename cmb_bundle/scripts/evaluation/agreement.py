@@ -25,13 +25,13 @@ def intraclass_correlation(truth: Sequence[float], counted: Sequence[float]) -> 
 
     Returns:
             the coefficient; None with fewer than two subjects, or if all counts of both raters are equal.
-    
+
     Example:
         >>> round(intraclass_correlation([0, 2, 5, 9], [0, 2, 5, 9]), 3)
         1.0
         >>> round(intraclass_correlation([0, 2, 5, 9], [3, 5, 8, 12]), 3)  # always 3 too many
         0.773
-        """
+    """
     table = np.column_stack([truth, counted]).astype(float)
     n, k = table.shape
     if n < 2:
@@ -57,11 +57,11 @@ def bland_altman(truth: Sequence[float], counted: Sequence[float]) -> dict[str, 
     Returns:
         "bias", the mean of counted - truth; "sd", its standard deviation (N - 1); "lower" and "upper", bias -+ 1.96
             sd. None with too few subjects: the bias needs one, the others two.
-    
+
     Example:
         >>> {name: round(value, 2) for name, value in bland_altman([0, 2, 5, 9], [1, 2, 7, 10]).items()}
         {'bias': 1.0, 'sd': 0.82, 'lower': -0.6, 'upper': 2.6}
-        """
+    """
     difference = np.asarray(counted, dtype=float) - np.asarray(truth, dtype=float)
     bias = float(difference.mean()) if len(difference) else None
     if len(difference) < 2:
@@ -87,11 +87,11 @@ def band_confusion(truth: Sequence[float], counted: Sequence[float], bands: Sequ
 
     Returns:
             (B, B) int, rows by ground truth, columns by the program's count, in the order of :func:`band_names`.
-    
+
     Example:
         >>> band_confusion([0, 4, 5, 12], [0, 5, 6, 9]).tolist()
         [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
-        """
+    """
     size = len(bands) + 1
     of_truth, of_count = (np.searchsorted(bands, np.asarray(c, dtype=float), side="right") for c in (truth, counted))
     return np.bincount(of_truth * size + of_count, minlength=size * size).reshape(size, size)
@@ -107,11 +107,11 @@ def weighted_kappa(confusion: np.ndarray) -> float | None:
     Returns:
         1 - observed / expected disagreement, weighted by the distance of the categories; None if no disagreement is
             expected, with no subjects or all in the same category for both.
-    
+
     Example:
         >>> round(weighted_kappa([[1, 1, 0], [0, 1, 0], [0, 1, 0]]), 3)
         0.333
-        """
+    """
     confusion = np.asarray(confusion, dtype=float)
     number = np.arange(len(confusion))
     weight = np.abs(number[:, None] - number)

@@ -77,8 +77,8 @@ class DistributedBatchSampler(BatchSampler):
         self.rank, self.number = idist.get_rank(), idist.get_world_size()
         if batch_size < self.number:
             raise OptionError(
-                f"A batch of {batch_size} cannot be divided among {self.number} processes. Start fewer processes or use "
-                "larger batches: detector_batch_size slices, of which slices_per_subject are one item, or "
+                f"A batch of {batch_size} cannot be divided among {self.number} processes. Start fewer processes or "
+                "use larger batches: detector_batch_size slices, of which slices_per_subject are one item, or "
                 "classifier_batch_size patches."
             )
 
