@@ -28,7 +28,7 @@ class RandJitterd(RandomizableTransform, MapTransform):
         min_side: boxes with a shorter side, as a fraction of the size of the slice, are dropped.
 
     Raises:
-            ValueError: ``jitter`` is out of range.
+        ValueError: ``jitter`` is out of range.
 
     Example:
         >>> image, boxes = torch.arange(16.0).reshape(1, 4, 4), torch.tensor([[1.0, 1.0, 3.0, 3.0]])

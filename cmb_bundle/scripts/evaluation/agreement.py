@@ -24,7 +24,7 @@ def intraclass_correlation(truth: Sequence[float], counted: Sequence[float]) -> 
         counted: (N,) detections of each subject.
 
     Returns:
-            the coefficient; None with fewer than two subjects, or if all counts of both raters are equal.
+        the coefficient; None with fewer than two subjects, or if all counts of both raters are equal.
 
     Example:
         >>> round(intraclass_correlation([0, 2, 5, 9], [0, 2, 5, 9]), 3)
@@ -56,7 +56,7 @@ def bland_altman(truth: Sequence[float], counted: Sequence[float]) -> dict[str, 
 
     Returns:
         "bias", the mean of counted - truth; "sd", its standard deviation (N - 1); "lower" and "upper", bias -+ 1.96
-            sd. None with too few subjects: the bias needs one, the others two.
+        sd. None with too few subjects: the bias needs one, the others two.
 
     Example:
         >>> {name: round(value, 2) for name, value in bland_altman([0, 2, 5, 9], [1, 2, 7, 10]).items()}
@@ -86,7 +86,7 @@ def band_confusion(truth: Sequence[float], counted: Sequence[float], bands: Sequ
     Count the subjects in each pair of bands.
 
     Returns:
-            (B, B) int, rows by ground truth, columns by the program's count, in the order of :func:`band_names`.
+        (B, B) int, rows by ground truth, columns by the program's count, in the order of :func:`band_names`.
 
     Example:
         >>> band_confusion([0, 4, 5, 12], [0, 5, 6, 9]).tolist()
@@ -106,7 +106,7 @@ def weighted_kappa(confusion: np.ndarray) -> float | None:
 
     Returns:
         1 - observed / expected disagreement, weighted by the distance of the categories; None if no disagreement is
-            expected, with no subjects or all in the same category for both.
+        expected, with no subjects or all in the same category for both.
 
     Example:
         >>> round(weighted_kappa([[1, 1, 0], [0, 1, 0], [0, 1, 0]]), 3)
