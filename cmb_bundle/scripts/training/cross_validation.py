@@ -41,7 +41,7 @@ OF_INFERENCE = ("inferer", "precision")
 """Ids that the evaluation keeps as inference has them: training's know less, or mean how to train."""
 
 WITHOUT_EFFECT = ("fold", "folds", "output_dir", "datalist_file", "dataset_dir", "bundle_root", "num_workers",
-                  "cache_rate", "resume", "device", "_meta_", "run")  # fmt: skip
+                  "cache_rate", "resume", "device", "debug", "_meta_", "run")  # fmt: skip
 """Ids that may differ between the runs of one cross-validation. The split is compared by itself."""
 
 
