@@ -1,5 +1,9 @@
 """Small models of Keras."""
 
+import os
+
+os.environ["KERAS_BACKEND"] = "torch"
+
 import keras
 import numpy as np
 from keras import layers as kl

@@ -53,7 +53,6 @@ def read_pixels(volume: Volume) -> tuple[np.ndarray, float | None]:
 
     image_type, stored = itk.Image[itk.D, 3], {}
     for file in dict.fromkeys(frame.file for frame in volume.frames):
-        _check_length(file)
         dicom_io = itk.GDCMImageIO.New()
         reader = itk.ImageFileReader[image_type].New(FileName=file, ImageIO=dicom_io)
         try:
@@ -61,6 +60,7 @@ def read_pixels(volume: Volume) -> tuple[np.ndarray, float | None]:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise DicomError(f"{file} cannot be decoded ({reason}); copy or export it again.") from error
+        _check_length(file)
         values = itk.array_from_image(reader.GetOutput())
         stored[file] = np.round((values - dicom_io.GetRescaleIntercept()) / dicom_io.GetRescaleSlope())
     pixels = np.empty(volume.shape, dtype=np.float32)

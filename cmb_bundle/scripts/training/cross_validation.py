@@ -41,8 +41,8 @@ OF_INFERENCE = ("inferer", "precision")
 """Ids for which the evaluation keeps inference's value: training's has fewer options, or describes how to train."""
 
 WITHOUT_EFFECT = ("fold", "folds", "output_dir", "datalist_file", "dataset_dir", "bundle_root", "num_workers",
-                  "cache_rate", "resume", "device", "_meta_", "run")  # fmt: skip
-"""Ids that may differ between the runs of one cross-validation. The split is compared separately."""
+                  "cache_rate", "resume", "device", "debug", "_meta_", "run")  # fmt: skip
+"""Ids that may differ between the runs of one cross-validation. The split is compared by itself."""
 
 
 class CrossValidation:
