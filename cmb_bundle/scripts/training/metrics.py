@@ -40,8 +40,8 @@ class CandidateFROC(Metric):
 
         Args:
             output: for each subject ``pred``, a table with the columns ``CANDIDATE_COLUMNS``; ``image``, a MetaTensor
-                whose affine takes the table's voxels to RAS mm, with the ``subject`` in its meta data; ``label``, (N, 3)
-                lesions in RAS mm.
+                whose affine takes the table's voxels to RAS mm, with the ``subject`` in its meta data; ``label``,
+                (N, 3) lesions in RAS mm.
         """
         for one in output:
             table = np.asarray(one["pred"], dtype=float)
