@@ -1,4 +1,4 @@
-"""Which detections found which lesions: numbers in, one matching a subject out."""
+"""Which detections found which lesions: numbers in, one matching per subject out."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Matching:
 
     def among(self, lesions: np.ndarray) -> Matching:
         """
-        Leave out lesions, such as those that an earlier stage missed: they can no more be missed.
+        Leave out lesions, such as those that an earlier stage missed: they can no longer be missed.
 
         Args:
             lesions: (M,) bool, which to keep.

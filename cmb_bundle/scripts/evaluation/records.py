@@ -1,4 +1,4 @@
-"""What an evaluation is computed from: for each subject its lesions, the look-alikes, and what a system found.
+"""What an evaluation is computed from: for each subject its lesions, the mimics, and what a system found.
 
 Records can be saved and loaded, so that the folds of a cross-validation, or several systems, are scored together.
 """
@@ -44,7 +44,7 @@ class Lesion:
 @dataclass
 class Mimic:
     """
-    A thing that looks like a microbleed and is none, as the truth names it.
+    A microbleed mimic annotated in the ground truth.
 
     Args:
         ras_mm: its centre, in RAS mm.

@@ -161,7 +161,7 @@ class Findingsd(Transform):
         grid = np.stack(np.meshgrid(*[np.arange(a, b) for a, b in zip(low, high, strict=True)], indexing="ij"), -1)
         values = swi[0][box].numpy()
         own = (cKDTree(centres * spacing).query(grid * spacing)[1] == number - 1) & ~background(values)
-        # from a whole voxel, so that a place that differs by a hair does not begin at another voxel
+        # measured from the nearest voxel centre, so that rounding noise cannot change the seed voxel
         from_middle = np.linalg.norm((grid - middle) * spacing, axis=-1).round(3)
         near = own & (from_middle <= max(2.0, spacing.max() / 2 * np.sqrt(3)))
         if not near.any():
@@ -196,6 +196,8 @@ def background(values: np.ndarray) -> np.ndarray:
 def to_file_grid(labels: np.ndarray, ras_affine: np.ndarray, file_affine: np.ndarray, file_shape: tuple) -> MetaTensor:
     """
     Bring a label map in RAS order back to the order of axes of its file, exactly (axes swapped and flipped).
+
+    MONAI's Invertd would resample what the preprocessing resampled; this map was never on another grid.
 
     Args:
         labels: (i, j, k) in RAS order.

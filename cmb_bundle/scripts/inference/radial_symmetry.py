@@ -1,4 +1,4 @@
-"""Candidates without learning: the fast radial symmetry transform in 3D, a classical rival of stage 1.
+"""Candidates without learning: the fast radial symmetry transform in 3D, a classical alternative to stage 1.
 
 Loy and Zelinsky, "Fast radial symmetry for detecting points of interest", IEEE TPAMI 25:959, 2003, in three dimensions
 and in mm, as Kuijf et al. used it for microbleeds (NeuroImage 59:2266, 2012).

@@ -184,7 +184,7 @@ class SubjectWriter:
         write_whole(path, lambda aside: nib.save(nib.Nifti1Image(image[0].numpy(), affine), aside))
 
     def print_found(self, engine: Engine) -> None:
-        """Print a row a microbleed and the number of each subject."""
+        """Print one row per microbleed and the count for each subject."""
         rows = [
             {"subject": subject, "lesion": number, **dict(zip("ijk", bleed["voxel"], strict=True)),
              **dict(zip("RAS", bleed["ras_mm"], strict=True)), "diameter_mm": bleed["diameter_mm"],

@@ -94,7 +94,7 @@ class EvaluationReport:
         fold: which was evaluated, of a cross-validation.
         candidate_threshold: of inference, for the report.
         probability_threshold: of inference, for the report.
-        crops: false positives a subject that are pictured, at most.
+        crops: false positives per subject that are pictured, at most.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Rival:
             engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.collect)
 
     def collect(self, engine: Engine) -> None:
-        """Record the subjects of an iteration as the rival sees them."""
+        """Evaluate the comparison system on the subjects of an iteration."""
         report = self.report
         threshold = getattr(self.inferer, "candidate_threshold", None)
         about = report.about | {"system": self.system, "candidate_threshold": threshold}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from monai.config import KeysCollection
@@ -46,23 +46,34 @@ class RandContrastd(RandomizableTransform, MapTransform):
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
         self.slices = slices
-        self.gamma, self.gain, self.phase_factor, self.noise = gamma, gain, phase_factor, noise
+        self.gamma = gamma
+        self.gain = gain
+        self.phase_factor = phase_factor
+        self.noise = noise
+
+    def randomize(self, shapes: Sequence[Sequence[int]]) -> None:
+        """Draw whether and how to change, and the noise (same shape) of each image of these shapes."""
+        super().randomize(None)
+        if not self._do_transform:
+            return
+        self._gamma = self.R.uniform(*self.gamma)
+        self._gain = self.R.uniform(*self.gain)
+        self._phase_factor = self.R.uniform(*self.phase_factor)
+        deviation = self.R.uniform(0, self.noise)
+        self._grains = [self.R.normal(0, deviation, tuple(shape)) for shape in shapes]
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = dict(data)
-        self.randomize(None)
+        self.randomize([d[key].shape for key in self.keys])
         if not self._do_transform:
             return d
-        gamma, gain = self.R.uniform(*self.gamma), self.R.uniform(*self.gain)
-        factor, noise = self.R.uniform(*self.phase_factor), self.R.uniform(0, self.noise)
-        for key in self.keys:
+        for key, grain in zip(self.keys, self._grains, strict=True):
             image = d[key].clone()
-            there = image > 0
+            inside = image > 0
             swi, phase = image[: self.slices], image[self.slices :]
-            swi.copy_(0.5 * (2 * gain * swi).pow(gamma))
-            phase.copy_(0.5 + factor * (phase - 0.5))
-            grain = torch.as_tensor(self.R.normal(0, noise, image.shape), dtype=image.dtype)
-            d[key] = ((image + grain).clamp(0, 1)) * there
+            swi.copy_(0.5 * (2 * self._gain * swi).pow(self._gamma))
+            phase.copy_(0.5 + self._phase_factor * (phase - 0.5))
+            d[key] = ((image + torch.as_tensor(grain, dtype=image.dtype)).clamp(0, 1)) * inside
         return d
 
 

@@ -46,7 +46,10 @@ class NormalizePhased(MapTransform):
             raise ValueError(f"phase sign is {sign!r}; expected 'auto', 1 or -1.")
         if filter_phase not in ("auto", True, False):
             raise ValueError(f"filter_phase is {filter_phase!r}; expected 'auto', true or false.")
-        self.scale, self.sign, self.filter_phase, self.lines = scale, sign, filter_phase, lines
+        self.scale = scale
+        self.sign = sign
+        self.filter_phase = filter_phase
+        self.lines = lines
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = dict(data)
@@ -54,10 +57,11 @@ class NormalizePhased(MapTransform):
             stored = d[key]
             image = d["image"] if d.get("image") is not None else d["magnitude"]
             mask = d["mask"].as_tensor().bool()
-            told = stored.meta.get("radians_per_unit") if self.scale is None else None
-            phase, notice = phase_to_radians(stored.as_tensor(), self.scale if told is None else float(told))
-            if told is not None:
-                notice = f"Phase was scaled by {float(told):g} rad a unit, as its DICOM header says."
+            header_scale = stored.meta.get("radians_per_unit") if self.scale is None else None
+            scale = self.scale if header_scale is None else float(header_scale)
+            phase, notice = phase_to_radians(stored.as_tensor(), scale)
+            if header_scale is not None:
+                notice = f"Phase was scaled by {scale:g} rad a unit, as its DICOM header says."
             add_notice(d, notice)
             raw = is_raw(phase, image.as_tensor(), mask) if self.filter_phase == "auto" else self.filter_phase
             if raw:

@@ -18,10 +18,11 @@ class ResampleSpacingd(MapTransform):
 
     Linear interpolation where voxels get smaller; where they get larger, an average with a triangular window as wide as
     two new voxels, so that noise falls and nothing is skipped. The field of view is kept, so that the spacing is the
-    one asked for to within half a voxel over the whole extent of each axis.
+    one asked for to within half a voxel over the whole extent of each axis. MONAI's Spacingd interpolates between the
+    nearest voxels whatever the ratio, so that a fine grid is sampled with gaps and its noise is kept.
 
     Args:
-        keys: keys of (1, i, j, k) float MetaTensors; those that are missing are passed over.
+        keys: keys of (1, i, j, k) float MetaTensors; missing ones are skipped.
         spacing: voxel size (i, j, k) in mm.
 
     Example:

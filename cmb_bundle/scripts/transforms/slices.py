@@ -134,15 +134,24 @@ class RandSlicesd(RandomizableTransform, MapTransform):
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
-        self.number, self.lesion_fraction, self.size, self.average = number, lesion_fraction, tuple(size), average
-        self.box_mm, self.box_scale, self.reach_mm = box_mm, box_scale, reach_mm
+        self.number = number
+        self.lesion_fraction = lesion_fraction
+        self.size = tuple(size)
+        self.average = average
+        self.box_mm = box_mm
+        self.box_scale = box_scale
+        self.reach_mm = reach_mm
         self.context = context
 
     def __call__(self, data: Mapping[Hashable, object]) -> list[dict]:
         volume = data[self.keys[0]]
         spacing = volume.pixdim.numpy()
         voxel, boxes = self.lesion_boxes(volume, data["lesions_ras"], data["lesions_diameter"], spacing)
-        return [self._draw(volume.as_tensor(), voxel, boxes) for _ in range(self.number)]
+        slices = []
+        for _ in range(self.number):
+            self.randomize(volume.shape[1:], voxel, boxes)
+            slices.append(self._slice(volume.as_tensor(), voxel, boxes))
+        return slices
 
     def lesion_boxes(self, volume, ras, diameter, spacing) -> tuple[np.ndarray, np.ndarray]:
         """Centres (N, 3) in voxels of the volume, and half edges (N, 3) in voxels of the boxes around them."""
@@ -152,8 +161,15 @@ class RandSlicesd(RandomizableTransform, MapTransform):
         depth = np.maximum(max(self.reach_mm, spacing[2] / 2), diameter / 2)
         return voxel, np.stack([edge / 2 / spacing[0], edge / 2 / spacing[1], depth / spacing[2]], axis=1)
 
-    def _draw(self, volume: torch.Tensor, voxel: np.ndarray, half: np.ndarray) -> dict:
-        shape = volume.shape[1:]
+    def randomize(self, shape: Sequence[int], voxel: np.ndarray, half: np.ndarray) -> None:
+        """
+        Draw one slice and where its cut begins.
+
+        Args:
+            shape: (i, j, k) of the volume.
+            voxel: centres (N, 3) of the lesions in voxels.
+            half: half edges (N, 3) in voxels of the boxes around them.
+        """
         through = len(voxel) > 0 and self.R.random() < self.lesion_fraction
         if through:
             chosen = self.R.randint(len(voxel))
@@ -162,7 +178,7 @@ class RandSlicesd(RandomizableTransform, MapTransform):
             k = self.R.randint(low, high + 1) if high >= low else int(np.clip(round(voxel[chosen, 2]), 0, shape[2] - 1))
         else:
             k = self.R.randint(shape[2])
-        start = []
+        self._k, self._start = k, []
         for axis in (0, 1):
             spare = shape[axis] - self.size[axis]
             low, high = min(0, spare), max(0, spare)
@@ -170,13 +186,17 @@ class RandSlicesd(RandomizableTransform, MapTransform):
                 box_start = voxel[chosen, axis] + 0.5 - half[chosen, axis]
                 low = int(np.clip(np.ceil(box_start + 2 * half[chosen, axis] - self.size[axis]), low, high))
                 high = max(low, min(int(np.floor(box_start)), high))
-            start.append(self.R.randint(low, high + 1))
+            self._start.append(self.R.randint(low, high + 1))
+
+    def _slice(self, volume: torch.Tensor, voxel: np.ndarray, half: np.ndarray) -> dict:
+        """Cut the slice that was drawn, with the boxes of the lesions on it."""
+        k, start = self._k, self._start
         on_slice = np.abs(voxel[:, 2] - k) <= half[:, 2]
         centre = voxel[on_slice, :2] + 0.5 - np.array(start)
         boxes = np.concatenate([centre - half[on_slice, :2], centre + half[on_slice, :2]], axis=1)
         inside = ((centre >= 0) & (centre < np.array(self.size))).all(axis=1)
         boxes = boxes[inside].clip(0, np.tile(self.size, 2))
-        around = [self._plane(volume, one) for one in neighbouring_slices(k, shape[2], self.context)]
+        around = [self._plane(volume, one) for one in neighbouring_slices(k, volume.shape[-1], self.context)]
         return {
             "image": self._cut(torch.stack(around, dim=1).flatten(0, 1), start),
             "boxes": torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
