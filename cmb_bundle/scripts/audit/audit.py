@@ -51,6 +51,7 @@ class Scan:
 def audit_labels(
     dataset_dir: str | Path,
     output_dir: str | Path,
+    *,
     join_mm: float = 3.0,
     echo: int = -1,
     minimum_lesions: int = MINIMUM_LESIONS,

@@ -79,6 +79,7 @@ def fold_input_channels(weight: Tensor, channels: Sequence[int | None], third_ch
 def darknet_detector(
     cfg: str | Path,
     weights: str | Path | None = None,
+    *,
     in_channels: int | None = None,
     third_channel: str = "zero",
     channels: Sequence[int | None] | None = None,

@@ -69,6 +69,7 @@ class KerasClassifier(nn.Module):
 def keras_classifier(
     weights: str | Path | None,
     architecture: str | Path | None = None,
+    *,
     patch_size: Sequence[int] = (16, 32, 16),
     microbleed_class: int = 1,
     phase_first: bool = False,

@@ -139,6 +139,7 @@ class TrainingCheckpoint:
         network: torch.nn.Module,
         states: Mapping[str, object],
         evaluator: Engine | None = None,
+        *,
         metric: str = "",
         lower_is_better: bool = False,
         patience: int = 0,

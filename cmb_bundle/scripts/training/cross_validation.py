@@ -76,6 +76,7 @@ class CrossValidation:
         self,
         dataset_dir: str | Path,
         output_dir: str | Path,
+        *,
         datalist_file: str | Path,
         folds: int = 5,
         seed: int = 0,
