@@ -37,7 +37,7 @@ def last_words(tmp_path, monkeypatch, capfd):
         capfd.readouterr()
         try:
             options = {"output_dir": str(tmp_path / "output")} | options
-            monai.bundle.run(run_id, config_file=files, **options)
+            monai.bundle.run(run_id, config_file=files, logging_file=False, **options)
         except Exception as error:
             # it ends up in the hook by the way that the interpreter takes
             sys.excepthook(type(error), error, error.__traceback__)
