@@ -214,7 +214,10 @@ def refuse_unknown_options(workflow: ConfigWorkflow) -> None:
     known = main | OF_MONAI | {workflow.init_id, workflow.run_id, workflow.final_id}
     known |= {key for key in config if key.startswith("_")} | _referenced(config)
     files, given = _command_line()
-    in_files = known | {key for file in files for key in file}
+    # what is given to a cross-validation applies to the evaluation of its folds too
+    evaluation = [workflow.config_root_path / name for name in config.get("evaluation_configs") or ()]
+    files = [*files, *(ConfigParser.load_config_file(str(path)) for path in evaluation if path.is_file())]
+    in_files = known | {_first(key) for file in files for key in file}
     elsewhere = {_first(key) for one in shipped for key in one}
     for key, value in config.items():
         if key in (in_files if key in given else known):

@@ -214,7 +214,7 @@ ENDS = [
      "detector_epochs is 'many'; expected a whole number, 1 or more."),
     ("trainnig", ["train.json"], {}, "no such action: trainnig; did you mean training?"),
     ("run", ["train.json", "cross_validate.json"], {"dataset_dir": "scans", "run_folds": [7]},
-     "run_folds is [7]; expected some of the numbers 0 to 4, as '[0,1]'."),
+     "run_folds is [7]; expected numbers from 0 to 4, as '[0,1]'."),
     ("run", ["report.json"], {"bootstrap": "no"}, "bootstrap is 'no'; expected a whole number, 0 or more."),
     ("run", ["audit.json"], {"join_mm": -1}, "join_mm is -1; expected a length in mm, 0 or more."),
     ("run", ["train.json", "multi_gpu_train.json"], {},
