@@ -92,7 +92,7 @@ def test_validation_without_subjects_takes_those_of_training(tmp_path, caplog):
     pairs = [{"image": scan(tmp_path / "1.nii.gz"), "label": "l.nii.gz"}]
     dataset = CohortDataset([], LoadSubjectd(), progress=False, when_empty=pairs)
     assert [d["subject"] for d in dataset.data] == ["1"]
-    assert "on those of training" in caplog.text
+    assert "the training subjects are used for validation" in caplog.text
     with pytest.raises(SubjectError):
         CohortDataset([], LoadSubjectd(), progress=False)
 

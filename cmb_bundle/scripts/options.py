@@ -88,7 +88,7 @@ _COUNT = (is_number(1, whole=True), "a whole number, 1 or more")
 _COUNT_OR_0 = (is_number(0, whole=True), "a whole number, 0 or more")
 _MM = (is_number(TINY), "a length in mm, above 0")
 _MM_OR_0 = (is_number(0), "a length in mm, 0 or more")
-_RATE = (is_number(TINY), "a number above 0")
+_RATE = (is_number(0.0), "a number of 0 or more")
 _SHARE = (is_number(0, 1), "a number from 0 to 1")
 _FLAG = (lambda v: isinstance(v, bool | np.bool_), "a truth value, on the command line True or False")
 

@@ -190,7 +190,7 @@ def test_overlay_chooses_the_epoch_of_stage_2_by_the_end_to_end_curve(tiny_cohor
 def test_overlay_names_the_handler_that_saves():
     parser = ConfigParser()
     parser.read_config([CONFIGS / "train.json", CONFIGS / "select_by_froc.json"])
-    saver = parser["train_classifier#handlers"][7]
+    saver = parser["train_classifier#checkpoint"]
     assert saver["_target_"] == "scripts.training.TrainingCheckpoint"
     assert (saver["evaluator"], saver["metric"]) == ("@validate_both#evaluator", "mean_sensitivity")
     assert [h["_target_"] for h in parser["validate_classifier#handlers"]][-1] == "ValidationHandler"

@@ -36,6 +36,7 @@ class Finding:
         diameter_mm: of a sphere with the volume of its voxels in the label map.
         detector_score: of stage 1, in [0, 1].
         probability: of a microbleed, by both stages, in [0, 1].
+        n_slices: slices with a box of stage 1.
     """
 
     voxel: tuple[float, float, float]
@@ -43,6 +44,7 @@ class Finding:
     diameter_mm: float
     detector_score: float
     probability: float | None
+    n_slices: int
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class TwoStageInferer(Inferer):
         >>> volume = torch.ones(1, 2, 9, 9, 5)
         >>> volume[:, 0, 4, 4, 2] = 0.2
         >>> table = TwoStageInferer(spacing=(0.6, 0.6, 2.0), average=1)(volume, network)
-        >>> {name: round(value, 3) for name, value in zip(TABLE_COLUMNS, table[0, 0].tolist())}
+        >>> {name: round(value, 3) for name, value in zip(CANDIDATE_COLUMNS, table[0, 0].tolist())}
         {'i': 4.0, 'j': 4.0, 'k': 2.0, 'diameter_mm': 1.8, 'detector_score': 0.8, 'n_slices': 1.0, 'probability': 0.881}
     """
 
