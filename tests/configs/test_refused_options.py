@@ -79,7 +79,7 @@ WRONG = [
     ("train", "classifier_epochs", True, "expected a whole number, 1 or more."),
     ("train", "detector_batch_size", 0, "expected a whole number, 1 or more."),
     ("train", "classifier_batch_size", 0, "expected a whole number, 1 or more."),
-    ("train", "classifier_learning_rate", "fast", "expected a number above 0."),
+    ("train", "classifier_learning_rate", "fast", "expected a number of 0 or more."),
     ("train", "slice_size", 176, "expected two whole numbers of pixels"),
     ("train", "cache_rate", 2, "expected a number from 0 to 1."),
     ("inference", "spacing", 0.6, "spacing is 0.6; expected three lengths of 0.1 to 20 mm, as '[0.6,0.6,2.0]'."),

@@ -160,8 +160,8 @@ class RadialSymmetryInferer(TwoStageInferer):
         >>> swi = 0.5 - 0.4 * ((1.5 - distance) / 0.5 + 0.5).clamp(0, 1)  # a dark sphere 3 mm wide
         >>> inferer = RadialSymmetryInferer(spacing=(0.5, 0.5, 0.5), radii_mm=(1.0, 1.5, 3.0))
         >>> candidate = inferer.find_candidates(swi[None])[0]
-        >>> {name: round(value, 2) for name, value in zip(CANDIDATE_COLUMNS, candidate.tolist())}
-        {'i': 10.0, 'j': 12.0, 'k': 12.0, 'diameter_mm': 3.0, 'detector_score': 0.57, 'n_slices': 6.0}
+        >>> round(candidate.diameter_mm, 2), round(candidate.detector_score, 2), candidate.n_slices
+        (3.0, 0.57, 6)
     """
 
     def __init__(
