@@ -303,6 +303,11 @@ def test_a_folder_without_tables_is_an_error(cohort, relabelled, tmp_path):
         audit_labels(relabelled, tmp_path)
 
 
+def test_an_audit_without_a_data_set_is_an_error(tmp_path):
+    with pytest.raises(SubjectError, match="no dataset_dir was given. Expected the folder of the scans"):
+        audit_labels(None, tmp_path)
+
+
 def test_options_are_words_for_the_command_line():
     assert options(LabelConvention(0, flip_y=True)) == (
         "--label_convention#index_base 0 --label_convention#swap_xy False --label_convention#flip_x False "

@@ -32,6 +32,7 @@ SPECIAL_FOLDERS = {"data": None, "label": "label", "labels": "label", "truth": "
 SEPARATORS = "_-. "
 WORD = re.compile(r"[^\W_]+")
 OWN_OUTPUT = re.compile(r"_cmb(_swi)?$", re.IGNORECASE)
+NO_DATASET = "There are no subjects: no dataset_dir was given. Expected the folder of the scans: --dataset_dir FOLDER."
 LAYOUTS = """\
   (a) Data/SWI/<id>.nii.gz, Data/Phase/<id>.nii.gz, Data/Magnitude/<id>.nii.gz, Label/<id>.xlsx
       or Data/<id>/ with files named swi, phase, mag; or Data/<id>_swi.nii.gz, Data/<id>_phase.nii.gz, ...
@@ -76,9 +77,11 @@ def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
         file that cannot be read or names no study) has "error", a message, and no paths.
 
     Raises:
-        SubjectError: if the folder or file does not exist, if none of its subjects can be used, or if a datalist
+        SubjectError: if none is given, if the folder or file does not exist, if none of its subjects can be used, or if a datalist
             names a subject twice or by an id that cannot be the name of a folder.
     """
+    if dataset_dir is None:
+        raise SubjectError(NO_DATASET)
     root = Path(dataset_dir).expanduser().absolute()
     if root.suffix.lower() == ".json":
         entries, base = read_datalist(root)

@@ -109,8 +109,9 @@ def merge_slices(
         >>> nothing = (torch.zeros(0, 4), torch.zeros(0))
         >>> above = (torch.tensor([[3.0, 3.0, 6.0, 6.0]]), torch.tensor([0.9]))
         >>> below = (torch.tensor([[4.0, 3.0, 7.0, 6.0]]), torch.tensor([0.3]))
-        >>> merge_slices([nothing, above, below, nothing], spacing_mm=(0.6, 0.6, 2.0)).round(decimals=2)
-        tensor([[4.2500, 4.0000, 1.2500, 1.8000, 0.9000, 2.0000]])
+        >>> [candidate] = merge_slices([nothing, above, below, nothing], spacing_mm=(0.6, 0.6, 2.0))
+        >>> candidate.model_voxel, round(candidate.diameter_mm, 2), round(candidate.detector_score, 2), candidate.n_slices
+        ((4.25, 4.0, 1.25), 1.8, 0.9, 2)
     """
     if merge_mm <= 0 or max_gap < 1:
         raise ValueError(f"merge_mm must be positive and max_gap 1 or more, got {merge_mm} and {max_gap}.")

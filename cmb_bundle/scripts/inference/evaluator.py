@@ -10,6 +10,7 @@ import pandas as pd
 from monai.data import list_data_collate
 from monai.engines import SupervisedEvaluator
 
+from ..data.layouts import NO_DATASET
 from ..errors import CohortError, SubjectError, root_cause
 from ..files import write_csv
 
@@ -66,10 +67,7 @@ class CohortEvaluator(SupervisedEvaluator):
             CohortError: after the last subject, if any failed; it lists them.
         """
         if self.state.epoch_length == 0:
-            raise SubjectError(
-                "There are no subjects: no dataset_dir was given. Expected the folder of the scans: "
-                "--dataset_dir FOLDER."
-            )
+            raise SubjectError(NO_DATASET)
         self.failures.clear()
         super().run()
         raise_failures(self.failures, self.state.epoch_length, self.failures_file)
