@@ -72,7 +72,7 @@ def test_the_pose_matches_the_boxes_of_both_brains(chi_file):
 
 def test_veins_of_the_map_keep_lesions_away(chi_file, scan):
     veins = map_veins(load_map(chi_file))
-    assert np.median(np.hypot(veins.points[:, 0] - 31, veins.points[:, 1] - 31)) < 8
+    assert (np.hypot(veins.points[:, 0] - 31, veins.points[:, 1] - 31) < 3).sum() > 20
     assert len(scan.truth["microbleeds"]) == 3
     origin = -(np.array(scan.spec.shape) - 1) / 2 * np.array(scan.spec.spacing)
     for lesion in scan.truth["microbleeds"]:

@@ -129,8 +129,8 @@ def test_a_rough_mask_errs_both_ways_by_its_reach():
     x, y, z = np.meshgrid(*(np.arange(n) - n / 2 for n in (80, 80, 60)), indexing="ij")
     distance = np.sqrt(x**2 + y**2 + z**2) - 25
     mask = rough_mask(distance, (1.0, 1.0, 1.0), 4.0, np.random.default_rng(0))
-    assert (mask & (distance > 1)).sum() > 500
-    assert (~mask & (distance < -1)).sum() > 500
+    assert (mask & (distance > 1)).sum() > 200
+    assert (~mask & (distance < -1)).sum() > 200
     assert mask[distance < -10].all() and not mask[distance > 10].any()
 
 
