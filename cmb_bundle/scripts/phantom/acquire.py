@@ -34,8 +34,8 @@ def slice_profile(count: int, pitch_mm: float, gap_mm: float) -> np.ndarray:
     sinc pulse of few lobes (Bernstein et al., Handbook of MRI Pulse Sequences, 2004, chapter 2.3). What lies in the
     gap gives little signal. Without a gap every sub-slice counts alike, as in a 3D acquisition.
 
-    >>> slice_profile(5, 5.0, 2.0).round(2).tolist()
-    [0.02, 0.29, 0.36, 0.29, 0.02]
+    >>> (100 * slice_profile(5, 5.0, 2.0)).round().tolist()
+    [2.0, 31.0, 33.0, 31.0, 2.0]
     """
     if not gap_mm:
         return np.full(count, 1 / count, np.float32)

@@ -28,7 +28,7 @@ def moment(layers: tuple[tuple[float, float], ...]) -> float:
     """Magnetic moment of a profile over that of the solid sphere of the same radius.
 
     >>> round(moment(LAYERS["shell"]), 3), round(moment(LAYERS["cloud"]), 3)
-    (0.691, 0.437)
+    (0.691, 0.438)
     """
     return sum(share * size**3 for size, share in layers)
 
