@@ -5,8 +5,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from cmb_bundle.scripts.phantom import KINDS, LR, T2STAR, Content, PhantomSpec, draw_kind, make_cohort, simulate
+from cmb_bundle.scripts.phantom import (
+    KINDS,
+    LR,
+    T2STAR,
+    Content,
+    PhantomSpec,
+    draw_kind,
+    make_cohort,
+    sheet_kinds,
+    simulate,
+)
 from cmb_bundle.scripts.phantom.kinds import OUTPUTS_OF, chosen
 
 SPEC = PhantomSpec(name="slab", spacing=(1.6, 1.6, 2.5), shape=(92, 112, 12), microbleeds=0, mimics=False, seed=9)
@@ -119,6 +130,13 @@ def test_a_cohort_of_kinds_is_reused_and_says_what_it_is(tmp_path):
     assert make_cohort(folder, kinds=["t2star", "magnitude_phase"], **how) == folder
     with pytest.raises(FileExistsError, match="another cohort"):
         make_cohort(folder, kinds="t2star", **how)
+
+
+def test_a_sheet_of_kinds_is_a_picture(young, tmp_path, monkeypatch):
+    monkeypatch.setattr(sheet_kinds, "simulate", lambda spec: young)
+    path = sheet_kinds.kinds_sheet(tmp_path / "sheets" / "kinds.png", kinds="swi_only", scans=1, slices=2)
+    with Image.open(path) as picture:
+        assert picture.width > 300 and picture.height > 500, "one row for each image that the scan has"
 
 
 @pytest.mark.parametrize(
