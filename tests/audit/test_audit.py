@@ -304,7 +304,7 @@ def test_a_folder_without_tables_is_an_error(cohort, relabelled, tmp_path):
 
 
 def test_an_audit_without_a_data_set_is_an_error(tmp_path):
-    with pytest.raises(SubjectError, match="no dataset_dir was given. Expected the folder of the scans"):
+    with pytest.raises(SubjectError, match=r"no dataset_dir was given\. Expected the folder of the scans"):
         audit_labels(None, tmp_path)
 
 

@@ -178,6 +178,24 @@ def test_report_has_a_group_a_microbleed(tmp_path):
     assert named == slices | {str(segmentation.SOPInstanceUID)}
 
 
+@pytest.mark.parametrize("enhanced", [False, True])
+@pytest.mark.parametrize("slices", [1, 2])
+def test_a_scan_with_one_microbleed_has_both_files(tmp_path, enhanced, slices):
+    volume, labels = swi(tmp_path, enhanced), np.zeros((12, 10, 8), np.int16)
+    labels[2:5, 4, 2 : 2 + slices] = 1
+    result = {"microbleeds": BLEEDS[:1], "candidates": []}
+    paths = write_dicom(tmp_path / "out", "x", volume.source, result, torch.as_tensor(labels)[None])
+    segmentation, report = hd.seg.segread(paths[0]), hd.sr.srread(paths[1])
+    assert segmentation.pixel_array.sum() == 3 * slices
+    assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["Cerebral microbleed 1"]
+    shared, *frames = segmentation.SharedFunctionalGroupsSequence[0], *segmentation.PerFrameFunctionalGroupsSequence
+    stands_in = ["SegmentIdentificationSequence" in groups for groups in (shared, *frames)]
+    assert stands_in == [True] + [False] * slices, "DICOM wants it in one place or the other"
+    [group] = report.content.get_volumetric_roi_measurement_groups()
+    assert group.referenced_segment.referenced_sop_instance_uid == segmentation.SOPInstanceUID
+    assert {m.name.meaning: m.value for m in group.get_measurements()}["Diameter"] == 3.2
+
+
 def test_a_scan_without_microbleeds_has_an_empty_segment_and_a_report_of_none(tmp_path):
     volume = swi(tmp_path)
     segmentation, report = written(tmp_path, volume, number=0)

@@ -77,8 +77,8 @@ def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
         file that cannot be read or names no study) has "error", a message, and no paths.
 
     Raises:
-        SubjectError: if none is given, if the folder or file does not exist, if none of its subjects can be used, or if a datalist
-            names a subject twice or by an id that cannot be the name of a folder.
+        SubjectError: if none is given, if the folder or file does not exist, if none of its subjects can be used, or
+            if a datalist names a subject twice or by an id that cannot be the name of a folder.
     """
     if dataset_dir is None:
         raise SubjectError(NO_DATASET)

@@ -110,8 +110,10 @@ def merge_slices(
         >>> above = (torch.tensor([[3.0, 3.0, 6.0, 6.0]]), torch.tensor([0.9]))
         >>> below = (torch.tensor([[4.0, 3.0, 7.0, 6.0]]), torch.tensor([0.3]))
         >>> [candidate] = merge_slices([nothing, above, below, nothing], spacing_mm=(0.6, 0.6, 2.0))
-        >>> candidate.model_voxel, round(candidate.diameter_mm, 2), round(candidate.detector_score, 2), candidate.n_slices
-        ((4.25, 4.0, 1.25), 1.8, 0.9, 2)
+        >>> candidate.model_voxel, candidate.n_slices
+        ((4.25, 4.0, 1.25), 2)
+        >>> round(candidate.diameter_mm, 2), round(candidate.detector_score, 2)
+        (1.8, 0.9)
     """
     if merge_mm <= 0 or max_gap < 1:
         raise ValueError(f"merge_mm must be positive and max_gap 1 or more, got {merge_mm} and {max_gap}.")

@@ -208,6 +208,7 @@ def make_report(images: list[Any], segmentation: Any, microbleeds: list[Mapping]
             **common,
         )
     ]
+    identified = _with_segments_in_frames(segmentation)
     for segment, bleed in zip(segmentation.SegmentSequence, microbleeds, strict=False):
         diameter = float(bleed["diameter_mm"])
         values = [
@@ -218,7 +219,7 @@ def make_report(images: list[Any], segmentation: Any, microbleeds: list[Mapping]
         groups.append(
             hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
                 tracking_identifier=hd.sr.TrackingIdentifier(segment.TrackingUID, segment.TrackingID),
-                referenced_segment=hd.sr.ReferencedSegment.from_segmentation(segmentation, segment.SegmentNumber),
+                referenced_segment=hd.sr.ReferencedSegment.from_segmentation(identified, segment.SegmentNumber),
                 measurements=[hd.sr.Measurement(*value) for value in values],
                 **common,
             )
@@ -243,6 +244,30 @@ def make_report(images: list[Any], segmentation: Any, microbleeds: list[Mapping]
     )
     report.ManufacturerModelName, report.SoftwareVersions = NAME, version
     return report
+
+
+def _with_segments_in_frames(segmentation: Any) -> Any:
+    """
+    A view of a segmentation whose every frame names its segment.
+
+    Where all frames are of one segment, highdicom writes its number once, into the shared functional groups, as DICOM
+    has it; highdicom's references look for it in each frame alone.
+    """
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    if "SegmentIdentificationSequence" not in shared:
+        return segmentation
+    pydicom = require("pydicom")
+    frames = [
+        pydicom.Dataset({element.tag: element for element in frame})
+        for frame in segmentation.PerFrameFunctionalGroupsSequence
+    ]
+    for frame in frames:
+        frame.SegmentIdentificationSequence = shared.SegmentIdentificationSequence
+    view = pydicom.Dataset({element.tag: element for element in segmentation})
+    # To assign to an element that is there would change the segmentation's own.
+    del view.PerFrameFunctionalGroupsSequence
+    view.PerFrameFunctionalGroupsSequence = frames
+    return view
 
 
 def _made_by(hd: Any, version: str) -> dict[str, Any]:

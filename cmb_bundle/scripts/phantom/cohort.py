@@ -102,7 +102,7 @@ def _make_subject(
     write_subject(simulate(subject), folder, f"phantom-{index + 1:0{digits}d}")
 
 
-def _map_files(maps: str | Path | None) -> list[str]:
+def map_files(maps: str | Path | None) -> list[str]:
     """Paths of a map or of all maps in a folder."""
     if maps is None:
         return []
@@ -160,7 +160,7 @@ def make_cohort(
     folder = Path(dataset_dir).expanduser().absolute()
     wanted = {"version": VERSION, "subjects": subjects, "seed": seed, "vary": vary, "vary_geometry": vary_geometry}
     wanted["spec"] = spec.as_dict()
-    files = _map_files(maps)
+    files = map_files(maps)
     names = chosen(kinds, bool(files))
     if names:
         digest = {Path(f).name: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files}

@@ -27,8 +27,8 @@ KINDS = (*OUTPUTS_OF, *(f"map_{name}" for name in OUTPUTS_OF))
 # 3D, susceptibility-weighted: 0.45-0.94 mm in plane and slices of 1-3 mm in the protocols of the reviews (Haller et
 # al., Radiology 2018;287:11; Haacke et al., AJNR 2009;30:19); to 4 mm where 2 mm slices are averaged in pairs.
 SWI_IN_PLANE_MM, SWI_SLICE_MM = (0.45, 1.0), (1.0, 4.0)
-# 2D T2*-weighted: the protocols tabled by Greenberg et al., Lancet Neurol 2009;8:165 and the three cohorts of VALDO
-# (Sudre et al., Med Image Anal 2024;91:103029) lie within.
+# 2D T2*-weighted: about the protocols in Greenberg et al., Lancet Neurol 2009;8:165 and in the cohorts of VALDO (Sudre
+# et al., Med Image Anal 2024;91:103029), made wider at both ends.
 T2STAR_IN_PLANE_MM, T2STAR_SLICE_MM, T2STAR_GAP_SHARE = (0.7, 1.1), (3.0, 6.0), (0.05, 0.3)
 T2STAR_TE_MS = {1.5: (20.0, 40.0), 3.0: (15.0, 30.0)}
 T2STAR_TR_MS, T2STAR_FLIP_DEG, T2STAR_SNR = (400.0, 1200.0), (15.0, 30.0), (20.0, 80.0)

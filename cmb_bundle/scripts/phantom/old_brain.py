@@ -149,9 +149,8 @@ def place_small(
 ) -> tuple[list[Lesion], list[Vessels]]:
     """Mineralised pallidum and choroid, cortical veins end-on and flow voids.
 
-    Vascular mineralisation of the pallidum is seen in most people above 70 years, as grains of calcium and iron
-    (Casanova et al., J Neurol Sci 2007; Harrison et al., Neuropathol Appl Neurobiol 2015); here 0.7 of the grains are
-    diamagnetic. Choroid plexus: 66 % (Daghighi et al., Folia Morphol 2007;66:115).
+    The vessels of an old pallidum hold grains of calcium and of iron; that 0.7 of them are diamagnetic is a choice.
+    Calcified choroid plexus: 66 % (Daghighi et al., Folia Morphol 2007;66:115).
 
     Args:
         placer: where they may lie.

@@ -1,8 +1,8 @@
 """Profiles of microbleeds: solid, shell, cloud and lobed, and the calcified twin of any of them.
 
 In histology an old microbleed is a focus of haemosiderin-laden macrophages, at times about a cavity or a vessel, at
-times scattered loosely (Shoamanesh et al., Cerebrovasc Dis 2011;32:528; De Reuck et al., J Stroke Cerebrovasc Dis
-2011); hence a shell, a cloud and several lobes besides a ball. The numbers are choices.
+times scattered loosely (review: Shoamanesh et al., Cerebrovasc Dis 2011;32:528); hence a shell, a cloud and several
+lobes besides a ball. The numbers are choices.
 """
 
 from __future__ import annotations

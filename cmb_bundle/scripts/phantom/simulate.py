@@ -8,7 +8,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from . import physics
-from .acquire import acquire, background_field, coil_curves, fine_grid, image_grid, signals, tissue
+from .acquire import acquire, background_field, coil_curves, contrast, fine_grid, image_grid, signals, tissue
 from .anatomy import Pose, Shape, build_head
 from .grid import Grid, resample
 from .lesions import Lesion, companions, draw_count, signal_factor
@@ -225,9 +225,14 @@ def _simulate(spec: PhantomSpec) -> Phantom:
     volumes = {"SWI": swi, "Magnitude": magnitude, "Phase": phase}
     stored = finish(volumes, sensitivity, seen, kept, spacing, spec, processing_rng)
     affine = _affine(spec, written, view_rng)
+    found = [_record(x, written, affine) for x in lesions]
+    if content.profiles or spec.gap_mm:
+        for lesion, record in zip(lesions, found, strict=True):
+            alone = signal_factor(lesion, fine, spec.field_tesla, spec.te_ms, spec.susceptibility_scale)
+            record["contrast"] = round(contrast(alone, fine, factor, spec), 3)
     truth = {
         "spec": spec.as_dict(),
-        "microbleeds": [_record(x, written, affine) for x in lesions],
+        "microbleeds": found,
         "mimics": [_record(x, written, affine) for x in mimics],
     }
     return Phantom(spec, stored["SWI"], _scale_phase(stored["Phase"], spec), stored["Magnitude"], affine, truth)

@@ -128,9 +128,8 @@ HR = PhantomSpec()
 LR = PhantomSpec(name="LR", spacing=(0.8, 0.8, 2.0), shape=(320, 280, 72))
 SMALL = PhantomSpec(name="SMALL", spacing=(0.8, 0.8, 2.0), shape=(192, 240, 24))
 TINY = PhantomSpec(name="TINY", spacing=(1.2, 1.2, 2.0), shape=(120, 152, 10))
-# 2D gradient echo of the whole head: 4 mm slices and 1 mm gaps, long repetition time, magnitude alone. Within the
-# protocols of the reviews: slices 3-5 mm, gaps 0-1.5 mm, echo 15-50 ms, repetition 300-1000 ms, flip 10-30 degrees
-# (Greenberg et al., Lancet Neurol 2009;8:165, table 1; Sveinbjornsdottir et al., JNNP 2008;79:1002).
+# 2D gradient echo of the whole head: 4 mm slices and 1 mm gaps, long repetition time, magnitude alone; a common
+# clinical protocol (Greenberg et al., Lancet Neurol 2009;8:165).
 T2STAR = PhantomSpec(
     name="T2STAR",
     spacing=(0.9, 0.9, 5.0),
