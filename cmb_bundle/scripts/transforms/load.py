@@ -53,7 +53,7 @@ class LoadSubjectd(MapTransform):
             or values that are not finite, or lies on another grid than its companion; no SWI can be had.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, numpy as np
         >>> values = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = f"{folder}/sub-01_swi.nii.gz"
