@@ -1,8 +1,10 @@
 """What training and inference must have in common, and what the shipped recipe must do."""
 
 import json
+import shutil
 
 import pytest
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from cmb_bundle.scripts.transforms import RandDropPhased
 
@@ -61,9 +63,27 @@ def test_both_stages_learn_without_phase_too(stage, tiny_cohort):
     assert drops[0].prob >= 0.05
 
 
-def test_bundle_root_is_found_in_the_same_way_everywhere(train, inference):
-    others = [json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8")) for name in ("audit", "report")]
-    assert len({one["bundle_root"] for one in (train, inference, *others)}) == 1
+MAIN = ("train", "inference", "audit", "report")
+
+
+def test_bundle_root_is_written_alike_everywhere():
+    assert (
+        len({json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))["bundle_root"] for name in MAIN}) == 1
+    )
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_bundle_root_is_the_folder_above_the_configs_wherever_it_is_copied_to(name, tmp_path, monkeypatch):
+    shutil.copytree(CONFIGS, tmp_path / "copy" / "configs")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file = f"../copy/configs/{name}.json"
+    workflow = ConfigWorkflow(file, workflow_type=None, logging_file=False, initialize=["$@bundle_root"])
+    assert workflow.initialize() == [str(tmp_path / "copy")]
+    # MONAI's tools that read a config without a workflow are started in the bundle's folder
+    monkeypatch.chdir(tmp_path / "copy")
+    parser = ConfigParser(ConfigParser.load_config_file(f"configs/{name}.json"))
+    assert parser.get_parsed_content("bundle_root") == str(tmp_path / "copy")
 
 
 def test_overlays_change_parts_by_name_and_not_by_position():
