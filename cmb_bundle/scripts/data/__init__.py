@@ -4,13 +4,14 @@ from .datasets import CohortDataset, SeededItems, SubjectDataset
 from .label_files import Table, label_suffix, read_components, read_table
 from .labels import LabelConvention, Points, count_points, read_points
 from .layouts import complete_subject, find_subjects, read_datalist
-from .splits import assign_folds, load_subjects, make_datalist
+from .splits import Split, assign_folds, make_datalist
 
 __all__ = [
     "CohortDataset",
     "LabelConvention",
     "Points",
     "SeededItems",
+    "Split",
     "SubjectDataset",
     "Table",
     "assign_folds",
@@ -18,7 +19,6 @@ __all__ = [
     "count_points",
     "find_subjects",
     "label_suffix",
-    "load_subjects",
     "make_datalist",
     "read_components",
     "read_datalist",
