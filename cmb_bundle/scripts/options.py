@@ -96,7 +96,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         ("detector_epochs", "classifier_epochs", "detector_batch_size", "classifier_batch_size", "slices_per_subject",
          "val_interval", "classifier_val_interval", "detector_save_interval", "detector_iterations", "average",
-         "context", "score_slices", "patch_size", "folds"), _COUNT),
+         "context", "score_slices", "max_candidates", "folds"), _COUNT),
     **dict.fromkeys(
         ("num_workers", "seed", "bootstrap", "gallery", "detector_patience", "classifier_patience"), _COUNT_OR_0),
     **dict.fromkeys(("merge_mm", "box_mm", "distance_mm", "strict_mm"), _MM),
@@ -106,6 +106,10 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         ("debug", "resume", "silent", "picture", "compare_with_baseline", "number_microbleeds",
          "detector_from_checkpoint", "classifier_from_checkpoint", "detector_schedule_by_epoch"), _FLAG),
+    "patch_size": (
+        lambda v: is_number(1, whole=True)(v) or is_list(is_number(1, whole=True), 3)(v),
+        "a number of voxels, 1 or more, or three of them",
+    ),
     "echo": (is_number(whole=True), "the number of an echo; -1 is the last"),
     "fold": (is_number(-1, whole=True), "the number of a fold, counted from 0; -1 for none"),
     "spacing": (is_list(is_number(0.1, 20), 3), "three lengths of 0.1 to 20 mm, as '[0.6,0.6,2.0]'"),

@@ -35,6 +35,7 @@ class Finding:
         ras_mm: the same place in mm, RAS.
         diameter_mm: of a sphere with the volume of its voxels in the label map.
         detector_score: of stage 1, in [0, 1].
+        classifier_probability: of stage 2, in [0, 1].
         probability: of a microbleed, by both stages, in [0, 1].
         n_slices: slices with a box of stage 1.
     """
@@ -43,6 +44,7 @@ class Finding:
     ras_mm: tuple[float, float, float]
     diameter_mm: float
     detector_score: float
+    classifier_probability: float | None
     probability: float | None
     n_slices: int
 

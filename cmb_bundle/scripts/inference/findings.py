@@ -64,15 +64,15 @@ class Findingsd(Transform):
         the dictionary with ``pred``, the label map (1, i, j, k) int16 on the input's own grid and orientation
         (0 background, 1..n microbleeds, most probable first), and ``result``: ``notices`` on how the scan was read, if
         any; ``microbleeds`` and ``candidates`` as lists of dictionaries with ``voxel`` (0-based, continuous, input
-        grid), ``ras_mm``, ``diameter_mm``, ``detector_score``, ``probability``, ``n_slices``; candidates also
-        ``accepted`` and ``reason``; and ``probability_threshold`` as given.
+        grid), ``ras_mm``, ``diameter_mm``, ``detector_score``, ``classifier_probability``, ``probability``,
+        ``n_slices``; candidates also ``accepted`` and ``reason``; and ``probability_threshold`` as given.
 
     Example:
         >>> swi = torch.full((1, 12, 12, 6), 0.5)
         >>> swi[0, 4:6, 5, 3] = 0.0  # two dark voxels
         >>> meta = {"original_affine": np.eye(4), "spatial_shape": (12, 12, 6)}
         >>> swi = MetaTensor(swi, affine=torch.eye(4), meta=meta)
-        >>> rows = torch.tensor([[4.4, 5.0, 3.0, 2.0, 0.9, 1.0, 0.8], [9.0, 9.0, 3.0, 2.0, 0.5, 1.0, 0.1]])
+        >>> rows = torch.tensor([[4.4, 5.0, 3.0, 2.0, 0.9, 1.0, 0.8, 0.8], [9.0, 9.0, 3.0, 2.0, 0.5, 1.0, 0.1, 0.1]])
         >>> d = Findingsd(probability_threshold=0.4)({"image": swi, "swi": swi, "pred": rows})
         >>> torch.as_tensor(d["pred"]).nonzero().tolist()  # the voxels of the first; the second is not probable enough
         [[0, 4, 5, 3], [0, 5, 5, 3]]
@@ -109,7 +109,8 @@ class Findingsd(Transform):
                 voxel=tuple(round(v, 3) for v in on_file.tolist()),
                 diameter_mm=round(candidate.diameter_mm, 2),
                 detector_score=round(candidate.detector_score, 4),
-                probability=None if candidate.probability is None else round(candidate.probability, 4),
+                classifier_probability=_rounded(candidate.classifier_probability),
+                probability=_rounded(candidate.probability),
                 accepted=reason is None,
                 reason=reason or "accepted",
             )
@@ -177,6 +178,10 @@ class Findingsd(Transform):
         grown = parts == parts[core]
         labels[box][grown] = number
         return float((6 / np.pi * grown.sum() * spacing.prod()) ** (1 / 3))
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 4)
 
 
 def background(values: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 TABLE_HEADER = [
     "lesion", "slice", "x", "y", "voxel_i", "voxel_j", "voxel_k", "ras_r_mm", "ras_a_mm", "ras_s_mm",
-    "diameter_mm", "detector_score", "probability",
+    "diameter_mm", "detector_score", "classifier_probability", "probability",
 ]  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def findings_table(microbleeds: list[dict], shape: tuple, convention: LabelConve
             **dict(zip(("slice", "x", "y"), pixel, strict=True)),
             **dict(zip(("voxel_i", "voxel_j", "voxel_k"), microbleed["voxel"], strict=True)),
             **dict(zip(("ras_r_mm", "ras_a_mm", "ras_s_mm"), microbleed["ras_mm"], strict=True)),
-            **{name: microbleed[name] for name in ("diameter_mm", "detector_score", "probability")},
+            **{name: microbleed[name] for name in TABLE_HEADER[10:]},
         }
         for number, (pixel, microbleed) in enumerate(zip(pixels, microbleeds, strict=True), 1)
     ]

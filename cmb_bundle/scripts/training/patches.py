@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import ignite.distributed as idist
 import numpy as np
 import torch
+from monai.utils import ensure_tuple_rep
 from nibabel.affines import apply_affine
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
@@ -40,7 +41,8 @@ class PatchCollector:
         device: where stage 1 runs.
         match_mm: see above.
         ignore_mm: see above.
-        margin: voxels added on all sides, so that a patch can be cut with a shift.
+        margin: voxels added on all sides, so that a patch can be cut turned, enlarged or with a shift; one number, or
+            one for each axis.
         hard_negatives: candidates per subject that are no microbleed, at most; those with the best detector score.
         random_negatives: random places per subject.
     """
@@ -53,7 +55,7 @@ class PatchCollector:
         device: torch.device | str = "cpu",
         match_mm: float = 3.0,
         ignore_mm: float = 5.0,
-        margin: int = 2,
+        margin: int | Sequence[int] = 2,
         hard_negatives: int = 30,
         random_negatives: int = 5,
     ) -> None:
@@ -63,7 +65,8 @@ class PatchCollector:
         self.device = device
         self.match_mm = match_mm
         self.ignore_mm = ignore_mm
-        self.size = inferer.patch_size + 2 * margin
+        edges = zip(ensure_tuple_rep(inferer.patch_size, 3), ensure_tuple_rep(margin, 3), strict=True)
+        self.size = [edge + 2 * more for edge, more in edges]
         self.hard_negatives = hard_negatives
         self.random_negatives = random_negatives
 
@@ -77,8 +80,9 @@ class PatchCollector:
             need_both: whether it is an error that there are only patches of one kind, as it is in training.
 
         Returns:
-            dictionaries of ``image`` (2, s, s, s) with s = patch_size + 2 margin, ``label`` (1 microbleed, 0 not),
-            ``subject`` and ``source`` (``candidate``, ``lesion`` or ``random``).
+            dictionaries of ``image`` (2, i, j, k) of patch_size + 2 margin voxels, ``label`` (1 microbleed, 0 not),
+            ``subject``, ``source`` (``candidate``, ``lesion`` or ``random``) and ``detector_score``, NaN where the
+            source is no candidate.
 
         Raises:
             TrainingError: there is no patch of a microbleed, or none of another thing, and ``need_both``.
@@ -105,22 +109,25 @@ class PatchCollector:
         lesions = np.asarray(data["lesions_ras"]).reshape(-1, 3)
         found = self.inferer.find_candidates(volume.as_tensor().to(self.device), self.network.detector)
         candidates = np.array([c.model_voxel for c in found]).reshape(-1, 3)
+        scores = np.array([c.detector_score for c in found])
         apart = _distance_to_nearest(apply_affine(affine, candidates), lesions)
-        centres = [(v, 1, "candidate") for v in candidates[apart <= self.match_mm]]
-        centres += [(v, 0, "candidate") for v in candidates[apart > self.ignore_mm][: self.hard_negatives]]
-        centres += [(v, 1, "lesion") for v in to_voxel(affine, lesions)]
+        hits, others = np.flatnonzero(apart <= self.match_mm), np.flatnonzero(apart > self.ignore_mm)
+        centres = [(candidates[n], 1, "candidate", scores[n]) for n in hits]
+        centres += [(candidates[n], 0, "candidate", scores[n]) for n in others[: self.hard_negatives]]
+        centres += [(v, 1, "lesion", np.nan) for v in to_voxel(affine, lesions)]
         inside = (volume[0] > 0).nonzero().numpy()
         random = inside[generator.integers(len(inside), size=self.random_negatives)]
         apart = _distance_to_nearest(apply_affine(affine, random), lesions)
-        centres += [(v, 0, "random") for v in random[apart > self.ignore_mm]]
+        centres += [(v, 0, "random", np.nan) for v in random[apart > self.ignore_mm]]
         return [
             {
                 "image": cut_patch(volume.as_tensor(), voxel, self.size).to(torch.float32).clone(),
                 "label": label,
                 "subject": data["subject"],
                 "source": source,
+                "detector_score": float(score),
             }
-            for voxel, label, source in centres
+            for voxel, label, source, score in centres
         ]
 
 

@@ -6,7 +6,7 @@ from .head_mask import HeadMaskd
 from .labels import ReadPointsd
 from .load import LoadSubjectd
 from .notices import add_notice
-from .patches import ClassifierInputd, cut_patch, to_classifier_input
+from .patches import cut_patch
 from .phase import (
     ComputeSWId,
     NormalizePhased,
@@ -21,7 +21,6 @@ from .resample import ResampleSpacingd
 from .slices import RandSlicesd, average_slices, neighbouring_slices, stack_slices
 
 __all__ = [
-    "ClassifierInputd",
     "ComputeSWId",
     "HeadMaskd",
     "LoadSubjectd",
@@ -43,6 +42,5 @@ __all__ = [
     "phase_to_radians",
     "stack_slices",
     "susceptibility_weighted",
-    "to_classifier_input",
     "wrap",
 ]
