@@ -84,6 +84,9 @@ class TwoStageInferer(Inferer):
         {'i': 4.0, 'j': 4.0, 'k': 2.0, 'diameter_mm': 1.8, 'detector_score': 0.8, 'probability': 0.881}
     """
 
+    decides_jointly = True
+    """Whether the network's ``decision`` was fitted to scores of this kind."""
+
     def __init__(
         self,
         spacing: tuple[float, float, float],
@@ -135,7 +138,7 @@ class TwoStageInferer(Inferer):
         candidates = self.find_candidates(volume, getattr(network, "detector", network))
         if self.classify and candidates:
             logits = self.logits(volume, torch.tensor([c.model_voxel for c in candidates]), network.classifier)
-            alone, decision = logits.sigmoid(), getattr(network, "decision", None)
+            alone, decision = logits.sigmoid(), getattr(network, "decision", None) if self.decides_jointly else None
             joint = (
                 alone if decision is None else decision(torch.tensor([c.detector_score for c in candidates]), logits)
             )

@@ -164,6 +164,8 @@ class RadialSymmetryInferer(TwoStageInferer):
         (3.0, 0.57, 6)
     """
 
+    decides_jointly = False
+
     def __init__(
         self,
         spacing: tuple[float, float, float],
