@@ -179,7 +179,7 @@ def test_thresholds_and_options_are_those_of_the_config(scans):
         ("both", {"precision": "half"}, OptionError, "auto, float32, bfloat16"),
         ("both", {"device": "abacus"}, OptionError, "abacus"),
         ("both", {"checkpoint": "missing.pt"}, CheckpointError, "missing.pt"),
-        ({}, {}, SubjectError, "neither an SWI nor a magnitude with a phase"),
+        ({}, {}, SubjectError, "no SWI, no magnitude with a phase"),
         ({"swi": "missing.nii.gz"}, {}, SubjectError, "missing.nii.gz does not exist"),
         ({"swi": np.zeros((9, 9, 9))}, {}, SubjectError, "ndarray; expected a path or a nibabel image"),
         ({"swi": nib.Nifti1Image(np.zeros((9, 9, 9)), np.eye(4))}, {}, SubjectError, "scan: the SWI in memory has"),

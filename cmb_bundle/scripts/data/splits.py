@@ -145,7 +145,7 @@ def load_subjects(
         convention: of the labels' tables; noted in a new datalist.
 
     Returns:
-        dicts sorted by id, with "subject", absolute paths and, but for "all", "fold".
+        dicts sorted by id, with "subject", absolute paths, "notices" if there are any and, but for "all", "fold".
 
     Raises:
         SubjectError: for an unknown subset, fold or id, for fewer labelled subjects than folds, for a part
@@ -185,7 +185,7 @@ def load_subjects(
             "is nothing to learn from. Are their sheets empty, or is the class column 0 everywhere?"
         )
     base = Path(datalist["dataset_dir"])
-    keys = ("subject", *FILE_KEYS, "fold")
+    keys = ("subject", *FILE_KEYS, "fold", "notices")
     chosen = [
         {key: str(base / entry[key]) if key in FILE_KEYS else entry[key] for key in keys if entry.get(key) is not None}
         for entry in chosen
