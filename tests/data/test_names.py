@@ -69,6 +69,12 @@ def test_valdo_gives_the_t2star_alone(tmp_path, folder):
     assert [name for name, files in found(tmp_path).items() if "error" not in files] == ["sub-101"]
 
 
+@pytest.mark.parametrize("label", ["Label/01.xlsx", "Label/01_T2S.csv", "Data/01_T2S.csv"])
+def test_a_label_may_be_named_as_its_t2star(tmp_path, label):
+    touch(tmp_path, "Data/01_T2S.nii.gz", label)
+    assert found(tmp_path) == {"01": {"t2star": "Data/01_T2S.nii.gz", "label": label}}
+
+
 def test_bids_magnitude_with_its_phase_is_one_subject(tmp_path):
     names = ("sub-1_part-mag_T2starw.nii.gz", "sub-1_part-phase_T2starw.nii.gz")
     assert found(touch(tmp_path, *names)) == {"sub-1": {"magnitude": names[0], "phase": names[1]}}

@@ -275,7 +275,9 @@ def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...])
             if role not in SUFFIXES and derived(_stem(path)):
                 computed.append((path, role, ""))
             else:
-                found[_id_of(path, role)][role].append(path)
+                name = _id_of(path, role)
+                short = parse_name(_stem(path)).subject
+                found[short if name not in found and short in found else name][role].append(path)
         elif suffixes is IMAGE_SUFFIXES and _holds_dicom(path):
             found[path.name][role].append(path)
     return computed
@@ -314,9 +316,10 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
         elif scan or not any(stem.startswith(f"{other}_") for other, files in found.items() if set(files) != {"other"}):
             found[scan or stem]["other"].append(path)
     for path in tables:
-        owner = without_words(_stem(path))
-        if owner == subject or (not subject and set(found.get(owner, ())) - {"other"}):
-            found[owner]["label"].append(path)
+        for owner in dict.fromkeys((without_words(_stem(path)), parse_name(_stem(path)).subject)):
+            if owner == subject or (not subject and set(found.get(owner, ())) - {"other"}):
+                found[owner]["label"].append(path)
+                break
     return computed
 
 

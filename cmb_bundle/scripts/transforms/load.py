@@ -29,6 +29,8 @@ from .notices import add_notice
 
 MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude", "t2star": "T2*-weighted magnitude"}
 MINIMUM_SLICES = 3
+MOST_ECHOES = 16
+"""A T2*-weighted file with more volumes, whose echo times are not known, is a series over time and not of echoes."""
 MOST_APART = 0.01
 """Share of the finite voxels that may lie apart from the others for NaN around them to count as background."""
 
@@ -180,12 +182,14 @@ class LoadSubjectd(MapTransform):
                 f"{paths['phase']} has {echoes['phase']}. Expected as many of each."
             )
         number = next(iter(echoes.values()))
+        known = len(acquired.echo_ms) == number
+        if "t2star" in d and number > MOST_ECHOES and not known:
+            return volumes, acquired
         if not -number <= self.echo < number:
             raise SubjectError(
                 f"{name}: echo {self.echo} was asked for, but {next(iter(paths.values()))} has {number}. "
                 f"Set `echo` to a value from 0 to {number - 1}, or to -1 for the last."
             )
-        known = len(acquired.echo_ms) == number
         taken = nearest_echo(acquired.echo_ms) if known and self.echo == -1 and "t2star" in d else self.echo % number
         add_notice(d, f"Echo {taken + 1} of {number} was taken{f' ({acquired.echo_ms[taken]:g} ms)' if known else ''}.")
         echo_ms = acquired.echo_ms[taken : taken + 1] if known else ()
