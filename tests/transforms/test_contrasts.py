@@ -81,7 +81,7 @@ def test_echoes_of_one_file_go_by_their_times_where_these_are_known(tmp_path):
 
 def test_a_series_over_time_is_no_series_of_echoes(tmp_path):
     nib.save(nib.Nifti1Image(np.stack([volume(n) for n in range(17)], -1), AFFINE), tmp_path / "a.nii.gz")
-    with pytest.raises(SubjectError, match="has 4 dimensions, 12 x 10 x 6 x 17. Expected one 3D volume"):
+    with pytest.raises(SubjectError, match=r"has 4 dimensions, 12 x 10 x 6 x 17\. Expected one 3D volume"):
         load(t2star=tmp_path / "a.nii.gz")
 
 
