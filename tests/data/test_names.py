@@ -209,12 +209,28 @@ def test_a_map_without_its_scan_fails_or_is_logged_but_is_not_lost(tmp_path, cap
     with caplog.at_level(logging.WARNING):
         files = found(tmp_path)
     assert list(files) == ["P1", "P2_swi_mip"]
-    assert "but derived" in files["P2_swi_mip"]["error"]
+    assert files["P2_swi_mip"]["error"].startswith("has only what its name says was computed from a scan: derived ")
+    assert "P2_swi_mip.nii.gz. Give the scan itself; if it is the scan, rename it" in files["P2_swi_mip"]["error"]
     assert "masks or maps, not scans: MNI_mask.nii.gz" in caplog.text
 
 
-def test_what_a_brain_extraction_left_is_the_scan_where_there_is_no_other(tmp_path):
-    assert found(touch(tmp_path, "P1_swi_bet.nii.gz")) == {"P1": {"image": "P1_swi_bet.nii.gz"}}
+@pytest.mark.parametrize("folder", ["", "Data/", "P1/"])
+@pytest.mark.parametrize("word", ["swi", "T2S"])
+def test_what_a_brain_extraction_left_is_the_scan_where_there_is_no_other(tmp_path, folder, word):
+    key = "image" if word == "swi" else "t2star"
+    for end, subject in (("bet", "P1"), ("brain", "P1" if folder == "P1/" else "P1_brain")):
+        root = tmp_path / end
+        name = f"{folder}P1_{word}_{end}.nii.gz"
+        assert found(touch(root, name)) == {subject: {key: name}}
+        files = found(touch(root, f"{folder}P1_{word}.nii.gz"))
+        assert list(files) == ["P1"] and files["P1"][key] == f"{folder}P1_{word}.nii.gz"
+        assert files["P1"]["notices"].startswith(f"P1_{word}_{end}.nii.gz was skipped")
+
+
+@pytest.mark.parametrize("word", ["gre", "t2star"])
+def test_a_t2star_beside_its_phase_is_its_magnitude(tmp_path, word):
+    touch(tmp_path, f"a_{word}.nii.gz", f"a_{word}_phase.nii.gz")
+    assert found(tmp_path) == {f"a_{word}": {"magnitude": f"a_{word}.nii.gz", "phase": f"a_{word}_phase.nii.gz"}}
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ SUFFIXES = {"label": (*TABLE_SUFFIXES, *IMAGE_SUFFIXES), "truth": (".json",)}
 SPECIAL_FOLDERS = {"data": None, "label": "label", "labels": "label", "truth": "truth"}
 OWN_OUTPUT = re.compile(r"_cmb(_swi)?$", re.IGNORECASE)
 ECHO = re.compile(r"_(e\d+|echo-\d+)(?=_|$)", re.IGNORECASE)
+EXTRACTED = re.compile(r"[-_. ](bet|brain)$", re.IGNORECASE)
+"""The end of a name of what a brain extraction left of a scan; "brain" may be a word of the scan's own name, too."""
 Derived = tuple[Path, str | None, str]
 """A file that was computed from a scan, its role by its name, and the subject whose folder it is in, if any."""
 NO_DATASET = "There are no subjects: no dataset_dir was given. Expected the folder of the scans: --dataset_dir FOLDER."
@@ -187,11 +189,18 @@ def _studies(root: Path) -> list[dict[str, Any]]:
 def _subject(name: str, files: dict[str, list[Path]]) -> dict[str, Any]:
     found = "; ".join(f"{role} {', '.join(map(str, sorted(paths)))}" for role, paths in files.items())
     files, notices = _without_other_t2star(files)
-    notices += [f"{path.name} was skipped: its name says that it is {derived(_stem(path))}." for path in
-                sorted(files.get("derived", ()))]  # fmt: skip
+    for path in sorted(files.get("derived", ())):
+        what = derived(_stem(path)) or DERIVED["bet"]
+        notices.append(f"{path.name} was skipped: its name says that it is {what}.")
     if any(len(files.get(role, ())) > 1 for role in FILE_KEYS if role != "dicom"):
         return {"subject": name, "error": f"has two files or more of one kind, keep one of each: {found}"}
     scans = {"image", "dicom", "magnitude", "t2star"} & set(files)
+    if not scans and set(files) == {"derived"}:
+        return {
+            "subject": name,
+            "error": f"has only what its name says was computed from a scan: {found}. Give the scan itself; if it is "
+            f"the scan, rename it without the words {', '.join(DERIVED)}",
+        }
     if not scans:
         return {
             "subject": name,
@@ -272,7 +281,7 @@ def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...])
     computed = []
     for path in _entries(folder):
         if _suffix(path, suffixes):
-            if role not in SUFFIXES and derived(_stem(path)):
+            if role not in SUFFIXES and (derived(_stem(path)) or EXTRACTED.search(_stem(path))):
                 computed.append((path, role, ""))
             else:
                 name = _id_of(path, role)
@@ -296,7 +305,7 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
             found[subject or name.subject or folder.name]["label"].append(path)
         elif _suffix(path, TABLE_SUFFIXES):
             tables.append(path)
-        elif derived(own):
+        elif derived(own) or (name.role and EXTRACTED.search(own)):
             computed.append((path, name.role, subject))
         elif name.role in (None, "t2star"):
             unnamed.append((path, name))
@@ -309,6 +318,9 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
         bare = _without_series_number(stem)
         if any(_without_series_number(phase) == bare for phase in _named_by_ph(found, subject or stem)):
             found[subject or stem]["magnitude"].append(path)
+            continue
+        if name.role == "t2star" and not subject and "phase" in found.get(stem, {}):
+            found[stem]["magnitude"].append(path)  # a_gre beside a_gre_phase
             continue
         scan = subject or _scan_of_echo(found, stem)
         if name.role == "t2star" and not _named_by_ph(found, scan):
@@ -346,12 +358,14 @@ def _add_derived(found: dict, computed: list[Derived]) -> None:
     lost = []
     for path, role, subject in computed:
         stem = _stem(path)
-        bare = re.sub(r"[-_. ]bet$", "", stem, flags=re.IGNORECASE)
+        bare = EXTRACTED.sub("", stem)
         if bare != stem and not derived(bare) and role in ("image", "phase", "magnitude", "t2star"):
             owner = subject or parse_name(bare).subject
-            if role not in found.get(owner, {}):
-                found[owner][role].append(path)
-                continue
+            if role in found.get(owner, {}):
+                found[owner]["derived"].append(path)
+            else:
+                found[subject or parse_name(bare if derived(stem) else stem).subject][role].append(path)
+            continue
         owners = [name for name in found if name and re.match(re.escape(name) + r"($|[-_. ])", stem)]
         if subject in found or owners:
             found[subject or max(owners, key=len)]["derived"].append(path)
