@@ -163,6 +163,16 @@ def test_the_command_line_takes_no_option_of_another_config(last_words, tmp_path
     initialise("inference.json", TINY_CONFIG)
 
 
+def test_an_option_below_a_part_that_does_not_exist_stops_in_monai(tmp_path):
+    """MONAI looks the part up before anything of the bundle is loaded; what it says ends with the wrong name."""
+    with pytest.raises(KeyError, match="query key: detecter"):
+        initialise("train.json", **{"network_def#detecter#width": 0.5})
+    overlay = tmp_path / "mine.json"
+    overlay.write_text(json.dumps({"network_def#detecter#width": 0.5}))
+    with pytest.raises(KeyError, match="query key: detecter"):
+        initialise("train.json", overlay)
+
+
 OVERLAYS = sorted(
     {path.name for path in CONFIGS.glob("*.json")}
     - {"metadata.json", "train.json", "inference.json", "report.json", "audit.json"}

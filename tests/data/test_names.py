@@ -8,7 +8,7 @@ import pytest
 
 from cmb_bundle.scripts.data.layouts import complete_subject, find_subjects
 from cmb_bundle.scripts.data.sidecars import Acquisition, read_sidecar
-from cmb_bundle.scripts.data.splits import load_subjects, make_datalist
+from cmb_bundle.scripts.data.splits import Split, make_datalist
 from cmb_bundle.scripts.dicom.kinds import nearest_echo
 from cmb_bundle.scripts.errors import SubjectError
 
@@ -157,7 +157,8 @@ def test_training_reads_them(tmp_path):
         (tmp_path / "Label").mkdir(exist_ok=True)
         (tmp_path / f"Label/{name}.csv").write_text("1,2,3\n")
     touch(tmp_path, "Data/T2star/a_mask.nii.gz")
-    subjects = load_subjects(tmp_path, None, "train", folds=3) + load_subjects(tmp_path, None, "test", folds=3)
+    split = Split(tmp_path, folds=3)
+    subjects = split.training + split.test
     assert {subject["t2star"] for subject in subjects} <= {str(tmp_path / f"Data/T2star/{n}.nii.gz") for n in "abcdef"}
     split = make_datalist(tmp_path, folds=3)
     assert split["training"][0]["t2star"] == "Data/T2star/a.nii.gz"

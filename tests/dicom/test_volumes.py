@@ -15,7 +15,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 
 from cmb_bundle.scripts.data.datasets import SubjectDataset
 from cmb_bundle.scripts.data.layouts import find_subjects
-from cmb_bundle.scripts.data.splits import load_subjects
+from cmb_bundle.scripts.data.splits import Split
 from cmb_bundle.scripts.dicom import volumes
 from cmb_bundle.scripts.dicom.kinds import MR_CLASSES, Header, kind_of, phase_unit
 from cmb_bundle.scripts.dicom.pixels import read_pixels
@@ -29,6 +29,11 @@ from ..helpers.dicom_series import Study, write_dicom_series
 
 SWI_TYPE, M_TYPE, P_TYPE = r"ORIGINAL\PRIMARY\M\SWI\NORM\ND", r"ORIGINAL\PRIMARY\M\ND\NORM", r"ORIGINAL\PRIMARY\P\ND"
 SIEMENS = {"slope": 2, "intercept": -4096}
+
+
+def part(dataset_dir, datalist_file=None, subset="all", subjects=None, **options):
+    """A part of a split made for the purpose."""
+    return Split(dataset_dir, datalist_file, **options).part(subset, subjects)
 
 
 def oblique(spacing=(0.8, 0.6, 2.0), turns=(20, -15, 40), flips=(1, 1, 1), origin=(-31.5, 12.25, 8.0)):
@@ -415,9 +420,9 @@ def test_ids_of_studies(tmp_path, write):
     assert len(set(names)) == 6
     assert [len(study["dicom"]) for study in studies] == [4] * 6
     assert find_subjects(tmp_path) == studies
-    assert load_subjects(tmp_path, subjects=["B"]) == [studies[2]]
+    assert part(tmp_path, subjects=["B"]) == [studies[2]]
     with pytest.raises(SubjectError, match="0 subjects have a label that can be read"):
-        load_subjects(tmp_path, tmp_path / "list.json", subset="test")
+        part(tmp_path, tmp_path / "list.json", subset="test")
 
 
 @pytest.mark.parametrize("enhanced", [False, True])

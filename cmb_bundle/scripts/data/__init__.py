@@ -6,7 +6,7 @@ from .labels import LabelConvention, Points, count_points, read_points
 from .layouts import complete_subject, find_subjects, read_datalist
 from .names import derived, parse_name
 from .sidecars import Acquisition, read_sidecar
-from .splits import assign_folds, load_subjects, make_datalist
+from .splits import Split, assign_folds, make_datalist
 
 __all__ = [
     "Acquisition",
@@ -14,6 +14,7 @@ __all__ = [
     "LabelConvention",
     "Points",
     "SeededItems",
+    "Split",
     "SubjectDataset",
     "Table",
     "assign_folds",
@@ -22,7 +23,6 @@ __all__ = [
     "derived",
     "find_subjects",
     "label_suffix",
-    "load_subjects",
     "make_datalist",
     "parse_name",
     "read_components",

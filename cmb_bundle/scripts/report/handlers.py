@@ -152,15 +152,16 @@ class EvaluationReport:
         write_evaluation(self.records, self.output_dir, replace(self.options, left_out=tuple(failures)))
 
 
-class Rival:
+class ComparisonSystem:
     """
     Let another inferer find microbleeds in each subject of an evaluation, and add its records to the report.
 
     Args:
         report: the evaluation's report, attached before.
-        inferer: of the rival; called with the volume and the evaluation's network, so that stage 2 may be the same.
+        inferer: of the other system; called with the volume and the evaluation's network, so that stage 2
+            may be the same.
         postprocessing: makes the findings of a subject's dictionary, as of the evaluation.
-        system: the rival's name.
+        system: its name.
         enabled: False evaluates the main system alone.
     """
 

@@ -68,7 +68,7 @@ class LoadSubjectd(MapTransform):
             magnitude or T2*-weighted magnitude.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, numpy as np
         >>> values = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = f"{folder}/sub-01_swi.nii.gz"
