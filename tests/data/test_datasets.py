@@ -39,8 +39,9 @@ def touch(root, *names):
 
 def found(root):
     """The subjects of a folder, with paths relative to it."""
+    words = ("subject", "notices")
     return [
-        {key: value if key == "subject" else str(Path(value).relative_to(root)) for key, value in subject.items()}
+        {key: value if key in words else str(Path(value).relative_to(root)) for key, value in subject.items()}
         for subject in find_subjects(root)
     ]
 
@@ -104,6 +105,7 @@ def test_a_folder_for_each_subject(tmp_path, data):
             "image": f"{data}s1/SWI_Images.nii.gz",
             "phase": f"{data}s1/Pha_Images.nii.gz",
             "label": "Label/s1.nii.gz",
+            "notices": "mIP_Images.nii.gz was skipped: its name says that it is a projection.",
         },
         {
             "subject": "s2",
@@ -126,7 +128,12 @@ def test_suffixes_in_one_folder(tmp_path, data):
             "magnitude": f"{data}01_mag.nii.gz",
             "label": f"{data}01.xlsx",
         },
-        {"subject": "02", "image": f"{data}02_SWI.nii.gz", "label": f"{data}02_label.csv"},
+        {
+            "subject": "02",
+            "image": f"{data}02_SWI.nii.gz",
+            "label": f"{data}02_label.csv",
+            "notices": "02_mask.nii.gz was skipped: its name says that it is a mask or what a mask left.",
+        },
     ]
 
 
@@ -148,7 +155,7 @@ def test_parts_of_an_swi_sequence(tmp_path):
         "magnitude": "01_swi_mag.nii.gz",
     }
     assert subjects["02"] == {"image": "SWI_02.nii.gz", "phase": "SWI_pha_02.nii.gz"}
-    assert subjects["sub-3_part_GRE"] == {
+    assert subjects["sub-3"] == {
         "phase": "sub-3_part-phase_GRE.nii.gz",
         "magnitude": "sub-3_part-mag_GRE.nii.gz",
     }
@@ -206,12 +213,12 @@ def errors(root):
 
 def test_subjects_that_cannot_be_used_are_reported_not_lost(tmp_path):
     touch(tmp_path, "Data/SWI/01.nii.gz", "Data/Phase/P01.nii.gz", "Label/001.xlsx", "Data/t2.nii.gz")
-    touch(tmp_path, "Data/s3/t2star.nii.gz", "Data/s4/IM0001.dcm")
+    touch(tmp_path, "Data/s3/flair.nii.gz", "Data/s4/IM0001.dcm")
     messages = errors(tmp_path)
     assert set(messages) == {"P01", "001", "t2", "s3", "s4"}
     assert "but phase" in messages["P01"] and "P01.nii.gz" in messages["P01"]
     assert "but label" in messages["001"] and "the same id in every folder" in messages["001"]
-    assert "t2star.nii.gz" in messages["s3"] and "the words swi, phase" in messages["s3"]
+    assert "flair.nii.gz" in messages["s3"] and "the words swi, phase" in messages["s3"]
     assert "no image" in messages["s4"]
     assert [subject["subject"] for subject in find_subjects(tmp_path) if "image" in subject] == ["01"]
 

@@ -310,7 +310,7 @@ def test_a_field_map_is_not_taken_for_a_susceptibility_weighted_scan(tmp_path, w
     write("field_map", 4, M_TYPE, echo=7.38)
     write("field_map", 5, P_TYPE, echo=7.38)
     message = refusal(tmp_path)
-    assert message.startswith("no SWI was found, nor a magnitude with its phase.")
+    assert message.startswith("no SWI was found, nor a magnitude with its phase, nor a T2*-weighted gradient echo.")
     assert 'dicom_series as {"image": "<words of its SeriesDescription, or its SeriesInstanceUID>"}' in message
     assert "series 4 'field_map', 6 x 5 x 4, echo 7.38 ms (magnitude: ImageType M)" in message
 

@@ -179,7 +179,7 @@ def test_thresholds_and_options_are_those_of_the_config(scans):
         ("both", {"precision": "half"}, OptionError, "auto, float32, bfloat16"),
         ("both", {"device": "abacus"}, OptionError, "abacus"),
         ("both", {"checkpoint": "missing.pt"}, CheckpointError, "missing.pt"),
-        ({}, {}, SubjectError, "neither an SWI nor a magnitude with a phase"),
+        ({}, {}, SubjectError, "no SWI, no magnitude with a phase"),
         ({"swi": "missing.nii.gz"}, {}, SubjectError, "missing.nii.gz does not exist"),
         ({"swi": np.zeros((9, 9, 9))}, {}, SubjectError, "ndarray; expected a path or a nibabel image"),
         ({"swi": nib.Nifti1Image(np.zeros((9, 9, 9)), np.eye(4))}, {}, SubjectError, "scan: the SWI in memory has"),
@@ -233,3 +233,11 @@ def test_the_python_block_of_the_readme_runs(scans, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_a_magnitude_alone_is_read_as_t2star_weighted(scans):
+    result = detect(magnitude=scans["computed"]["magnitude"])
+    assert result.contrast == "t2star"
+    assert result.notices.startswith("A T2*-weighted magnitude without phase was read")
+    assert "voxel size in plane is 1.2 mm; T2*-weighted magnitude was tested with 0.7 to 1.1 mm" in result.warnings
+    assert detect(**scans["both"]).contrast == "swi + phase"

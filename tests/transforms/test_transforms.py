@@ -144,11 +144,11 @@ def test_another_shape_or_place_of_the_phase_is_refused(tmp_path, swi):
     LoadSubjectd()({"image": swi, "phase": nifti(tmp_path / "e.nii.gz", affine=shifted)})
 
 
-@pytest.mark.parametrize("given_keys", [(), ("phase",), ("magnitude",)])
-def test_neither_swi_nor_magnitude_with_phase_is_refused(swi, given_keys):
+@pytest.mark.parametrize("given_keys", [(), ("phase",), ("magnitude", "t2star")])
+def test_a_subject_without_one_scan_is_refused(swi, given_keys):
     subject = dict.fromkeys(("image", "phase", "magnitude")) | dict.fromkeys(given_keys, swi)
     message = refused(subject)
-    assert message.startswith("sub-7: there is neither an SWI nor a magnitude with a phase")
+    assert message.startswith("sub-7: there is no SWI, no magnitude with a phase, and not one T2*-weighted magnitude")
     assert f"found {list(given_keys)}" in message
 
 

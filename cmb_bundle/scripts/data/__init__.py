@@ -4,9 +4,12 @@ from .datasets import CohortDataset, SeededItems, SubjectDataset
 from .label_files import Table, label_suffix, read_components, read_table
 from .labels import LabelConvention, Points, count_points, read_points
 from .layouts import complete_subject, find_subjects, read_datalist
+from .names import derived, parse_name
+from .sidecars import Acquisition, read_sidecar
 from .splits import Split, assign_folds, make_datalist
 
 __all__ = [
+    "Acquisition",
     "CohortDataset",
     "LabelConvention",
     "Points",
@@ -17,11 +20,14 @@ __all__ = [
     "assign_folds",
     "complete_subject",
     "count_points",
+    "derived",
     "find_subjects",
     "label_suffix",
     "make_datalist",
+    "parse_name",
     "read_components",
     "read_datalist",
     "read_points",
+    "read_sidecar",
     "read_table",
 ]

@@ -201,7 +201,7 @@ class Split:
             subjects: only these ids of the subset.
 
         Returns:
-            dicts sorted by id, with "subject", absolute paths and, but for "all", "fold".
+            dicts sorted by id, with "subject", absolute paths, "notices" if there are any and, but for "all", "fold".
 
         Raises:
             SubjectError: for an unknown subset, fold or id, for fewer labelled subjects than folds, for a part
@@ -242,7 +242,7 @@ class Split:
 
     def _with_paths(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         base = Path(self.datalist["dataset_dir"])
-        present = [key for key in ("subject", *FILE_KEYS, "fold") if entry.get(key) is not None]
+        present = [key for key in ("subject", *FILE_KEYS, "fold", "notices") if entry.get(key) is not None]
         return {key: str(base / entry[key]) if key in FILE_KEYS else entry[key] for key in present}
 
 

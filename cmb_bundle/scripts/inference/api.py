@@ -73,12 +73,16 @@ class Detection:
         candidates: all candidates of stage 1, most probable first.
         label_map: int16 on the input's own grid: 0 background, n the voxels of ``findings[n - 1]``.
         notices: sentences on how the scan was read, such as the scale of the phase.
+        contrast: what was read: "swi", "swi + phase", "magnitude + phase" or "t2star".
+        warnings: sentences on what is outside of what was tested; empty if nothing is.
     """
 
     findings: tuple[Finding, ...]
     candidates: tuple[JudgedCandidate, ...]
     label_map: nib.Nifti1Image
     notices: str
+    contrast: str = "swi"
+    warnings: str = ""
 
 
 class Detector:
@@ -134,7 +138,8 @@ class Detector:
             swi: a path to NIfTI, NRRD or MHA, or a nibabel image; or a folder with a DICOM study, from which the phase
                 is taken too. None computes it from ``magnitude`` and ``phase``.
             phase: the same for the phase, on the SWI's grid. None works on SWI alone; no file beside it is looked for.
-            magnitude: the same for the magnitude; not used where there is an SWI.
+            magnitude: the same for the magnitude; not used where there is an SWI. Without a phase, it is read as a
+                T2*-weighted magnitude in place of the SWI.
             operating_point: ``"balanced"``, the default, ``"sensitive"`` or ``"specific"``.
             candidate_threshold: smallest score of stage 1, in [0, 1]; that of the operating point by default.
             probability_threshold: smallest probability of a microbleed, likewise.
@@ -287,6 +292,8 @@ def _detection(data: Mapping) -> Detection:
         candidates=tuple(_record(JudgedCandidate, entry) for entry in result["candidates"]),
         label_map=label_map,
         notices=data["notices"],
+        contrast=data["contrast"],
+        warnings=data.get("warnings", ""),
     )
 
 

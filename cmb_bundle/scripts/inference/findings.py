@@ -62,9 +62,10 @@ class Findingsd(Transform):
 
     Returns:
         the dictionary with ``pred``, the label map (1, i, j, k) int16 on the input's own grid and orientation
-        (0 background, 1..n microbleeds, most probable first), and ``result``: ``notices`` on how the scan was read, if
-        any; ``microbleeds`` and ``candidates`` as lists of dictionaries with ``voxel`` (0-based, continuous, input
-        grid), ``ras_mm``, ``diameter_mm``, ``detector_score``, ``classifier_probability``, ``probability``,
+        (0 background, 1..n microbleeds, most probable first), and ``result``: ``contrast``, ``notices`` and
+        ``warnings`` on how the scan was read, if any; ``microbleeds`` and ``candidates`` as lists of dictionaries with
+        ``voxel`` (0-based, continuous, input grid), ``ras_mm``, ``diameter_mm``, ``detector_score``,
+        ``classifier_probability``, ``probability``,
         ``n_slices``; candidates also ``accepted`` and ``reason``; and ``probability_threshold`` as given.
 
     Example:
@@ -128,8 +129,7 @@ class Findingsd(Transform):
             "microbleeds": [c.finding() for c in microbleeds],
             "candidates": [c.judged() for c in judged],
         }
-        if d.get("notices"):
-            d["result"]["notices"] = d["notices"]
+        d["result"] |= {key: d[key] for key in ("contrast", "notices", "warnings") if d.get(key)}
         if not self.number:
             labels = (labels > 0).astype(labels.dtype)
         d["pred"] = to_file_grid(labels, swi.affine.numpy(), file_affine, file_shape)

@@ -5,7 +5,7 @@ from .channels import ScaleSWId, StackComplementPhased
 from .head_mask import HeadMaskd
 from .labels import ReadPointsd
 from .load import LoadSubjectd
-from .notices import add_notice
+from .notices import add_notice, add_warning
 from .patches import cut_patch
 from .phase import (
     ComputeSWId,
@@ -19,8 +19,10 @@ from .phase import (
 )
 from .resample import ResampleSpacingd
 from .slices import RandSlicesd, average_slices, neighbouring_slices, stack_slices
+from .tested import CheckRangesd
 
 __all__ = [
+    "CheckRangesd",
     "ComputeSWId",
     "HeadMaskd",
     "LoadSubjectd",
@@ -33,6 +35,7 @@ __all__ = [
     "ScaleSWId",
     "StackComplementPhased",
     "add_notice",
+    "add_warning",
     "average_slices",
     "cut_patch",
     "homodyne_filter",
