@@ -23,7 +23,8 @@ from cmb_bundle.scripts.dicom.series import choose_series, find_studies, study_o
 from cmb_bundle.scripts.dicom.volumes import frame_kind, read_volumes
 from cmb_bundle.scripts.errors import DicomError, SubjectError
 from cmb_bundle.scripts.transforms.load import LoadSubjectd
-from cmb_bundle.scripts.transforms.phase import NormalizePhased, wrap
+from cmb_bundle.scripts.transforms.phase import NormalizePhased
+from cmb_bundle.scripts.transforms.phase_scale import wrap
 
 from ..helpers.dicom_series import Study, write_dicom_series
 

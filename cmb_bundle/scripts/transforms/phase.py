@@ -12,7 +12,9 @@ from monai.transforms import MapTransform, Transform
 from monai.transforms.utils import generate_spatial_bounding_box
 from scipy import ndimage
 
-from .notices import add_notice
+from ..errors import SubjectError
+from .notices import add_notice, add_warning
+from .phase_scale import phase_to_radians
 
 
 class NormalizePhased(MapTransform):
@@ -29,7 +31,8 @@ class NormalizePhased(MapTransform):
         lines: width of the homodyne filter's window in k-space lines.
 
     Raises:
-        ValueError: ``sign`` or ``filter_phase`` is none of the values above.
+        ValueError: ``scale``, ``sign`` or ``filter_phase`` is none of the values above.
+        SubjectError: it is no phase, see :func:`~.phase_scale.phase_to_radians`.
 
     Example:
         >>> stored = MetaTensor(torch.tensor([0.0, 1024.0, 2048.0, 4095.0]).reshape(1, 4, 1, 1))  # 0 to 4095
@@ -46,6 +49,8 @@ class NormalizePhased(MapTransform):
             raise ValueError(f"phase sign is {sign!r}; expected 'auto', 1 or -1.")
         if filter_phase not in ("auto", True, False):
             raise ValueError(f"filter_phase is {filter_phase!r}; expected 'auto', true or false.")
+        if scale is not None and not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"phase scale is {scale!r}; expected radians per stored unit, above 0, or None.")
         self.scale = scale
         self.sign = sign
         self.filter_phase = filter_phase
@@ -59,10 +64,16 @@ class NormalizePhased(MapTransform):
             mask = d["mask"].as_tensor().bool()
             header_scale = stored.meta.get("radians_per_unit") if self.scale is None else None
             scale = self.scale if header_scale is None else float(header_scale)
-            phase, notice = phase_to_radians(stored.as_tensor(), scale)
+            about = {name: stored.meta[name] for name in PHASE_META if stored.meta.get(name) is not None}
+            try:
+                phase, notice, warning = phase_to_radians(stored.as_tensor(), scale, **about)
+            except SubjectError as error:
+                raise SubjectError(f"{d.get('subject', 'subject')}: {error}") from error
             if header_scale is not None:
                 notice = f"Phase was scaled by {scale:g} rad a unit, as its DICOM header says."
             add_notice(d, notice)
+            if warning:
+                add_warning(d, warning)
             raw = is_raw(phase, image.as_tensor(), mask) if self.filter_phase == "auto" else self.filter_phase
             if raw:
                 phase = homodyne_filter(phase, image.as_tensor(), self.lines)
@@ -103,6 +114,9 @@ class ComputeSWId(Transform):
         return d
 
 
+PHASE_META = ("units", "manufacturer", "echo_ms", "field_tesla")
+"""What the meta data of a phase tell of its unit, see :func:`~.phase_scale.phase_to_radians`."""
+
 RAW_PHASE = 0.2
 """Median absolute phase of tissue in rad above which a phase counts as raw: the simulator's filtered scans stay below
 0.15, down to a signal-to-noise ratio of 8, and its raw ones at 3 T and 20 ms are near 0.6."""
@@ -118,58 +132,6 @@ VEIN_MM, EDGE_MM, AROUND_MM = 2.5, 20.0, 5.0
 """For the check of the sign: dark structures up to twice the first wide are veins and microbleeds; the scalp, the skull
 and the fluid around the brain lie within the second of the head's edge; the surroundings of a voxel reach to the third.
 """
-
-
-def phase_to_radians(phase: torch.Tensor, scale: float | None = None) -> tuple[torch.Tensor, str]:
-    """
-    Scale a stored phase to radians, by its range where no scale is given.
-
-    Known ways of storing: radians; integers of +-4096 or 0..4095 over the circle (Siemens); milliradians (GE); and
-    any other range, which is taken to span the circle.
-
-    Args:
-        phase: stored values, any shape.
-        scale: radians a stored unit; None finds it.
-
-    Returns:
-        the phase in [-pi, pi] as float32, and a sentence that says how it was read.
-
-    Example:
-        >>> phase, _ = phase_to_radians(torch.tensor([-4096.0, 0.0, 2048.0]))
-        >>> phase
-        tensor([-3.1416,  0.0000,  1.5708])
-        >>> phase, _ = phase_to_radians(torch.tensor([10.0, 350.0]), scale=math.pi / 180)
-        >>> phase
-        tensor([ 0.1745, -0.1745])
-    """
-    phase = phase.float()
-    if scale is not None:
-        return wrap(phase * scale), f"Phase was scaled by {scale:g} rad a unit, as configured."
-    low, high = float(phase.min()), float(phase.max())
-    extent = max(-low, high)
-    if low < 0:
-        if 1.0 <= extent <= 1.01 * math.pi:
-            return phase.clone(), "Phase was read as radians."
-        if 3100 < extent <= 3145:
-            return phase / 1000.0, "Phase was read as milliradians."
-        if 1000 < extent <= 4096:
-            return phase * (math.pi / 4096), "Phase was read as +-4096 over the circle."
-        return phase * (math.pi / extent), f"Phase was read as +-{extent:.4g} over the circle, from its range."
-    if 1.0 <= high <= 2.02 * math.pi:
-        return wrap(phase), "Phase was read as radians from 0."
-    half = 2048.0 if 2048 < high <= 4096 else (high - low) / 2
-    middle = half if half == 2048.0 else (high + low) / 2
-    return (phase - middle) * (math.pi / half), f"Phase was read as 0..{2 * half:g} over the circle."
-
-
-def wrap(phase: torch.Tensor) -> torch.Tensor:
-    """Bring a phase in radians into [-pi, pi).
-
-    Example:
-        >>> wrap(torch.tensor([0.5, 4.0, -math.pi, math.pi]))
-        tensor([ 0.5000, -2.2832, -3.1416, -3.1416])
-    """
-    return torch.remainder(phase + math.pi, 2 * math.pi) - math.pi
 
 
 def homodyne_filter(phase: torch.Tensor, magnitude: torch.Tensor, lines: int = 64) -> torch.Tensor:
