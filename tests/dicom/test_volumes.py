@@ -272,7 +272,7 @@ def test_real_world_values_count_where_there_is_no_rescaling(tmp_path, write):
 
 def test_phase_is_scaled_by_its_header_not_by_its_range(tmp_path, write):
     """A phase of a third of the circle; its range alone would spread it over the whole."""
-    head = np.pad(np.full((24, 24, 2), 500.0), [(4, 4), (4, 4), (1, 1)])
+    head = np.pad(500.0 + values((24, 24, 2), 100), [(4, 4), (4, 4), (1, 1)])
     stored = values((32, 32, 4), 1300) + 1400
     write("SWI_Images", 7, SWI_TYPE, head)
     write("Pha_Images", 5, P_TYPE, stored)

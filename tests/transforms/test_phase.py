@@ -153,6 +153,27 @@ def scan(phantom, image="swi"):
     return HeadMaskd()(tensors | {"subject": "phantom"})
 
 
+@pytest.mark.parametrize(
+    "manufacturer,sign,words",
+    [
+        ("SIEMENS", 1, "kept, as is usual for Siemens"),
+        ("Philips Medical Systems", 1, "kept, as is usual for Philips"),
+        ("GE MEDICAL SYSTEMS", -1, "turned, as is usual for GE"),
+        ("Genuine", 1, "kept, for want of evidence"),
+        ("", 1, "kept, for want of evidence"),
+    ],
+)
+def test_without_evidence_the_sign_is_the_manufacturers(manufacturer, sign, words):
+    d = scan(simulated(0), "magnitude")
+    noise = torch.as_tensor(np.random.default_rng(0).uniform(-1.5, 1.5, d["phase"].shape).astype(np.float32))
+    d["phase"] = MetaTensor(noise, affine=d["phase"].affine, meta={"manufacturer": manufacturer})
+    done = NormalizePhased(filter_phase=False)(d)
+    torch.testing.assert_close(done["phase"].as_tensor(), sign * noise)
+    assert words in done["notices"]
+    assert words in done["sign_guessed"]
+    assert "sign_guessed" not in NormalizePhased(filter_phase=False, sign=1)(d)
+
+
 def sign_of(d):
     image = d["image"]
     return paramagnetic_sign(d["phase"].as_tensor(), image.as_tensor(), d["mask"].as_tensor().bool(), image.pixdim)
@@ -274,5 +295,7 @@ def test_real_scans_are_read_filtered_and_their_sign_is_left_alone(magnitude, ph
     assert read in d["notices"]
     assert ("high-pass filtered (64 lines)" in d["notices"]) == raw
     assert "for want of evidence" in d["notices"]
+    maker = next((name for name in ("Siemens", "Philips") if name.lower() in phase), None)
+    assert maker is None or f"kept, as is usual for {maker}" in d["notices"]
     inside = d["phase"].as_tensor()[d["mask"].as_tensor().bool()]
     assert float(inside.abs().median()) < 0.06
