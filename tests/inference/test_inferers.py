@@ -5,6 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from cmb_bundle.scripts.errors import OptionError
 from cmb_bundle.scripts.inference.inferers import MixedPrecisionInferer, TwoStageInferer
 
 SPACING = (0.8, 0.8, 2.0)
