@@ -135,7 +135,9 @@ def _by_range(phase: torch.Tensor, manufacturer: str) -> tuple[torch.Tensor, str
             scale, middle, words = found
             beyond = int(((phase < low) | (phase > high)).sum()) if cut else 0
             more = f" {beyond} voxels beyond {low:.4g} to {high:.4g} were wrapped." if beyond else ""
-            return _wrap_beyond((phase - middle) * scale), f"Phase was read as {words}.{more}", ""
+            radians = (phase - middle) * scale
+            radians = wrap(radians) if low >= 0 and middle == 0 else _wrap_beyond(radians)
+            return radians, f"Phase was read as {words}.{more}", ""
     low, high = least, most
     extent = max(-low, high)
     if math.pi < extent <= MOST_RADIANS and low < 0:
