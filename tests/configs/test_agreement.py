@@ -26,9 +26,13 @@ def test_training_and_inference_preprocess_alike(train, inference):
     *steps, last = train["train"]["deterministic_transforms"]
     assert last["_target_"] == "SelectItemsd", "it keeps what training needs, and changes no value"
     of_inference = []
-    for step in inference["preprocessing"]["transforms"]:
+    *first, then = inference["preprocessing"]["transforms"]
+    assert then == "@to_model"
+    for step in first + inference["to_model"]["transforms"]:
         if step["_target_"] in ("scripts.inference.KeepInputGridd", "scripts.transforms.CheckRangesd"):
             continue  # one remembers the grid for the results, one warns; neither changes a value
+        if step["_target_"] == "scripts.inference.ChooseSignd":
+            continue  # it needs trained networks, and only where the sign is a guess
         if step["_target_"] == "scripts.transforms.ReadPointsd":
             step = {key: value for key, value in step.items() if key != "key"}  # without labels by default
         of_inference.append(step)

@@ -23,7 +23,8 @@ from cmb_bundle.scripts.dicom.series import choose_series, find_studies, study_o
 from cmb_bundle.scripts.dicom.volumes import frame_kind, read_volumes
 from cmb_bundle.scripts.errors import DicomError, SubjectError
 from cmb_bundle.scripts.transforms.load import LoadSubjectd
-from cmb_bundle.scripts.transforms.phase import NormalizePhased, wrap
+from cmb_bundle.scripts.transforms.phase import NormalizePhased
+from cmb_bundle.scripts.transforms.phase_scale import wrap
 
 from ..helpers.dicom_series import Study, write_dicom_series
 
@@ -276,7 +277,7 @@ def test_real_world_values_count_where_there_is_no_rescaling(tmp_path, write):
 
 def test_phase_is_scaled_by_its_header_not_by_its_range(tmp_path, write):
     """A phase of a third of the circle; its range alone would spread it over the whole."""
-    head = np.pad(np.full((24, 24, 2), 500.0), [(4, 4), (4, 4), (1, 1)])
+    head = np.pad(500.0 + values((24, 24, 2), 100), [(4, 4), (4, 4), (1, 1)])
     stored = values((32, 32, 4), 1300) + 1400
     write("SWI_Images", 7, SWI_TYPE, head)
     write("Pha_Images", 5, P_TYPE, stored)

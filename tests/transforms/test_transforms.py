@@ -69,7 +69,7 @@ def not_finite():
     [
         (VOLUME[..., 0], ["has 2 dimensions, 12 x 10", "Expected one 3D volume"]),
         (stacked(3), ["has 4 dimensions, 12 x 10 x 6 x 3", "Expected one 3D volume", "save one echo"]),
-        (stacked(2)[..., None, :], ["has 5 dimensions, 12 x 10 x 6 x 1 x 2", "Expected one 3D volume"]),
+        (stacked(2)[..., None, :], ["has 4 dimensions, 12 x 10 x 6 x 2", "Expected one 3D volume"]),
         (VOLUME[..., :1], ["has 12 x 10 x 1 voxels", "at least 3 slices"]),
         (VOLUME[..., :2], ["has 12 x 10 x 2 voxels", "at least 3 slices"]),
         (VOLUME * 0, ["has the value 0 everywhere", "Expected an image"]),

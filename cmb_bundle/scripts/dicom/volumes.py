@@ -66,6 +66,7 @@ class Volume:
         problem: why it is not a complete volume; empty if it is.
         gradient_echo: whether the header says that it is of a gradient echo, neither echo-planar nor inverted.
         field_tesla: field strength, None where the header has none.
+        manufacturer: of the scanner, empty where the header has none.
     """
 
     study: str
@@ -80,6 +81,7 @@ class Volume:
     problem: str
     gradient_echo: bool = False
     field_tesla: float | None = None
+    manufacturer: str = ""
 
     def __str__(self) -> str:
         number = "" if self.number is None else f" {self.number}"
@@ -171,11 +173,15 @@ def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
             key = (*series, kind, echo, near, spacing, int(dataset.Columns), int(dataset.Rows))
             groups[key].append(frame)
             shapes.setdefault(key, orientation)
-            about.setdefault(key, (_is_gradient_echo(dataset), _number(dataset.get("MagneticFieldStrength"), float)))
-    volumes = [
-        replace(_volume(key, frames, shapes[key]), gradient_echo=about[key][0], field_tesla=about[key][1])
-        for key, frames in groups.items()
-    ]
+            about.setdefault(
+                key,
+                {
+                    "gradient_echo": _is_gradient_echo(dataset),
+                    "field_tesla": _number(dataset.get("MagneticFieldStrength"), float),
+                    "manufacturer": str(dataset.get("Manufacturer", "")).strip(),
+                },
+            )
+    volumes = [replace(_volume(key, frames, shapes[key]), **about[key]) for key, frames in groups.items()]
     return sorted(volumes, key=lambda v: (v.number or 0, v.series, v.kind.name, v.echo_ms or 0))
 
 

@@ -255,8 +255,12 @@ def _as_paths(images: Mapping[str, Image | None]):
         for key, image in given.items():
             if isinstance(image, nib.spatialimages.SpatialImage):
                 path = Path(folder) / f"{key}.nii"
-                values = np.asanyarray(image.dataobj).astype(np.float32)
-                nib.save(nib.Nifti2Image(values, image.affine), path)
+                values = np.asanyarray(image.dataobj)
+                values = values.astype(np.complex64 if np.iscomplexobj(values) else np.float32)
+                aside = nib.Nifti2Image(values, image.affine)
+                if hasattr(image.header, "get_xyzt_units"):
+                    aside.header.set_xyzt_units(image.header.get_xyzt_units()[0])
+                nib.save(aside, path)
                 subject[key] = str(path)
                 written.append(str(path))
             elif isinstance(image, str | os.PathLike):

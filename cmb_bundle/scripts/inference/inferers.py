@@ -68,6 +68,9 @@ class TwoStageInferer(Inferer):
             detector must have a ``score_thresh``; a slice without a box counts as half of it.
         context: slices that are the channels of one image, as in training, see :func:`~.stack_slices`.
 
+    Raises:
+        OptionError: a size of a batch or a patch, or the number of candidates, is below 1.
+
     Example:
         >>> from types import SimpleNamespace
         >>> def detector(slices):  # one box on each slice, the surer the darker the slice is in its middle
@@ -102,6 +105,10 @@ class TwoStageInferer(Inferer):
         context: int = 1,
     ) -> None:
         super().__init__()
+        for name, number in (("batch_size", batch_size), ("patch_batch_size", patch_batch_size),
+                             ("patch_size", patch_size), ("max_candidates", max_candidates)):  # fmt: skip
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise OptionError(f"{name} is {number!r}; expected a whole number, 1 or more.")
         self.spacing = tuple(float(s) for s in spacing)
         self.average = average
         self.batch_size = batch_size

@@ -13,10 +13,9 @@ from .phase import (
     homodyne_filter,
     is_raw,
     paramagnetic_sign,
-    phase_to_radians,
     susceptibility_weighted,
-    wrap,
 )
+from .phase_scale import phase_to_radians, wrap
 from .resample import ResampleSpacingd
 from .slices import RandSlicesd, average_slices, neighbouring_slices, stack_slices
 from .tested import CheckRangesd

@@ -25,9 +25,12 @@ from ..dicom.volumes import Volume
 from ..errors import DicomError, SubjectError
 from ..files import check_gzip
 from ..geometry import corners_apart_mm, same_grid
-from .notices import add_notice
+from .grid import check_grid, nifti_grid
+from .notices import add_notice, add_warning
+from .plausible import check_image
 
 MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude", "t2star": "T2*-weighted magnitude"}
+NIFTI = (".nii", ".nii.gz")
 MINIMUM_SLICES = 3
 MOST_ECHOES = 16
 """A T2*-weighted file with more volumes, whose echo times are not known, is a series over time and not of echoes."""
@@ -41,9 +44,10 @@ class LoadSubjectd(MapTransform):
 
     An SWI is read with its phase, if there is one; where there is no SWI, a magnitude and its phase; where there is
     neither, a T2*-weighted magnitude, which takes the place of the SWI. A trailing axis of magnitude and phase is taken
-    as echoes, of which ``echo`` is used. NaN around the head is background, and becomes 0. Of a subject with
-    ``dicom``, a folder or a list of the files of a study, the series are chosen by their headers, see
-    :func:`~..dicom.series.choose_series`. Where only an SWI is named, as by MONAI Label, the phase is looked for beside
+    as echoes, of which ``echo`` is used; a complex image is its own magnitude and phase. NaN around the head is
+    background, and becomes 0. Of a subject with ``dicom``, a folder or a list of the files of a study, the series are
+    chosen by their headers, see :func:`~..dicom.series.choose_series`. Where only an SWI is named, as by MONAI Label,
+    the phase is looked for beside
     it, see :func:`~..data.layouts.complete_subject`.
 
     Args:
@@ -65,7 +69,8 @@ class LoadSubjectd(MapTransform):
     Raises:
         SubjectError: a file is missing or unreadable, is not one 3D volume of at least three slices, has only zeros
             or, in the head, values that are not finite, or lies on another grid than its companion; there is no SWI,
-            magnitude or T2*-weighted magnitude.
+            magnitude or T2*-weighted magnitude; no head can lie on its grid, see :func:`~.grid.check_grid`; it can be
+            no SWI or magnitude, see :func:`~.plausible.check_image`.
 
     Example:
         >>> import tempfile, numpy as np
@@ -94,6 +99,8 @@ class LoadSubjectd(MapTransform):
                 add_notice(d, notice)
         except DicomError as error:
             raise SubjectError(f"{name}: {error}") from error
+        if take_complex(d):
+            add_notice(d, "The image is complex: magnitude and phase were computed from it.")
         self._choose(d, name)
         paths = {k: d[k] for k in self.key_iterator(d)}
         with ThreadPoolExecutor() as pool:  # unpacking gzip is most of the work, and runs outside of Python's lock
@@ -102,9 +109,16 @@ class LoadSubjectd(MapTransform):
         acquired = _acquisition(paths[reference])
         if "image" not in volumes:
             volumes, acquired = self._take_echo(d, name, volumes, paths, acquired)
+        for volume in volumes.values():
+            for add, sentences in ((add_notice, "notices"), (add_warning, "warnings")):
+                for sentence in volume.meta.pop(sentences, ()):
+                    if sentence not in d["notices"]:  # the phase's header says the same
+                        add(d, sentence)
         for key, volume in volumes.items():
             d[key] = self._check(d, name, key, paths[key], volume)
             d[key].meta["subject"] = name
+        if "phase" in volumes and not is_complex(paths["phase"]):
+            d["phase"].meta.update(_about_phase(paths["phase"], acquired))
         if len(acquired.echo_ms) == 1:
             d[reference].meta["echo_ms"] = acquired.echo_ms[0]
         if acquired.field_tesla is not None:
@@ -152,11 +166,14 @@ class LoadSubjectd(MapTransform):
                 return read_volume(path)
             if Path(path).is_file():
                 check_gzip(path)
-            volume = self.load(path)
-            if str(path).endswith((".nii", ".nii.gz")):
+            nifti = str(path).endswith(NIFTI)
+            unusual = nifti and (is_complex(path) or nib.load(path).ndim > 4)
+            volume = read_unusual(path, key) if unusual else self.load(path)
+            if nifti:
                 # MONAI compares all four zooms of a 4D file with its affine and then drops the translation
-                volume.affine = torch.as_tensor(nib.load(path).affine, dtype=torch.float64)
-                volume.meta["original_affine"] = volume.affine.clone()
+                affine, notices, warnings = nifti_grid(path)
+                volume.affine = torch.as_tensor(affine, dtype=torch.float64)
+                volume.meta |= {"original_affine": volume.affine.clone(), "notices": notices, "warnings": warnings}
             # with it, MONAI's Spacingd takes MONAI Label's entry image_path for meta data of image
             volume.meta.pop("filename_or_obj", None)
             return volume
@@ -209,6 +226,7 @@ class LoadSubjectd(MapTransform):
             raise SubjectError(
                 f"{found} has {' x '.join(map(str, size))} voxels. Expected at least {MINIMUM_SLICES} slices."
             )
+        check_grid(found, size, volume.affine.numpy())
         low, high = float(volume.min()), float(volume.max())  # NaN if there is any
         if not math.isfinite(high - low):
             bad = ~torch.isfinite(volume)
@@ -226,6 +244,8 @@ class LoadSubjectd(MapTransform):
             low, high = float(inside.min()), float(inside.max())
         if low == high:
             raise SubjectError(f"{found} has the value {low:g} everywhere. Expected an image; export it again.")
+        if key != "phase":
+            check_image(found, volume.as_tensor())
         return volume
 
     @staticmethod
@@ -274,8 +294,72 @@ def is_background(values: np.ndarray) -> bool:
     return bool(sizes.size and sizes.max() >= (1 - MOST_APART) * sizes.sum())
 
 
+def is_complex(path) -> bool:
+    """Whether a file is a NIfTI of complex numbers; one that cannot be read is not."""
+    if isinstance(path, Volume) or not str(path).endswith(NIFTI):
+        return False
+    try:
+        return np.issubdtype(nib.load(path).get_data_dtype(), np.complexfloating)
+    except Exception:  # whoever reads it says what is wrong with it
+        return False
+
+
+def take_complex(subject: dict) -> bool:
+    """Name a complex image of a subject as its magnitude, and as its phase where it has no other; say if there is one.
+
+    Args:
+        subject: paths by key, changed in place.
+    """
+    found = [key for key in ("image", "magnitude", "t2star", "phase") if key in subject and is_complex(subject[key])]
+    for key in found:
+        path = subject[key]
+        if key == "image":
+            del subject["image"]
+        if key == "t2star":
+            del subject["t2star"]
+        if key != "phase" or not {"image", "magnitude", "t2star"} & set(subject):
+            subject.setdefault("magnitude", path)
+        subject.setdefault("phase", path)
+    return bool(found)
+
+
+def read_unusual(path, key: str) -> MetaTensor:
+    """
+    Read a NIfTI file that MONAI reads wrongly: of complex numbers, or with axes beyond the fourth.
+
+    Args:
+        path: of the file.
+        key: of complex numbers, ``phase`` gives the phase in rad and any other the magnitude.
+
+    Returns:
+        (1, i, j, k), or (n, i, j, k) where another axis is longer than 1, with the file's shape in the meta data.
+    """
+    image = nib.load(path)
+    values = np.asarray(image.dataobj)
+    if np.iscomplexobj(values):
+        values = np.angle(values) if key == "phase" else np.abs(values)
+    values = values.reshape([*values.shape[:3], *(size for size in values.shape[3:] if size > 1)])
+    values = np.moveaxis(values, -1, 0) if values.ndim > 3 else values[None]
+    meta = {"spatial_shape": np.array(image.shape[:3])}
+    affine = torch.as_tensor(image.affine, dtype=torch.float64)
+    return MetaTensor(torch.as_tensor(values.astype(np.float32)), affine=affine, meta=meta)
+
+
+def _about_phase(source, acquired: Acquisition) -> dict:
+    """What is known of a phase's unit and sign, by its own header or JSON file, else by that of its magnitude."""
+    own = _acquisition(source)
+    known = {
+        "units": own.units,
+        "manufacturer": own.manufacturer or acquired.manufacturer,
+        "echo_ms": next(iter(acquired.echo_ms if len(acquired.echo_ms) == 1 else own.echo_ms), None),
+        "field_tesla": own.field_tesla or acquired.field_tesla,
+    }
+    return {name: value for name, value in known.items() if value}
+
+
 def _acquisition(source) -> Acquisition:
     """How an image was acquired, by its DICOM header or the JSON file beside it."""
     if isinstance(source, Volume):
-        return Acquisition(() if source.echo_ms is None else (source.echo_ms,), source.field_tesla)
+        echo_ms = () if source.echo_ms is None else (source.echo_ms,)
+        return Acquisition(echo_ms, source.field_tesla, source.manufacturer)
     return read_sidecar(source)

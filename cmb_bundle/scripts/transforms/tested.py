@@ -20,6 +20,8 @@ CONTRASTS = {"swi": "SWI", "t2star": "T2*-weighted magnitude"}
 ROUNDING = 0.01
 """Share of a limit by which a value may be beyond it: headers are rounded, and a field of 3 T is written as 2.9."""
 FIELD_ROUNDING = 0.05
+SMALL_MM = 60.0
+"""Longest side of a crop; a head is 100 to 300 mm wide."""
 
 
 class CheckRangesd(Transform):
@@ -32,8 +34,9 @@ class CheckRangesd(Transform):
             not checked. None checks nothing.
 
     Returns:
-        the dictionary with ``warnings``, a sentence for each quantity that is known and outside, and the same in
-        ``notices``. The image, in RAS order, tells the voxel size; its meta data ``echo_ms`` and ``field_tesla``.
+        the dictionary with ``warnings``, a sentence for each quantity that is known and outside, one if the image is
+        far smaller than a head, and the same in ``notices``. The image, in RAS order, tells the voxel size; its meta
+        data ``echo_ms`` and ``field_tesla``.
 
     Raises:
         OptionError: ``tested`` has another contrast or quantity, or a range that is not two numbers in order.
@@ -41,7 +44,7 @@ class CheckRangesd(Transform):
     Example:
         >>> from monai.data import MetaTensor
         >>> import torch
-        >>> image = MetaTensor(torch.ones(1, 4, 4, 4), affine=torch.diag(torch.tensor([0.6, 0.6, 7.0, 1.0])))
+        >>> image = MetaTensor(torch.ones(1, 200, 200, 9), affine=torch.diag(torch.tensor([0.6, 0.6, 7.0, 1.0])))
         >>> check = CheckRangesd({"swi": {"in_plane_mm": [0.4, 1.0], "slice_mm": [1, 5]}})
         >>> check({"image": image, "contrast": "swi + phase"})["warnings"]
         'The slice thickness is 7 mm; SWI was tested with 1 to 5 mm only, so that these results may be worse.'
@@ -66,6 +69,12 @@ class CheckRangesd(Transform):
         d.setdefault("warnings", "")
         contrast = "t2star" if d.get("contrast") == "t2star" else "swi"
         image = d["image"] if d.get("image") is not None else d["magnitude"]
+        sides = image.pixdim.numpy() * image.shape[1:]
+        if sides.max() < SMALL_MM:
+            size = " x ".join(f"{side:.3g}" for side in sides)
+            add_warning(
+                d, f"The image is only {size} mm large. If it is no crop, the voxel size in its header is wrong."
+            )
         right, anterior, superior = (float(s) for s in image.pixdim)
         known = {
             "in_plane_mm": (right, anterior),
