@@ -146,13 +146,14 @@ class TwoStageInferer(Inferer):
         if self.classify and candidates:
             logits = self.logits(volume, torch.tensor([c.model_voxel for c in candidates]), network.classifier)
             alone, decision = logits.sigmoid(), getattr(network, "decision", None) if self.decides_jointly else None
-            joint = (
-                alone if decision is None else decision(torch.tensor([c.detector_score for c in candidates]), logits)
-            )
+            joint = alone
+            if decision is not None:
+                joint = decision(torch.tensor([c.detector_score for c in candidates]), logits)
+                _check_finite(joint, "the decision")
             candidates = [
                 replace(candidate, classifier_probability=by_classifier, probability=probability)
                 for candidate, by_classifier, probability in zip(
-                    candidates, alone.tolist(), joint.cpu().tolist(), strict=True
+                    candidates, alone.tolist(), joint.tolist(), strict=True
                 )
             ]
         return candidates
@@ -196,9 +197,13 @@ class TwoStageInferer(Inferer):
             logits = classifier(torch.stack([cut_patch(volume.float(), v, self.patch_size) for v in batch])).float()
             found.append(logits[:, 1] - logits[:, 0])
         logits = torch.cat(found).cpu()
-        if not bool(torch.isfinite(logits).all()):
-            raise ValueError(
-                "The classifier's network returned logits that are not finite. Look for NaN or infinite values "
-                "in the weights of stage 2; without them every candidate would be dropped in silence."
-            )
+        _check_finite(logits, "stage 2")
         return logits
+
+
+def _check_finite(values: torch.Tensor, where: str) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            f"The network returned values of {where} that are not finite. Look for NaN or infinite values in its "
+            "weights; without them every candidate would be dropped in silence."
+        )

@@ -94,7 +94,7 @@ class ContextClassifier(nn.Module):
     Classify patches with SWI and phase as two channels, by what stands out from its surroundings.
 
     Side by side, a convolution never sees SWI and phase of one place together, and only the sign of the phase tells a
-    microbleed from a calcification. SWI is divided by the median of the patch, so that neither the scan's contrast
+    microbleed from a calcification. SWI is divided by the median of the patch, so that neither the scan's gain
     nor its shading matters; the phase is centred on 0. Sizes for a patch of 24 x 24 x 8: two convolutions of 3 x 3 x 3
     at 24 x 24 x 8, two at 12 x 12 x 8, two at 6 x 6 x 4, each followed by batch normalisation and ReLU; then the mean
     over the patch and the largest value about its centre, 32 units and two logits.
@@ -105,10 +105,10 @@ class ContextClassifier(nn.Module):
         channels: channels of the three pairs of convolutions.
         dropout: probability of dropout before the last layer.
         average_flips: in evaluation mode, whether the logits are the means over the patch and its mirror images along
-            each axis; it costs four times as much.
+            the first axis, the last, and both; it costs four times as much.
 
     Raises:
-        ValueError: if a patch cannot be halved as above.
+        ValueError: if a patch cannot be halved as above, or has other channels.
     """
 
     def __init__(
@@ -122,6 +122,8 @@ class ContextClassifier(nn.Module):
         super().__init__()
         if len(patch_size) != 3 or any(n < m or n % m for n, m in zip(patch_size, (8, 8, 4), strict=True)):
             raise ValueError(f"patch_size is {tuple(patch_size)}; expected multiples of 8, 8 and 4 voxels.")
+        if in_channels not in (1, 2):
+            raise ValueError(f"in_channels is {in_channels}; expected 2 (SWI and complement phase) or 1 (SWI).")
         self.average_flips = average_flips
         layers: list[nn.Module] = []
         before = 1 if in_channels == 1 else 3
@@ -167,7 +169,7 @@ class ContextClassifier(nn.Module):
         """
         if self.training or not self.average_flips:
             return self._logits(x)
-        flipped = torch.cat([x.flip(axes) for axes in ((), (2,), (3,), (4,))])
+        flipped = torch.cat([x.flip(axes) for axes in ((), (2,), (4,), (2, 4))])
         return self._logits(flipped).unflatten(0, (4, -1)).mean(dim=0)
 
     def _logits(self, x: Tensor) -> Tensor:

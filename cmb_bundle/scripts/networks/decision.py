@@ -52,7 +52,7 @@ class JointDecision(nn.Module):
         ).sigmoid()
 
     @torch.no_grad()
-    def fit(self, scores: np.ndarray, logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> None:
+    def fit(self, scores: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
         """Set the weights and the offset to those that make the labels most probable.
 
         Neither weight may be negative. Labels are smoothed as in Platt (1999), so that a perfect separation gives
@@ -62,23 +62,17 @@ class JointDecision(nn.Module):
             scores: (N,) detector scores.
             logits: (N,) logits of the classifier, see :meth:`forward`.
             labels: (N,) 1 for a microbleed, 0 otherwise; both must occur.
-            groups: (N,) what each candidate's scan is of; each group has the same say. None makes one group.
         """
         positives, negatives = int(labels.sum()), int((1 - labels).sum())
         target = np.where(labels > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
         clipped = np.clip(scores.astype(float), CLIP, 1 - CLIP)
         terms = np.column_stack([np.log(clipped / (1 - clipped)), logits.astype(float), np.ones(len(labels))])
-        share = np.ones(len(labels))
-        if groups is not None:
-            _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
-            share = 1 / counts[index]
-        share /= share.sum()
 
         def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
             total = terms @ values
             penalty = np.array([values[0] - 1, values[1] - 1, 0.0]) / len(labels)
-            value = share @ (np.logaddexp(0, total) - target * total) + 0.5 * len(labels) * penalty @ penalty
-            return float(value), terms.T @ (share * (expit(total) - target)) + penalty
+            value = (np.logaddexp(0, total) - target * total).mean() + 0.5 * len(labels) * penalty @ penalty
+            return float(value), terms.T @ (expit(total) - target) / len(labels) + penalty
 
         fitted = minimize(loss, [1.0, 1.0, 0.0], jac=True, method="L-BFGS-B", bounds=[(0, 10), (0, 10), (None, None)])
         self.weights.copy_(torch.as_tensor(fitted.x[:2]))

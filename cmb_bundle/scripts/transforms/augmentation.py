@@ -8,6 +8,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 
+from .channels import DARKEST_PHASE
+
 
 class RandContrastd(RandomizableTransform, MapTransform):
     """
@@ -81,7 +83,10 @@ class RandContrastd(RandomizableTransform, MapTransform):
             if self.floor:
                 swi.copy_(torch.hypot(swi, torch.tensor(self._floor, dtype=swi.dtype)))
             phase.copy_(0.5 + self._phase_factor * (phase - 0.5))
-            d[key] = ((image + torch.as_tensor(grain, dtype=image.dtype)).clamp(0, 1)) * inside
+            changed = (image + torch.as_tensor(grain, dtype=image.dtype)).clamp(0, 1)
+            # 0 would be a missing phase
+            changed[self.slices :].clamp_(min=DARKEST_PHASE)
+            d[key] = changed * inside
         return d
 
 
