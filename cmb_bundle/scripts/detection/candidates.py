@@ -156,7 +156,7 @@ def merge_slices(
         score = scores[seed]
         if score_slices > 1:
             score = _score_over_slices(scores[members], slices[members], score_slices, missing_slice_score)
-        rows.append([*position, diameter, score, len(np.unique(slices[members])), np.nan])
+        rows.append([*position, diameter, score, len(np.unique(slices[members])), np.nan, np.nan])
     return candidates_from_table(torch.tensor(rows, dtype=torch.float32))
 
 

@@ -11,7 +11,6 @@ from monai.transforms import MapTransform, Transform
 
 from .notices import add_notice
 
-
 DARKEST_PHASE = 1e-3
 """The least complement of a measured phase: 0 means that there is none."""
 
