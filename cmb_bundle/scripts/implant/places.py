@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-WORKING_MM = 0.7  # pixels smaller than this are averaged
+WORKING_MM = 1.0  # pixels smaller than this are averaged
 BRIDGE_MM, WITHIN_MM = 3.5, 3.0  # erosion that parts brain from scalp; distance of a place from the brain's surface
 AROUND_MM = 6.0  # standard deviation of the average that a pixel is compared with
 DARK, BRIGHT = 0.75, 1.35  # of that average; veins, iron, lesions; vessels, fat, fluid in T2*-weighted scans

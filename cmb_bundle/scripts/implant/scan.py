@@ -143,6 +143,10 @@ def read_scan(
         stored = torch.as_tensor(images["phase"][None])
         scale = d["phase"].meta.get("radians_per_unit") if phase_scale is None else phase_scale
         read, notice = phase_to_radians(stored, scale)
+        if scale is not None and phase_scale is None:
+            # a file has no header that would tell the scale
+            stored, notice = read, "Phase was scaled as its DICOM header says, and is in radians in the copy."
+            images["phase"] = read[0].numpy().copy()
         mask = head.as_tensor().bool()
         raw = is_raw(read, volume.as_tensor(), mask)
         filtered = homodyne_filter(read, volume.as_tensor()) if raw else read
@@ -171,9 +175,11 @@ def read_scan(
 
 def _radians_a_unit(stored: np.ndarray, radians: np.ndarray) -> float:
     """Radians that a stored unit of the phase is, from how it was read: the usual slope between its quantiles."""
+    every = max(1, stored.size // 100_000)
+    stored, radians = stored.ravel()[::every], radians.ravel()[::every]
     values, where = np.unique(stored, return_index=True)
     picked = np.unique(np.linspace(0, len(values) - 1, 201).round().astype(int))
-    values, read = values[picked].astype(float), radians.ravel()[where[picked]].astype(float)
+    values, read = values[picked].astype(float), radians[where[picked]].astype(float)
     return float(np.median(np.diff(read) / np.diff(values)))
 
 
