@@ -104,7 +104,7 @@ def test_nothing_beyond_three_diameters_changes(tmp_path):
 def test_the_core_keeps_the_noise_of_the_scan(tmp_path):
     """What is left of the signal in it, with that noise, is spread as Rice has it; without, its mean would be 25."""
     cores = []
-    for seed in range(8):
+    for seed in range(25):
         scan = uniform(tmp_path, KINDS[3])
         made = change([bleed((30, 31, 9), 5.0, 2.0)], scan.view, SHAPE)
         apply(scan, made, np.random.default_rng(seed), noise=30.0)
@@ -112,7 +112,7 @@ def test_the_core_keeps_the_noise_of_the_scan(tmp_path):
         cores.append(scan.images["image"][made.window][core])
     left = 500 * np.abs(made.factor[core])
     assert left.mean() < 40
-    assert np.mean(cores) == pytest.approx(rice(left / 30, scale=30).mean().mean(), rel=0.05)
+    assert np.mean(cores) == pytest.approx(rice(left / 30, scale=30).mean().mean(), rel=0.07)
 
 
 def test_a_lesion_at_the_end_of_a_scan_is_cut_off_there():
