@@ -106,6 +106,13 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         ("debug", "resume", "silent", "picture", "compare_with_baseline", "number_microbleeds",
          "detector_from_checkpoint", "classifier_from_checkpoint", "detector_schedule_by_epoch"), _FLAG),
+    "microbleeds": (optional(_COUNT[0]), "a whole number, 1 or more, or None for the published distribution"),
+    "calcifications": _COUNT_OR_0,
+    "diameter_mm": (is_list(is_number(0.5, 20), 2), "the smallest and the largest, 0.5 to 20 mm, as '[2,5]'"),
+    "field_tesla": (optional(is_number(0.1, 20)), "a field in tesla, or None for that of the header"),
+    "te_ms": (optional(is_number(0.1, 1000)), "a time in ms, or None for that of the header"),
+    "gap_mm": _MM_OR_0,
+    "resolution_mm": (optional(is_list(is_number(0.05, 20), 2)), "two lengths in mm, as '[0.8,0.8]', or None"),
     "echo": (is_number(whole=True), "the number of an echo; -1 is the last"),
     "fold": (is_number(-1, whole=True), "the number of a fold, counted from 0; -1 for none"),
     "spacing": (is_list(is_number(0.1, 20), 3), "three lengths of 0.1 to 20 mm, as '[0.6,0.6,2.0]'"),
