@@ -119,10 +119,11 @@ class LoadSubjectd(MapTransform):
             d[key].meta["subject"] = name
         if "phase" in volumes and not is_complex(paths["phase"]):
             d["phase"].meta.update(_about_phase(paths["phase"], acquired))
+        shown = d[next((key for key in ("image", "magnitude") if key in volumes), reference)]
         if len(acquired.echo_ms) == 1:
-            d[reference].meta["echo_ms"] = acquired.echo_ms[0]
+            shown.meta["echo_ms"] = acquired.echo_ms[0]
         if acquired.field_tesla is not None:
-            d[reference].meta["field_tesla"] = acquired.field_tesla
+            shown.meta["field_tesla"] = acquired.field_tesla
         if isinstance(paths[reference], Volume):
             d["dicom_source"] = paths[reference].source
         for key in others:
