@@ -105,8 +105,9 @@ class TwoStageInferer(Inferer):
         context: int = 1,
     ) -> None:
         super().__init__()
-        for name, number in (("batch_size", batch_size), ("patch_batch_size", patch_batch_size),
-                             ("patch_size", patch_size), ("max_candidates", max_candidates)):  # fmt: skip
+        edges = patch_size if isinstance(patch_size, Sequence) else [patch_size]
+        sizes = [("batch_size", batch_size), ("patch_batch_size", patch_batch_size), ("max_candidates", max_candidates)]
+        for name, number in [*sizes, *(("patch_size", edge) for edge in edges)]:
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise OptionError(f"{name} is {number!r}; expected a whole number, 1 or more.")
         self.spacing = tuple(float(s) for s in spacing)
