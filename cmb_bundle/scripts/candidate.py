@@ -32,7 +32,8 @@ class Candidate:
     Args:
         ras_mm: its centre, in RAS mm; from the findings on.
         detector_score: the score of stage 1; higher is more like a microbleed. Any scale.
-        probability: that of stage 2; None where it was not classified.
+        probability: of a microbleed, by both stages; None where it was not classified.
+        classifier_probability: that of stage 2 alone; None where it was not classified.
         accepted: whether the system reports it as a microbleed; from the findings on.
         diameter_mm: mean in-plane extent of its boxes in mm; of a microbleed, from the findings on, the diameter of a
             sphere of its volume. None where unknown.
@@ -46,6 +47,7 @@ class Candidate:
     ras_mm: tuple[float, float, float] | None
     detector_score: float
     probability: float | None = None
+    classifier_probability: float | None = None
     accepted: bool = False
     diameter_mm: float | None = None
     reason: str | None = None
@@ -61,6 +63,7 @@ class Candidate:
             "ras_mm": list(self.ras_mm),
             "diameter_mm": self.diameter_mm,
             "detector_score": self.detector_score,
+            "classifier_probability": self.classifier_probability,
             "probability": self.probability,
             "n_slices": self.n_slices,
         }

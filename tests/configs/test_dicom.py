@@ -205,5 +205,6 @@ def test_the_table_of_config_values_names_what_is_in_the_config():
     config = json.loads((ROOT / "cmb_bundle" / "configs" / "inference.json").read_text())
     text = Path(ROOT / "docs" / "reference" / "dicom.md").read_text(encoding="utf-8")
     assert {"echo", "phase_scale", "dicom_output"} <= config.keys()
-    assert list(config["dicom_series"]) == ["image", "phase", "magnitude"]
+    assert list(config["dicom_series"]) == ["image", "phase", "magnitude", "t2star"]
+    assert all(f"`#{key}`" in text for key in ("phase", "magnitude", "t2star"))
     assert all(f"`{key}`" in text for key in ("echo", "phase_scale", "dicom_output", "dicom_series#image"))

@@ -15,7 +15,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 
 from cmb_bundle.scripts.data.datasets import SubjectDataset
 from cmb_bundle.scripts.data.layouts import find_subjects
-from cmb_bundle.scripts.data.splits import load_subjects
+from cmb_bundle.scripts.data.splits import Split
 from cmb_bundle.scripts.dicom import volumes
 from cmb_bundle.scripts.dicom.kinds import MR_CLASSES, Header, kind_of, phase_unit
 from cmb_bundle.scripts.dicom.pixels import read_pixels
@@ -23,12 +23,18 @@ from cmb_bundle.scripts.dicom.series import choose_series, find_studies, study_o
 from cmb_bundle.scripts.dicom.volumes import frame_kind, read_volumes
 from cmb_bundle.scripts.errors import DicomError, SubjectError
 from cmb_bundle.scripts.transforms.load import LoadSubjectd
-from cmb_bundle.scripts.transforms.phase import NormalizePhased, wrap
+from cmb_bundle.scripts.transforms.phase import NormalizePhased
+from cmb_bundle.scripts.transforms.phase_scale import wrap
 
 from ..helpers.dicom_series import Study, write_dicom_series
 
 SWI_TYPE, M_TYPE, P_TYPE = r"ORIGINAL\PRIMARY\M\SWI\NORM\ND", r"ORIGINAL\PRIMARY\M\ND\NORM", r"ORIGINAL\PRIMARY\P\ND"
 SIEMENS = {"slope": 2, "intercept": -4096}
+
+
+def part(dataset_dir, datalist_file=None, subset="all", subjects=None, **options):
+    """A part of a split made for the purpose."""
+    return Split(dataset_dir, datalist_file, **options).part(subset, subjects)
 
 
 def oblique(spacing=(0.8, 0.6, 2.0), turns=(20, -15, 40), flips=(1, 1, 1), origin=(-31.5, 12.25, 8.0)):
@@ -271,7 +277,7 @@ def test_real_world_values_count_where_there_is_no_rescaling(tmp_path, write):
 
 def test_phase_is_scaled_by_its_header_not_by_its_range(tmp_path, write):
     """A phase of a third of the circle; its range alone would spread it over the whole."""
-    head = np.pad(np.full((24, 24, 2), 500.0), [(4, 4), (4, 4), (1, 1)])
+    head = np.pad(500.0 + values((24, 24, 2), 100), [(4, 4), (4, 4), (1, 1)])
     stored = values((32, 32, 4), 1300) + 1400
     write("SWI_Images", 7, SWI_TYPE, head)
     write("Pha_Images", 5, P_TYPE, stored)
@@ -305,7 +311,7 @@ def test_a_field_map_is_not_taken_for_a_susceptibility_weighted_scan(tmp_path, w
     write("field_map", 4, M_TYPE, echo=7.38)
     write("field_map", 5, P_TYPE, echo=7.38)
     message = refusal(tmp_path)
-    assert message.startswith("no SWI was found, nor a magnitude with its phase.")
+    assert message.startswith("no SWI was found, nor a magnitude with its phase, nor a T2*-weighted gradient echo.")
     assert 'dicom_series as {"image": "<words of its SeriesDescription, or its SeriesInstanceUID>"}' in message
     assert "series 4 'field_map', 6 x 5 x 4, echo 7.38 ms (magnitude: ImageType M)" in message
 
@@ -415,9 +421,9 @@ def test_ids_of_studies(tmp_path, write):
     assert len(set(names)) == 6
     assert [len(study["dicom"]) for study in studies] == [4] * 6
     assert find_subjects(tmp_path) == studies
-    assert load_subjects(tmp_path, subjects=["B"]) == [studies[2]]
+    assert part(tmp_path, subjects=["B"]) == [studies[2]]
     with pytest.raises(SubjectError, match="0 subjects have a label that can be read"):
-        load_subjects(tmp_path, tmp_path / "list.json", subset="test")
+        part(tmp_path, tmp_path / "list.json", subset="test")
 
 
 @pytest.mark.parametrize("enhanced", [False, True])

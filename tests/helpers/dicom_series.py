@@ -19,6 +19,7 @@ def write_dicom_series(
     folder, volume, affine, study, description, number, image_type,
     slope=None, intercept=0, bits=12, echo=20.0, component=None, ge=None, enhanced=False, unit=None,
     series=None, skip=(), shuffle=True, prefix="IM", syntax=None, acquisition=1,
+    sequence=None, field=None,
 ):  # fmt: skip
     """
     Write a volume (i, j, k) of stored integers with an affine to RAS mm as one DICOM series.
@@ -30,6 +31,8 @@ def write_dicom_series(
         component: ComplexImageComponent; may be a list, one a frame.
         ge: value of GE's private (0043,102F).
         syntax: a compressed transfer syntax.
+        sequence: ScanningSequence; of an enhanced file, EchoPulseSequence.
+        field: MagneticFieldStrength in T.
 
     Returns:
         the SeriesInstanceUID.
@@ -63,6 +66,10 @@ def write_dicom_series(
         ds.PixelData = np.ascontiguousarray(pixels).tobytes()
         ds.file_meta = FileMetaDataset()
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        if sequence is not None:
+            setattr(ds, "EchoPulseSequence" if enhanced else "ScanningSequence", sequence)
+        if field is not None:
+            ds.MagneticFieldStrength = field
         if ge is not None:
             ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x2F, "SS", ge)
         return ds

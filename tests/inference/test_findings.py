@@ -70,6 +70,30 @@ def diameter_of(labels, number, spacing=SPACING):
     return (6 / np.pi * (labels == number).sum() * np.prod(spacing)) ** (1 / 3)
 
 
+# ------------------------------------------------------------------------------------------------ outside
+
+
+@pytest.mark.parametrize("i,reason", [(20.0, "accepted"), (12.4, "accepted"), (4.0, "outside of the head")])
+def test_what_lies_outside_of_the_head_is_no_finding(i, reason):
+    """The head begins at i = 16 and voxels are 0.8 mm wide: 3 mm beyond it reach to i = 12."""
+    values = np.full((40, 40, 12), 100, dtype=np.float32)
+    d = subject(values, rows((i, 20.0, 6.0, 0.9), (30.0, 20.0, 6.0, 0.8)), (0.8, 0.8, 2.0))
+    d["head"] = MetaTensor(torch.zeros(d["swi"].shape, dtype=torch.bool), affine=d["swi"].affine)
+    d["head"][:, 16:] = True
+    result = Findingsd()(d)["result"]
+    assert [c["reason"] for c in result["candidates"]] == [reason, "accepted"]
+    assert len(result["microbleeds"]) == (2 if reason == "accepted" else 1)
+
+
+def test_the_mask_of_the_head_is_kept_on_the_grid_of_the_swi():
+    image = MetaTensor(torch.ones(1, 4, 4, 4))
+    mask = MetaTensor((torch.arange(64) % 2).reshape(1, 4, 4, 4).float())
+    kept = KeepInputGridd("image")({"image": image, "mask": mask})
+    assert kept["head"].dtype == torch.bool
+    assert torch.equal(kept["head"].as_tensor(), mask.as_tensor() > 0)
+    assert "head" not in KeepInputGridd("image")({"image": image})
+
+
 # ------------------------------------------------------------------------------------------------ places
 
 

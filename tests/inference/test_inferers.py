@@ -5,6 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from cmb_bundle.scripts.errors import OptionError
 from cmb_bundle.scripts.inference.inferers import MixedPrecisionInferer, TwoStageInferer
 
 SPACING = (0.8, 0.8, 2.0)
@@ -241,3 +242,10 @@ def test_training_precision_is_that_of_the_convolutions_and_not_of_the_output(pr
 def test_an_unknown_training_precision_is_refused():
     with pytest.raises(ValueError, match="precision is 'half'; expected float32 or bfloat16"):
         MixedPrecisionInferer("half")
+
+
+@pytest.mark.parametrize("name", ["batch_size", "patch_batch_size", "patch_size", "max_candidates"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_a_size_below_one_is_refused(name, value):
+    with pytest.raises(OptionError, match=f"{name} is {value!r}; expected a whole number, 1 or more"):
+        TwoStageInferer(spacing=(0.6, 0.6, 2.0), **{name: value})

@@ -69,7 +69,7 @@ def not_finite():
     [
         (VOLUME[..., 0], ["has 2 dimensions, 12 x 10", "Expected one 3D volume"]),
         (stacked(3), ["has 4 dimensions, 12 x 10 x 6 x 3", "Expected one 3D volume", "save one echo"]),
-        (stacked(2)[..., None, :], ["has 5 dimensions, 12 x 10 x 6 x 1 x 2", "Expected one 3D volume"]),
+        (stacked(2)[..., None, :], ["has 4 dimensions, 12 x 10 x 6 x 2", "Expected one 3D volume"]),
         (VOLUME[..., :1], ["has 12 x 10 x 1 voxels", "at least 3 slices"]),
         (VOLUME[..., :2], ["has 12 x 10 x 2 voxels", "at least 3 slices"]),
         (VOLUME * 0, ["has the value 0 everywhere", "Expected an image"]),
@@ -144,11 +144,11 @@ def test_another_shape_or_place_of_the_phase_is_refused(tmp_path, swi):
     LoadSubjectd()({"image": swi, "phase": nifti(tmp_path / "e.nii.gz", affine=shifted)})
 
 
-@pytest.mark.parametrize("given_keys", [(), ("phase",), ("magnitude",)])
-def test_neither_swi_nor_magnitude_with_phase_is_refused(swi, given_keys):
+@pytest.mark.parametrize("given_keys", [(), ("phase",), ("magnitude", "t2star")])
+def test_a_subject_without_one_scan_is_refused(swi, given_keys):
     subject = dict.fromkeys(("image", "phase", "magnitude")) | dict.fromkeys(given_keys, swi)
     message = refused(subject)
-    assert message.startswith("sub-7: there is neither an SWI nor a magnitude with a phase")
+    assert message.startswith("sub-7: there is no SWI, no magnitude with a phase, and not one T2*-weighted magnitude")
     assert f"found {list(given_keys)}" in message
 
 

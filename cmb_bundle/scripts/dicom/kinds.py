@@ -21,6 +21,13 @@ Philips M_FFE and PHASE MAP, the enhanced classes MAGNITUDE and PHASE (DICOM PS3
 GE_COMPONENTS = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
 """GE's private (0043,xx2F) of the creator GEMS_PARM_01."""
 
+T2STAR_ECHO_MS = 12.0
+"""Shortest echo time of a T2*-weighted gradient echo: those of T1-weighted ones, angiograms and field maps are below 10
+ms at 1.5 and 3 T."""
+
+USUAL_ECHO_MS = (20.0, 25.0)
+"""Of several echoes of a T2*-weighted scan, the one nearest to this range is read: what such scans are made with."""
+
 # patterns for a description in lower case, in which everything except letters and digits has become a space
 PROJECTION = re.compile(r"\b(mip|mnip|minip|min ip|max ip|minimum intensity|mpr|projection( image)?|reformatted)\b")
 PROJECTED = ("MIN_IP", "MAX_IP", "MPR", "CURVED_MPR", "VOLUME_RENDER", "SURFACE_RENDER")
@@ -43,6 +50,8 @@ class Header:
     component: str = ""
     calculation: str = ""
     ge_component: int | None = None
+    gradient_echo: bool = False
+    echo_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,8 @@ def kind_of(header: Header) -> Kind:
         return Kind("swi", "SeriesDescription", sure)
     if part == "magnitude" or MAGNITUDE.search(words):
         return Kind("magnitude", source or "SeriesDescription")
+    if part is None and header.gradient_echo and (header.echo_ms or 0) >= T2STAR_ECHO_MS and "DERIVED" not in values:
+        return Kind("magnitude", "a gradient echo with a long echo time", sure=False)
     return Kind("other", "no hint of SWI, phase or magnitude")
 
 
@@ -108,6 +119,19 @@ def _component(header: Header, values: Sequence[str]) -> tuple[str | None, str]:
     if header.ge_component in GE_COMPONENTS:
         return GE_COMPONENTS[header.ge_component], f"GE's (0043,102F) = {header.ge_component}"
     return None, ""
+
+
+def nearest_echo(echoes_ms: Sequence[float]) -> int:
+    """
+    Which of several echoes of a T2*-weighted scan to read: the nearest to ``USUAL_ECHO_MS``, of two the longer.
+
+    Example:
+        >>> nearest_echo([5.0, 12.0, 19.0, 40.0])
+        2
+    """
+    low, high = USUAL_ECHO_MS
+    off = [max(low - echo, echo - high, 0) for echo in echoes_ms]
+    return min(range(len(off)), key=lambda n: (off[n], -echoes_ms[n]))
 
 
 def phase_unit(

@@ -13,10 +13,12 @@ from typing import Any
 
 from ..errors import DicomError
 from ..geometry import same_grid
+from .kinds import T2STAR_ECHO_MS, nearest_echo
 from .volumes import Volume, dicom_files, read_header, read_volumes, require
 
-KINDS = {"image": "swi", "phase": "phase", "magnitude": "magnitude"}
+KINDS = {"image": "swi", "phase": "phase", "magnitude": "magnitude", "t2star": "magnitude"}
 NAMES = {"swi": "SWI", "phase": "phase", "magnitude": "magnitude"}
+WORDS = {"image": "SWI", "phase": "phase", "magnitude": "magnitude", "t2star": "T2*-weighted magnitude"}
 MINIMUM_SLICES = 3
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 """SOP class Media Storage Directory, of a DICOMDIR under another name, as in lower case; it is of no study."""
@@ -27,7 +29,7 @@ SHORTEST_ECHO_MS = 10.0
 
 @dataclass(frozen=True)
 class Choice:
-    """Volumes by key (image, phase, magnitude), and sentences about how they were chosen."""
+    """Volumes by key (image, phase, magnitude, t2star), and sentences about how they were chosen."""
 
     volumes: dict[str, Volume]
     notices: tuple[str, ...]
@@ -119,19 +121,21 @@ def choose_series(
     keys: Sequence[str] = tuple(KINDS),
 ) -> Choice:
     """
-    Choose the SWI and the phase of a study, or its magnitude and phase where there is no SWI.
+    Choose the SWI and the phase of a study; where there is no SWI, its magnitude and phase; where there is no phase
+    either, its T2*-weighted magnitude: a gradient echo with an echo time of 12 ms or more.
 
     Args:
         volumes: of one study.
-        wanted: for ``image`` (SWI), ``phase`` and ``magnitude``: a SeriesNumber, or a regular expression that is
-            searched for in SeriesDescription (upper or lower case) or is the whole SeriesInstanceUID; false leaves
-            the kind out; None, or no entry, chooses by the headers.
-        echo: which echo to take of a multi-echo series, by echo time from 0; -1 is the longest.
+        wanted: for ``image`` (SWI), ``phase``, ``magnitude`` and ``t2star``: a SeriesNumber, or a regular expression
+            that is searched for in SeriesDescription (upper or lower case) or is the whole SeriesInstanceUID; false
+            leaves the kind out; None, or no entry, chooses by the headers.
+        echo: which echo to take of a multi-echo series, by echo time from 0; -1 is the longest, or of a T2*-weighted
+            magnitude the one nearest to 20 to 25 ms.
         keys: those to choose among.
 
     Raises:
-        DicomError: there is neither SWI nor magnitude with phase, several series fit, none fits what is wanted, or
-            a series that was chosen is no whole volume. The series that are there are listed.
+        DicomError: there is no SWI, no magnitude with phase and no T2*-weighted magnitude, several series fit, none
+            fits what is wanted, or a series that was chosen is no whole volume. The series that are there are listed.
     """
     wanted = dict(wanted or {})
     unknown = sorted(set(wanted) - set(KINDS))
@@ -141,7 +145,7 @@ def choose_series(
     chosen = chooser.choose()
     for volume in chosen.values():
         _whole(volume, volumes)
-    read = ", ".join(f"{NAMES[KINDS[key]]} from {volume} ({volume.kind.why})" for key, volume in chosen.items())
+    read = ", ".join(f"{WORDS[key]} from {volume} ({volume.kind.why})" for key, volume in chosen.items())
     return Choice(chosen, (f"DICOM: {read}.", *chooser.notices))
 
 
@@ -166,7 +170,7 @@ def series_in(
     chooser = _Chooser(volumes, {key: asked if _is_named(asked) else None}, echo)
     candidates = volumes if len(volumes) == 1 else chooser.candidates(key)
     if not candidates:
-        raise DicomError(f"no {NAMES[KINDS[key]]} was found.\n{_listing(volumes)}")
+        raise DicomError(f"no {WORDS[key]} was found.\n{_listing(volumes)}")
     return _whole(chooser.one(key, list(candidates)), volumes)
 
 
@@ -213,22 +217,36 @@ class _Chooser:
 
     def choose(self) -> dict[str, Volume]:
         # a magnitude that was asked for comes before an SWI that was not
-        computed = _is_named(self.wanted["magnitude"]) and not _is_named(self.wanted["image"])
-        swi = [] if computed else self.candidates("image")
+        named = {key for key in KINDS if _is_named(self.wanted[key])}
+        if "t2star" in named and "image" not in named:
+            return {"t2star": self.one("t2star", self.candidates("t2star"))}
+        swi = [] if "magnitude" in named and "image" not in named else self.candidates("image")
         if swi:
             image = self.one("image", swi)
             phases = self.beside(image, self.candidates("phase"))
+            self.leave_out_t2star([image])
             return {"image": image} | ({"phase": self.one("phase", phases)} if phases else {})
         pairs = self.pairs()
-        if not pairs:
-            raise DicomError(
-                "no SWI was found, nor a magnitude with its phase. If one of the series is the SWI, say so: "
-                'dicom_series as {"image": "<words of its SeriesDescription, or its SeriesInstanceUID>"}.\n'
-                + _listing(self.volumes)
-            )
-        phase = self.one("phase", list(dict.fromkeys(phase for _, phase in pairs)))
-        magnitude = self.one("magnitude", [m for m, p in pairs if p is phase])
-        return {"magnitude": magnitude, "phase": phase}
+        if pairs:
+            phase = self.one("phase", list(dict.fromkeys(phase for _, phase in pairs)))
+            magnitude = self.one("magnitude", [m for m, p in pairs if p is phase])
+            self.leave_out_t2star([magnitude])
+            return {"magnitude": magnitude, "phase": phase}
+        alone = self.candidates("magnitude") if "magnitude" in named else self.candidates("t2star")
+        if alone:
+            return {"t2star": self.one("t2star", alone)}
+        raise DicomError(
+            "no SWI was found, nor a magnitude with its phase, nor a T2*-weighted gradient echo. If one of the series "
+            'is the SWI, say so: dicom_series as {"image": "<words of its SeriesDescription, or its '
+            'SeriesInstanceUID>"}; if one is T2*-weighted, the same with "t2star".\n' + _listing(self.volumes)
+        )
+
+    def leave_out_t2star(self, taken: list[Volume]) -> None:
+        """Say which T2*-weighted scans are not read; the magnitude of the SWI itself, on its grid, is none."""
+        others = [v for v in self.candidates("t2star") if not any(_same_grid(v, one) for one in taken)]
+        if others:
+            what = "an SWI" if taken[0].kind.name == "swi" else "a magnitude with its phase"
+            self.notices.append(f"{', '.join(map(str, others))} (T2*-weighted) was not read: there is {what}.")
 
     def candidates(self, key: str) -> list[Volume]:
         """The volumes that can be of a kind: those asked for, else those surely of it, else those perhaps of it."""
@@ -237,6 +255,8 @@ class _Chooser:
             return []
         if not _is_named(asked):
             fitting = [v for v in self.stacks if v.kind.name == KINDS[key]]
+            if key == "t2star":
+                fitting = [v for v in fitting if v.gradient_echo and (v.echo_ms or 0) >= T2STAR_ECHO_MS]
             return [v for v in fitting if v.kind.sure] or fitting
         try:
             named = [v for v in self.stacks if _fits(v, asked)]
@@ -283,12 +303,15 @@ class _Chooser:
                     f"echo {self.echo} was asked for, but {ordered[0]} has {number}. Set `echo` to a value from 0 to "
                     f"{number - 1}, or to -1 for the longest."
                 )
-            taken = ordered[self.echo]
-            notice = f"Echo {self.echo % number + 1} of {number} was taken ({taken.echo_ms:g} ms)."
+            index = self.echo % number
+            if key == "t2star" and self.echo == -1:
+                index = nearest_echo([v.echo_ms for v in ordered])
+            taken = ordered[index]
+            notice = f"Echo {index + 1} of {number} was taken ({taken.echo_ms:g} ms)."
             self.notices += [] if notice in self.notices else [notice]
             return taken
         raise DicomError(
-            f"{len(candidates)} series can be the {NAMES[KINDS[key]]}. Say which, by words of its SeriesDescription "
+            f"{len(candidates)} series can be the {WORDS[key]}. Say which, by words of its SeriesDescription "
             f'or by its SeriesInstanceUID: dicom_series as {{"{key}": "{candidates[0].series}"}}.\n'
             + _listing(candidates)
         )

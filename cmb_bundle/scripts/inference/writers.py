@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 TABLE_HEADER = [
     "lesion", "slice", "x", "y", "voxel_i", "voxel_j", "voxel_k", "ras_r_mm", "ras_a_mm", "ras_s_mm",
-    "diameter_mm", "detector_score", "probability",
+    "diameter_mm", "detector_score", "classifier_probability", "probability",
 ]  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def findings_table(microbleeds: list[dict], shape: tuple, convention: LabelConve
             **dict(zip(("slice", "x", "y"), pixel, strict=True)),
             **dict(zip(("voxel_i", "voxel_j", "voxel_k"), microbleed["voxel"], strict=True)),
             **dict(zip(("ras_r_mm", "ras_a_mm", "ras_s_mm"), microbleed["ras_mm"], strict=True)),
-            **{name: microbleed[name] for name in ("diameter_mm", "detector_score", "probability")},
+            **{name: microbleed[name] for name in TABLE_HEADER[10:]},
         }
         for number, (pixel, microbleed) in enumerate(zip(pixels, microbleeds, strict=True), 1)
     ]
@@ -124,9 +125,10 @@ class SubjectWriter:
         self.convention = LabelConvention(**(convention or {}))
         self.picture = picture
         self.found: dict[str, list[dict]] = {}
+        self.read: dict[str, dict[str, str | None]] = {}
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda _: self.found.clear())
+        engine.add_event_handler(Events.STARTED, lambda _: (self.found.clear(), self.read.clear()))
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.write)
         engine.add_event_handler(Events.COMPLETED, self.remove_stale)
         engine.add_event_handler(Events.COMPLETED, self.print_found)
@@ -134,19 +136,22 @@ class SubjectWriter:
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             subject, result, swi = batch["subject"], output["result"], batch["swi"]
+            read = {
+                "contrast": batch.get("contrast"),
+                "notices": batch["notices"],
+                "warnings": batch.get("warnings", ""),
+            }
             self._remove(subject)
-            folder = write_findings(
-                self.output_dir, subject, result, output["pred"], self.convention, notices=batch["notices"]
-            )
+            folder = write_findings(self.output_dir, subject, result, output["pred"], self.convention, **read)
             if batch.get("swi_computed"):
                 self._write_swi(folder / f"{subject}_cmb_swi.nii.gz", swi)
             if self.picture:
                 write_whole(
                     folder / f"{subject}_cmb.png",
-                    lambda aside, s=swi, r=result, n=subject: draw_findings(aside, n, s, r),
+                    lambda aside, s=swi, r=result, n=subject, w=read["warnings"]: draw_findings(aside, n, s, r, w),
                 )
             self._write_dicom(folder, subject, batch.get("dicom_source"), result, output["pred"])
-            self.found[subject] = result["microbleeds"]
+            self.found[subject], self.read[subject] = result["microbleeds"], read
             logger.info(
                 f"{subject}: {len(result['microbleeds'])} microbleeds of {len(result['candidates'])} candidates. "
                 f"{batch['notices']}"
@@ -184,7 +189,7 @@ class SubjectWriter:
         write_whole(path, lambda aside: nib.save(nib.Nifti1Image(image[0].numpy(), affine), aside))
 
     def print_found(self, engine: Engine) -> None:
-        """Print one row per microbleed and the count for each subject."""
+        """Print one row per microbleed, the count for each subject, what was read, and the warnings."""
         rows = [
             {"subject": subject, "lesion": number, **dict(zip("ijk", bleed["voxel"], strict=True)),
              **dict(zip("RAS", bleed["ras_mm"], strict=True)), "diameter_mm": bleed["diameter_mm"],
@@ -196,4 +201,10 @@ class SubjectWriter:
             print(pd.DataFrame(rows).round(2).to_string(index=False))
         without = ", ".join(subject for subject, bleeds in self.found.items() if not bleeds) or "-"
         print(f"\n{len(rows)} microbleeds in {len(self.found)} subjects; subjects with none: {without}")
+        contrasts = Counter(read["contrast"] for read in self.read.values() if read["contrast"])
+        if contrasts:
+            print(f"Read: {', '.join(f'{contrast} ({number})' for contrast, number in sorted(contrasts.items()))}")
+        for subject, read in self.read.items():
+            if read["warnings"]:
+                print(f"Warning: {subject}: {read['warnings']}")
         print(f"Results are in {self.output_dir.resolve()}")
