@@ -41,8 +41,9 @@ class CentreValue(torch.nn.Module):
 
     def forward(self, patches):
         self.batches.append(patches)
-        value = patches[:, self.channel, *(size // 2 for size in patches.shape[2:])]
-        return torch.stack([torch.zeros_like(value), torch.logit(value)], dim=1)
+        i, j, k = patches.shape[2:]
+        value = patches[:, self.channel, i // 2, j // 2, k // 2]
+        return torch.stack([torch.zeros_like(value), torch.logit(value, eps=1e-6)], dim=1)
 
 
 def network(channel=0):
@@ -125,6 +126,12 @@ def test_a_decision_that_is_not_finite_is_refused(wrong):
     both.decision = JointDecision(**wrong)
     with pytest.raises(ValueError, match="values of the decision that are not finite"):
         TwoStageInferer(SPACING, average=1)(volume((10, 12, 3, 0.5, 0.7))[None], both)
+
+
+@pytest.mark.parametrize("value", [[24, 24], [24, 24, 0], [24, 24, 8.0], [24, True, 8], "abc", []])
+def test_three_sizes_of_a_patch_must_be_counts(value):
+    with pytest.raises(OptionError, match="patch_size is .*; expected a whole number, 1 or more, or three of them"):
+        TwoStageInferer(SPACING, patch_size=value)
 
 
 def test_slices_are_averaged_for_the_detector_only():
