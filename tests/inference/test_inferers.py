@@ -130,7 +130,7 @@ def test_a_decision_that_is_not_finite_is_refused(wrong):
 
 @pytest.mark.parametrize("value", [[24, 24], [24, 24, 0], [24, 24, 8.0], [24, True, 8], "abc", []])
 def test_three_sizes_of_a_patch_must_be_counts(value):
-    with pytest.raises(OptionError, match="patch_size is .*; expected a whole number, 1 or more, or three of them"):
+    with pytest.raises(OptionError, match=r"patch_size is .*; expected a whole number, 1 or more, or three of them"):
         TwoStageInferer(SPACING, patch_size=value)
 
 

@@ -103,11 +103,11 @@ def test_swi_alone():
 
 @pytest.mark.parametrize("size", [(24, 24), (24, 24, 6), (20, 24, 8), (24, 20, 8), (0, 24, 8), (24, 24, 8, 8)])
 def test_a_bad_patch_size_is_refused(size):
-    with pytest.raises(ValueError, match="patch_size is .*; expected multiples of 8, 8 and 4 voxels"):
+    with pytest.raises(ValueError, match=r"patch_size is .*; expected multiples of 8, 8 and 4 voxels"):
         ContextClassifier(patch_size=size)
 
 
 @pytest.mark.parametrize("number", [0, 3])
 def test_bad_channels_are_refused(number):
-    with pytest.raises(ValueError, match=f"in_channels is {number}; expected 2 .* or 1"):
+    with pytest.raises(ValueError, match=rf"in_channels is {number}; expected 2 .* or 1"):
         ContextClassifier(in_channels=number)
