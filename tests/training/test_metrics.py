@@ -85,7 +85,7 @@ def test_no_subject_is_no_score():
 def findings_output(lesions, *candidates):
     """As ``volume_output``, with candidates (i, j, k, score, probability)."""
     output = volume_output(lesions, *[c[:4] for c in candidates])
-    output["pred"][:, 6] = torch.tensor([c[4] for c in candidates], dtype=torch.float32)
+    output["pred"][:, 7] = torch.tensor([c[4] for c in candidates], dtype=torch.float32)
     return output
 
 
