@@ -24,8 +24,22 @@ AFFINE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(*np.radians([15, -8, 25])) @ np.diag([-0.8, -0.6, 2.0]), [40.5, 31.25, -12.0]
 )
 BLEEDS = [
-    {"voxel": [3, 4, 2], "ras_mm": [0, 0, 0], "diameter_mm": 3.2, "detector_score": 0.7, "probability": 0.9134},
-    {"voxel": [9, 2, 5], "ras_mm": [0, 0, 0], "diameter_mm": 2.24, "detector_score": 0.4, "probability": 0.5},
+    {
+        "voxel": [3, 4, 2],
+        "ras_mm": [0, 0, 0],
+        "diameter_mm": 3.2,
+        "detector_score": 0.7,
+        "classifier_probability": 0.8,
+        "probability": 0.9134,
+    },
+    {
+        "voxel": [9, 2, 5],
+        "ras_mm": [0, 0, 0],
+        "diameter_mm": 2.24,
+        "detector_score": 0.4,
+        "classifier_probability": 0.6,
+        "probability": 0.5,
+    },
 ]
 
 

@@ -158,7 +158,8 @@ def test_networks_are_loaded_once(scans, tmp_path, monkeypatch):
 
 def test_thresholds_and_options_are_those_of_the_config(scans):
     sensitive = detect(**scans["both"], operating_point="sensitive")
-    by_hand = detect(**scans["both"], candidate_threshold=0.09, probability_threshold=0.1)
+    config = json.loads((ROOT / "cmb_bundle" / "configs" / "inference.json").read_text(encoding="utf-8"))
+    by_hand = detect(**scans["both"], **config["operating_points"]["sensitive"])
     assert sensitive.candidates == by_hand.candidates
     least = min(finding.probability for finding in sensitive.findings)
     fewer = detect(**scans["both"], operating_point="sensitive", probability_threshold=least + 1e-3)

@@ -49,8 +49,8 @@ def ball(shape, spacing, centre, diameter, blur_mm=0.5):
 
 def rows(*candidates):
     """Table of candidates (i, j, k, probability[, detector_score]) on the model's grid."""
-    filled = [[*c[:3], 4.0, c[4] if len(c) > 4 else 0.5, 2.0, c[3]] for c in candidates]
-    return torch.tensor(filled, dtype=torch.float32).reshape(-1, 7)
+    filled = [[*c[:3], 4.0, c[4] if len(c) > 4 else 0.5, 2.0, c[3] / 2, c[3]] for c in candidates]
+    return torch.tensor(filled, dtype=torch.float32).reshape(-1, 8)
 
 
 def subject(values, table, spacing=SPACING, **more):
@@ -198,6 +198,9 @@ def test_order_reasons_and_scores():
     ]
     assert [c["accepted"] for c in result["candidates"]] == [True, False, True, True, False, False]
     assert [c["probability"] for c in result["candidates"]] == [0.95, 0.9, 0.6, 0.5, 0.4999, None]
+    by_classifier = [c["classifier_probability"] for c in result["candidates"]]
+    assert by_classifier[:5] == pytest.approx([0.475, 0.45, 0.3, 0.25, 0.24995], abs=1e-4)
+    assert by_classifier[5] is None
     assert [m["voxel"] for m in result["microbleeds"]] == [[30, 30, 5], [10, 10, 5], [50, 10, 5]]
     assert [m["detector_score"] for m in result["microbleeds"]] == [0.2, 0.9, 0.1]
     assert [m["ras_mm"] for m in result["microbleeds"]] == [[15, 15, 10], [5, 5, 10], [25, 5, 10]]
@@ -227,7 +230,7 @@ def test_duplicate_of_a_dropped_candidate_is_none():
     assert [c["accepted"] for c in result["candidates"]] == [True, False, True]
 
 
-@pytest.mark.parametrize("table", [torch.zeros((0, 7)), torch.full((2, 7), torch.nan)])
+@pytest.mark.parametrize("table", [torch.zeros((0, 8)), torch.full((2, 8), torch.nan)])
 def test_no_candidates(table):
     result, labels = find(np.full((20, 20, 10), 100.0), table, probability_threshold=0.3)
     assert result == {"probability_threshold": 0.3, "microbleeds": [], "candidates": []}

@@ -83,8 +83,8 @@ def choose(probability, guess="kept, for want of evidence", device="cpu"):
     """Choose for a phase of +1; ``probability`` gives the candidates' for each sign."""
 
     def inferer(volume, network):
-        rows = [[0, 0, 0, 3.0, 0.9, 1, p] for p in probability[int(volume.mean())]]
-        return torch.tensor(rows).reshape(1, -1, 7)
+        rows = [[0, 0, 0, 3.0, 0.9, 1, 0.5, p] for p in probability[int(volume.mean())]]
+        return torch.tensor(rows).reshape(1, -1, 8)
 
     transform = ChooseSignd(lambda d: {"image": d["phase"]}, None, inferer, device)
     d = transform({"phase": MetaTensor(torch.ones(1, 2, 2, 2)), "sign_guessed": guess})

@@ -26,6 +26,7 @@ def written(notices="", swi_computed=False):
         "ras_mm": [8.0, 18.4, -1.0],
         "diameter_mm": 3.21,
         "detector_score": 0.5,
+        "classifier_probability": 0.75,
         "probability": 0.875,
     }
     labels = torch.zeros((1, 6, 10, 4), dtype=torch.int16)

@@ -149,6 +149,8 @@ def test_candidates_are_labelled_by_their_distance(tmp_path):
         ("lesion", 1, [20, 20, 8]),
         ("lesion", 1, [45, 40, 14]),
     ]
+    assert [p["detector_score"] for p in patches[:5]] == pytest.approx([0.9, 0.3, 0.7, 0.6, 0.5])
+    assert all(np.isnan(p["detector_score"]) for p in patches[5:])
     assert {p["subject"] for p in patches} == {"s0"}
     assert {tuple(p["image"].shape) for p in patches} == {(2, 20, 20, 20)}
     assert all(type(p["image"]) is torch.Tensor and p["image"].dtype == torch.float32 for p in patches)
@@ -160,6 +162,12 @@ def test_other_distances_and_sizes(tmp_path):
     patches = collect(tmp_path, plan, data, match_mm=4.5, ignore_mm=5.7, margin=0, random_negatives=3)
     assert [p["label"] for p in patches if p["source"] == "candidate"] == [1]
     assert {tuple(p["image"].shape) for p in patches} == {(2, 16, 16, 16)}
+
+
+def test_the_margin_may_be_another_along_each_axis(tmp_path):
+    data = [{"image": coded_volume(), "subject": "s0", "lesions_ras": ras((30, 25, 8))}]
+    (patch,) = collect(tmp_path, {}, data, margin=(3, 1, -6), random_negatives=0, need_both=False)
+    assert torch.equal(patch["image"], data[0]["image"].as_tensor()[:, 19:41, 16:34, 6:10])
 
 
 def test_patch_holds_what_is_around_it(tmp_path):

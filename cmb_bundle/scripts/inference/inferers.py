@@ -105,11 +105,13 @@ class TwoStageInferer(Inferer):
         context: int = 1,
     ) -> None:
         super().__init__()
-        edges = patch_size if isinstance(patch_size, Sequence) else [patch_size]
-        sizes = [("batch_size", batch_size), ("patch_batch_size", patch_batch_size), ("max_candidates", max_candidates)]
-        for name, number in [*sizes, *(("patch_size", edge) for edge in edges)]:
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        for name, number in (("batch_size", batch_size), ("patch_batch_size", patch_batch_size),
+                             ("max_candidates", max_candidates)):  # fmt: skip
+            if not _is_count(number):
                 raise OptionError(f"{name} is {number!r}; expected a whole number, 1 or more.")
+        several = isinstance(patch_size, Sequence) and len(patch_size) == 3
+        if not all(map(_is_count, patch_size if several else [patch_size])):
+            raise OptionError(f"patch_size is {patch_size!r}; expected a whole number, 1 or more, or three of them.")
         self.spacing = tuple(float(s) for s in spacing)
         self.average = average
         self.batch_size = batch_size
@@ -200,6 +202,10 @@ class TwoStageInferer(Inferer):
         logits = torch.cat(found).cpu()
         _check_finite(logits, "stage 2")
         return logits
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def _check_finite(values: torch.Tensor, where: str) -> None:

@@ -19,6 +19,9 @@ FILLED, OUTER = 0.01, 0.9
 """A phase fills its circle where at least the first share of the values is beyond the second share of the range, on
 either side. Noise spreads evenly, 5 % on a side; of a map, which has no circle, only the tails are there."""
 
+FLOATS = 0.00367
+"""Half a circle in the floats of some reconstructions."""
+
 MOST_RADIANS = 100.0
 """Largest value in rad that unwrapping leaves in a head: 500 Hz, as above the sinuses, at an echo time of 32 ms."""
 
@@ -167,6 +170,8 @@ def _known(low: float, high: float, manufacturer: str) -> tuple[float, float, st
     extent = max(-low, high)
     siemens = manufacturer.lower().startswith("siemens")
     if low < 0:
+        if 0.99 * FLOATS <= extent <= 1.001 * FLOATS:
+            return math.pi / FLOATS, 0.0, f"+-{FLOATS} over the circle"
         if 0.98 <= extent <= 1.0:
             return math.pi, 0.0, "+-1 in units of pi"
         if 1.0 < extent <= 1.01 * math.pi:
