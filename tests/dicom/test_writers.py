@@ -181,6 +181,11 @@ def test_geometry_in_each_frame_and_no_slice_thickness(tmp_path, case):
     before = [pydicom.dcmread(path) for path in sorted((tmp_path / "in").iterdir())]
     segmentation, report = written(tmp_path, volume)
     check_segments(segmentation, volume)
+    places = {(pydicom.dcmread(f.file).SOPInstanceUID, f.index + 1): f.position for f in volume.frames}
+    for group in segmentation.PerFrameFunctionalGroupsSequence:
+        source = group.DerivationImageSequence[0].SourceImageSequence[0]
+        position = places[source.ReferencedSOPInstanceUID, source.get("ReferencedFrameNumber", 1)]
+        np.testing.assert_allclose(group.PlanePositionSequence[0].ImagePositionPatient, position, atol=1e-6)
     measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert measures.SliceThickness == pytest.approx(2.0)
     assert len(report.content.get_volumetric_roi_measurement_groups()) == 2

@@ -189,7 +189,7 @@ def make_segmentation(
         for number, name in enumerate(names, 1)
     ]
     planes = np.ascontiguousarray(np.asarray(labels).transpose(2, 1, 0)).astype(np.uint16)
-    return hd.seg.Segmentation(
+    segmentation = hd.seg.Segmentation(
         **_placed(images, frames, planes),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
@@ -200,6 +200,38 @@ def make_segmentation(
         series_description=DESCRIPTION,
         **_made_by(hd, version),
     )
+    _name_source_frames(segmentation, images, frames)
+    return segmentation
+
+
+def _name_source_frames(segmentation: Any, images: list[Any], frames: list[tuple[int, int]]) -> None:
+    """
+    Let each frame refer to the source frame that it was drawn on.
+
+    Where an enhanced file has several frames at one place (echoes, a phase), highdicom names all of them, and of
+    several files, those of the first alone.
+    """
+    if "PerFrameFunctionalGroupsSequence" not in images[0]:
+        return
+    hd = require("highdicom")
+    from pydicom.sr.codedict import codes
+
+    positions = np.array([_position(images[i], n) for i, n in frames])
+    for group in segmentation.PerFrameFunctionalGroupsSequence:
+        place = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        image, index = frames[int(np.linalg.norm(positions - place, axis=1).argmin())]
+        source = require("pydicom").Dataset()
+        source.ReferencedSOPClassUID = images[image].SOPClassUID
+        source.ReferencedSOPInstanceUID = images[image].SOPInstanceUID
+        source.ReferencedFrameNumber = index + 1
+        source.PurposeOfReferenceCodeSequence = [
+            hd.sr.CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)
+        ]
+        source.SpatialLocationsPreserved = "YES"
+        derivation = require("pydicom").Dataset()
+        derivation.DerivationCodeSequence = [hd.sr.CodedConcept.from_code(codes.DCM.SegmentationImageDerivation)]
+        derivation.SourceImageSequence = [source]
+        group.DerivationImageSequence = [derivation]
 
 
 def _placed(images: list[Any], frames: list[tuple[int, int]], planes: np.ndarray) -> dict[str, Any]:
