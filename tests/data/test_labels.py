@@ -473,6 +473,11 @@ def test_european_tables(tmp_path, content, name):
     assert voxels_of(text(tmp_path / name, content)) == [[9.5, 19, 6]]
 
 
+def test_a_diameter_with_its_unit_in_brackets_and_a_decimal_comma(tmp_path):
+    path = text(tmp_path / "s.csv", "slice;x;y;Diameter (mm)\n7;10;20;2,5\n")
+    np.testing.assert_array_equal(read_points(path, SHAPE, AFFINE).diameter_mm, [2.5])
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
 def test_encodings_of_text(tmp_path, encoding):
     path = tmp_path / "s.csv"
