@@ -710,3 +710,39 @@ def test_without_random_gives_the_cached_items_before_the_random_transforms():
     assert [item["image"].tolist() for item in plain] == [[0, 0], [2, 2], [4, 4]]
     assert plain._cache is dataset._cache
     assert all(item["image"][0] != 2 * number for number, item in enumerate(dataset))
+
+
+@pytest.mark.parametrize("key", ["label", "image", "phase"])
+@pytest.mark.parametrize("value", [5, {"path": "a"}, ["01_swi.nii.gz", 3], True])
+def test_a_datalist_entry_of_a_wrong_type_fails_alone(tmp_path, key, value):
+    touch(tmp_path, "01_swi.nii.gz", "02_swi.nii.gz")
+    entries = [{"subject": "01", "image": "01_swi.nii.gz", key: value}, {"subject": "02", "image": "02_swi.nii.gz"}]
+    (tmp_path / "list.json").write_text(json.dumps(entries), encoding="utf-8")
+    first, second = find_subjects(tmp_path / "list.json")
+    assert f'has {value!r} as "{key}" in the datalist, which is no path' in first["error"]
+    assert "error" not in second
+
+
+def test_labels_that_are_texts(tmp_path):
+    touch(tmp_path, *(f"Data/SWI/0{n}.nii.gz" for n in range(1, 5)))
+    touch(tmp_path, "Label/01.txt", "Label/02.tsv", "Label/03.xlsm", "Label/README.txt", "Label/notes 2024.txt")
+    subjects = find_subjects(tmp_path)
+    assert [Path(subject.get("label", "-")).name for subject in subjects] == ["01.txt", "02.tsv", "03.xlsm", "-"]
+    assert not any("error" in subject for subject in subjects)
+
+
+def test_a_text_beside_a_scan_is_no_label_unless_its_name_says_so(tmp_path):
+    touch(tmp_path, "01_swi.nii.gz", "01.txt", "02_swi.nii.gz", "02_label.txt", "03_swi.nii.gz", "03.tsv")
+    labels = [Path(subject.get("label", "-")).name for subject in find_subjects(tmp_path)]
+    assert labels == ["-", "02_label.txt", "03.tsv"]
+
+
+def test_a_csv_with_a_cell_too_long_fails_its_subject_alone(tmp_path):
+    touch(tmp_path, *(f"Data/SWI/0{n}.nii.gz" for n in range(1, 6)))
+    (tmp_path / "Label").mkdir()
+    for n in range(1, 5):
+        (tmp_path / f"Label/0{n}.csv").write_text(f"{n + 3},5,6\n", encoding="utf-8")
+    (tmp_path / "Label/05.csv").write_text("slice,x,y,note\n1,2,3," + "a" * 131073 + "\n", encoding="utf-8")
+    datalist = make_datalist(tmp_path, folds=3)
+    assert [entry["subject"] for entry in datalist["training"]] == ["01", "02", "03", "04"]
+    assert "cannot be read as a table" in datalist["failures"]["05"]

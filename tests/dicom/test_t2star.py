@@ -118,7 +118,9 @@ def test_the_echo_nearest_to_20_to_25_ms_is_taken(tmp_path, write):
         write("multi", 3, echo=echo, folder=str(echo), series=series, seed=int(echo))
     choice = chosen(tmp_path)
     assert choice.volumes["t2star"].echo_ms == 21.0
-    assert choice.notices[1] == "Echo 2 of 3 was taken (21 ms)."
+    assert (
+        choice.notices[1] == "Echo 3 of 4 was taken (21 ms); `echo` counts the 3 that can be read, and this one is 1."
+    )
     assert chosen(tmp_path, echo=2).volumes["t2star"].echo_ms == 38.0
 
 

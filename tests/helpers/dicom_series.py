@@ -19,7 +19,7 @@ def write_dicom_series(
     folder, volume, affine, study, description, number, image_type,
     slope=None, intercept=0, bits=12, echo=20.0, component=None, ge=None, enhanced=False, unit=None,
     series=None, skip=(), shuffle=True, prefix="IM", syntax=None, acquisition=1,
-    sequence=None, field=None,
+    sequence=None, field=None, per_frame=False,
 ):  # fmt: skip
     """
     Write a volume (i, j, k) of stored integers with an affine to RAS mm as one DICOM series.
@@ -33,6 +33,8 @@ def write_dicom_series(
         syntax: a compressed transfer syntax.
         sequence: ScanningSequence; of an enhanced file, EchoPulseSequence.
         field: MagneticFieldStrength in T.
+        per_frame: whether an enhanced file has pixel size and orientation in each frame's groups, as scanners write
+            them, and no SliceThickness; of classic files, whether SliceThickness is left out.
 
     Returns:
         the SeriesInstanceUID.
@@ -103,6 +105,13 @@ def write_dicom_series(
                 groups["PixelValueTransformationSequence"] = rescaling
             frames.append(_group(**groups))
         ds.PerFrameFunctionalGroupsSequence = frames
+        if per_frame:
+            (shared,) = ds.SharedFunctionalGroupsSequence
+            del shared.PixelMeasuresSequence[0].SliceThickness
+            for frame in frames:
+                frame.PixelMeasuresSequence = shared.PixelMeasuresSequence
+                frame.PlaneOrientationSequence = shared.PlaneOrientationSequence
+            del shared.PixelMeasuresSequence, shared.PlaneOrientationSequence
         save(ds, f"{prefix}{number:03d}")
         return series
     for count, k in enumerate(slices):
@@ -112,6 +121,8 @@ def write_dicom_series(
         ds.PixelSpacing, ds.SliceThickness = [f"{step[1]:.10g}", f"{step[0]:.10g}"], f"{step[2]:.10g}"
         if slope:
             ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = slope, intercept, unit or "US"
+        if per_frame:
+            del ds.SliceThickness
         if component:
             ds.ComplexImageComponent = component
         save(ds, f"{prefix}{number:03d}{count:04d}")

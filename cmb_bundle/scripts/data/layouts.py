@@ -28,6 +28,8 @@ OWN_OUTPUT = re.compile(r"_cmb(_swi)?$", re.IGNORECASE)
 ECHO = re.compile(r"_(e\d+|echo-\d+)(?=_|$)", re.IGNORECASE)
 EXTRACTED = re.compile(r"[-_. ](bet|brain)$", re.IGNORECASE)
 """The end of a name of what a brain extraction left of a scan; "brain" may be a word of the scan's own name, too."""
+OTHER_TEXT = re.compile(r"(readme|licen[sc]e|notes?)\b.*\.txt$", re.IGNORECASE)
+"""Texts that lie beside labels and are none."""
 Derived = tuple[Path, str | None, str]
 """A file that was computed from a scan, its role by its name, and the subject whose folder it is in, if any."""
 NO_DATASET = "There are no subjects: no dataset_dir was given. Expected the folder of the scans: --dataset_dir FOLDER."
@@ -169,6 +171,12 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
 
 def _resolve(entry: dict[str, Any], base: Path) -> dict[str, Any]:
     """A datalist's entry with absolute paths, or with an error if one is missing."""
+    for key in FILE_KEYS:
+        given = entry.get(key)
+        listed = given if isinstance(given, list) else [given]
+        if given and not all(isinstance(path, str) for path in listed):
+            error = f'has {given!r} as "{key}" in the datalist, which is no path; expected text. Correct the entry'
+            return {"subject": entry["subject"], "error": error}
     named = {key: [entry[key]] if isinstance(entry[key], str) else entry[key] for key in FILE_KEYS if entry.get(key)}
     files = {key: [base / Path(path).expanduser() for path in paths] for key, paths in named.items()}
     missing = [str(path) for paths in files.values() for path in paths if not path.exists()]
@@ -280,6 +288,8 @@ def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...])
     """Add the files of a folder that holds a single role; they are named after their subjects."""
     computed = []
     for path in _entries(folder):
+        if role == "label" and OTHER_TEXT.match(path.name):
+            continue
         if _suffix(path, suffixes):
             if role not in SUFFIXES and (derived(_stem(path)) or EXTRACTED.search(_stem(path))):
                 computed.append((path, role, ""))
@@ -303,6 +313,8 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
         name = parse_name(own)
         if name.role == "label":
             found[subject or name.subject or folder.name]["label"].append(path)
+        elif _suffix(path, (".txt",)):
+            continue  # a protocol or a note, as lies beside many scans
         elif _suffix(path, TABLE_SUFFIXES):
             tables.append(path)
         elif derived(own) or (name.role and EXTRACTED.search(own)):

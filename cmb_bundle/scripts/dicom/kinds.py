@@ -13,10 +13,14 @@ MR_CLASSES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.8
 COMPONENTS = {
     "MAGNITUDE": "magnitude", "M": "magnitude", "M_FFE": "magnitude", "M_PCA": "magnitude",
     "PHASE": "phase", "P": "phase", "PHASE MAP": "phase", "PHASE_MAP": "phase",
+    "SW_P_FFE": "phase", "SW_P": "phase",
     "REAL": "real", "R": "real", "IMAGINARY": "imaginary", "I": "imaginary",
 }  # fmt: skip
 """Values of ImageType and of ComplexImageComponent that name a part of the complex image. Siemens writes M and P,
-Philips M_FFE and PHASE MAP, the enhanced classes MAGNITUDE and PHASE (DICOM PS3.3 C.8.13.3.1)."""
+Philips M_FFE and PHASE MAP, of SWIp SW_P_FFE, the enhanced classes MAGNITUDE and PHASE (DICOM PS3.3 C.8.13.3.1)."""
+
+SWI_TYPES = ("SWI", "SW_M_FFE", "SW_M")
+"""Values of ImageType of an SWI: Siemens', and Philips' of SWIp, whose phase is SW_P_FFE in the same series."""
 
 GE_COMPONENTS = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
 """GE's private (0043,xx2F) of the creator GEMS_PARM_01."""
@@ -35,7 +39,9 @@ DERIVED_MAP = re.compile(r"\b(qsm|r2star|r2 map|t2star map|susceptibility map)\b
 PHASE = re.compile(r"\b(pha|phase|ph)\b")
 SURELY_PHASE = re.compile(r"\bfilt pha\b|^pha images\b")
 MAGNITUDE = re.compile(r"\b(mag|magnitude)\b")
-SWI = re.compile(r"\b(swi(p|3d)?|e?swan|venbold|ven bold|fsbb|susceptibility weighted)\b")
+SWI = re.compile(r"\b((ax|tra|t2)?[23]?d?swi(p|[23]d)?|e?swan2?|veno? ?bold|fsbb|susceptibility weighted)\b")
+HITACHI_SWI = re.compile(r"\bbsi\b")
+"""Hitachi's, now Fujifilm's, Blood Sensitive Imaging; of other makers the three letters can mean anything."""
 SURELY_SWI = re.compile(r"^swi images\b|^swip?$")
 
 
@@ -94,11 +100,14 @@ def kind_of(header: Header) -> Kind:
         return Kind("phase", source if part == "phase" else "SeriesDescription")
     if part in ("real", "imaginary"):
         return Kind("other", f"a {part} part")
-    if "SWI" in values and not MAGNITUDE.search(words):
-        return Kind("swi", "ImageType SWI")
+    for value in values:
+        # Philips' magnitude is an M_FFE: an SW_M is the SWI whatever the description says
+        if value in SWI_TYPES and (value != "SWI" or not MAGNITUDE.search(words)):
+            return Kind("swi", f"ImageType {value}")
     if part is None and PHASE.search(words):
         return Kind("phase", "SeriesDescription")
-    if SWI.search(words) and not MAGNITUDE.search(words):
+    hitachi = re.search("hitachi|fujifilm", header.manufacturer.lower()) and HITACHI_SWI.search(words)
+    if (SWI.search(words) or hitachi) and not MAGNITUDE.search(words):
         sure = bool(SURELY_SWI.search(words)) or part is None or "DERIVED" in values
         return Kind("swi", "SeriesDescription", sure)
     if part == "magnitude" or MAGNITUDE.search(words):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +47,17 @@ def find_studies(folder: Path) -> list[dict[str, Any]]:
     Returns:
         a dict a study, sorted by id, with "subject" and "dicom", the absolute paths of its files. The id is the
         PatientID; where a patient has several studies, with the StudyDate and, for two of a day, the end of the
-        StudyInstanceUID. Characters other than letters, digits, ``.``, ``-`` and ``_`` become ``_``.
+        StudyInstanceUID. Characters other than letters of any script, digits, ``.``, ``-`` and ``_`` become ``_``; ids
+        that would then be the same, in upper or lower case, get a number. A study is what has one StudyInstanceUID and
+        one PatientID; its StudyDate is that of most of its files.
         After them, a dict for each file that cannot be read or names no study, with "subject", the word ``file`` and
         the file's path below the folder with spaces between its parts, which is no study's id, and "error".
 
     Raises:
         DicomError: there are DICOM files and pydicom is missing.
     """
-    files: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    files: dict[tuple[str, str], list[str]] = defaultdict(list)
+    dates: dict[tuple[str, str], list[str]] = defaultdict(list)
     failed = []
     for path in dicom_files(folder):
         require("pydicom")  # without it no file can be read, which is no fault of this one
@@ -64,21 +69,35 @@ def find_studies(folder: Path) -> list[dict[str, Any]]:
             failed.append({"subject": name, "error": f"{error} {advice}"})
             continue
         if uid:
-            files[uid, patient, date].append(str(path))
-    patients = Counter(patient for _, patient, _ in files)
-    days = Counter((patient, date) for _, patient, date in files)
-    studies = []
-    for (uid, patient, date), paths in files.items():
-        parts = [patient]
-        if patients[patient] > 1:
+            files[uid, patient].append(str(path))
+            dates[uid, patient].append(date)
+    names = {key: _safe(key[1]) or "study" for key in files}
+    # one wrong date must not name a study, and none is needed
+    date_of = {key: _safe(Counter(sorted(filter(None, days))).most_common(1)[0][0]) if any(days) else ""
+               for key, days in dates.items()}  # fmt: skip
+    patients = Counter(name.casefold() for name in names.values())
+    same_day = Counter((names[key].casefold(), date_of[key]) for key in files)
+    studies, taken = [], set()
+    for key in sorted(files, key=lambda key: (names[key], date_of[key], key)):
+        name, date = names[key], date_of[key]
+        parts = [name]
+        if patients[name.casefold()] > 1:
             parts += [date] if date else []
-            parts += [_safe(uid)[-12:]] if days[patient, date] > 1 or not date else []
-        studies.append({"subject": "_".join(parts), "dicom": paths})
+            parts += [_safe(key[0])[-12:]] if same_day[name.casefold(), date] > 1 or not date else []
+        studies.append({"subject": _unique("_".join(parts), taken), "dicom": files[key]})
     return sorted(studies, key=lambda study: study["subject"]) + failed
 
 
+def _unique(name: str, taken: set[str]) -> str:
+    """A name that is not among those taken, in upper or lower case, to which it is added: some disks know one case."""
+    numbered = (name if n == 1 else f"{name}_{n}" for n in count(1))
+    unique = next(one for one in numbered if one.casefold() not in taken)
+    taken.add(unique.casefold())
+    return unique
+
+
 def _study_key(path: Path) -> tuple[str, str, str]:
-    """StudyInstanceUID, PatientID fit for a name, and StudyDate of a file; the first is empty for a DICOMDIR."""
+    """StudyInstanceUID, PatientID and StudyDate of a file; the first is empty for a DICOMDIR."""
     header = read_header(path)
     try:  # pydicom makes a value of the bytes only now
         uid, patient, date = (str(header.get(key) or "") for key in ("StudyInstanceUID", "PatientID", "StudyDate"))
@@ -87,7 +106,11 @@ def _study_key(path: Path) -> tuple[str, str, str]:
         raise DicomError(f"{path} cannot be read as DICOM ({type(error).__name__}: {error}).") from error
     if not uid and not is_directory:
         raise DicomError(f"{path} has no StudyInstanceUID, so that it belongs to no study.")
-    return uid, _safe(patient) or "study", date
+    if not header.get("SpecificCharacterSet"):
+        # read as Latin-1 then; those who forget to name the character set mostly write UTF-8
+        with suppress(UnicodeError):
+            patient = patient.encode("latin-1").decode("utf-8")
+    return uid, patient.strip(), date.strip()
 
 
 def study_of(source: str | os.PathLike | Sequence[str]) -> list[Volume]:
@@ -145,6 +168,7 @@ def choose_series(
     chosen = chooser.choose()
     for volume in chosen.values():
         _whole(volume, volumes)
+        chooser.say_what_is_left_out_of(volume)
     read = ", ".join(f"{WORDS[key]} from {volume} ({volume.kind.why})" for key, volume in chosen.items())
     return Choice(chosen, (f"DICOM: {read}.", *chooser.notices))
 
@@ -248,6 +272,18 @@ class _Chooser:
             what = "an SWI" if taken[0].kind.name == "swi" else "a magnitude with its phase"
             self.notices.append(f"{', '.join(map(str, others))} (T2*-weighted) was not read: there is {what}.")
 
+    def say_what_is_left_out_of(self, volume: Volume) -> None:
+        """Say that single slices of the series do not fit: one at an end is not missed by the distances."""
+        strays = [
+            v for v in self.volumes
+            if v.series == volume.series and v.kind.name == volume.kind.name and v.shape[2] < MINIMUM_SLICES
+        ]  # fmt: skip
+        if strays:
+            self.notices.append(
+                f"{sum(v.shape[2] for v in strays)} slice(s) of {volume} were left out: their orientation, "
+                "size, pixel size or echo time differs from the others'."
+            )
+
     def candidates(self, key: str) -> list[Volume]:
         """The volumes that can be of a kind: those asked for, else those surely of it, else those perhaps of it."""
         asked = self.wanted[key]
@@ -289,9 +325,9 @@ class _Chooser:
 
     def one(self, key: str, candidates: list[Volume]) -> Volume:
         """The only candidate, or the echo that is asked for, of echoes of one series."""
-        if len(candidates) == 1:
-            return candidates[0]
         ordered = sorted(candidates, key=lambda v: v.echo_ms or 0)
+        if len(ordered) == 1:
+            return self.taken(ordered, 0)
         echoes = {v.echo_ms for v in ordered}
         one_scan = len({v.series for v in ordered}) == 1 or len({v.description for v in ordered}) == 1
         if one_scan and None not in echoes and len(echoes) == len(ordered) and all(
@@ -306,15 +342,35 @@ class _Chooser:
             index = self.echo % number
             if key == "t2star" and self.echo == -1:
                 index = nearest_echo([v.echo_ms for v in ordered])
-            taken = ordered[index]
-            notice = f"Echo {index + 1} of {number} was taken ({taken.echo_ms:g} ms)."
-            self.notices += [] if notice in self.notices else [notice]
-            return taken
+            return self.taken(ordered, index)
+        if len({v.series for v in candidates}) == 1:
+            raise DicomError(
+                f"{candidates[0]} holds {len(candidates)} volumes that can be the {WORDS[key]}, of different "
+                "orientation, place or size; expected one. Export each as a series of its own, or keep only the "
+                f"files of the one that is meant.\n{_listing(candidates)}"
+            )
         raise DicomError(
             f"{len(candidates)} series can be the {WORDS[key]}. Say which, by words of its SeriesDescription "
             f'or by its SeriesInstanceUID: dicom_series as {{"{key}": "{candidates[0].series}"}}.\n'
             + _listing(candidates)
         )
+
+    def taken(self, usable: Sequence[Volume], index: int) -> Volume:
+        """One of the echoes that can be read, with a notice that counts all echoes of its scan."""
+        one = usable[index]
+        alike = [
+            v for v in self.stacks
+            if v.kind.name == one.kind.name and v.echo_ms is not None
+            and (v.series == one.series or (v.description == one.description and _same_grid(v, one)))
+        ]  # fmt: skip
+        times = sorted({v.echo_ms for v in alike})
+        if len(times) > 1 and one.echo_ms in times:
+            notice = f"Echo {times.index(one.echo_ms) + 1} of {len(times)} was taken ({one.echo_ms:g} ms)"
+            known = any(said.startswith(notice) for said in self.notices)  # of the phase, before that of its magnitude
+            if 1 < len(usable) < len(times):
+                notice += f"; `echo` counts the {len(usable)} that can be read, and this one is {index}"
+            self.notices += [] if known else [f"{notice}."]
+        return one
 
 
 def _is_named(asked: Any) -> bool:
@@ -341,4 +397,5 @@ def _listing(volumes: Sequence[Volume]) -> str:
 
 
 def _safe(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text.strip(), flags=re.ASCII).strip("._")
+    """A text fit for the name of a file: letters of any script are kept, and what DICOM allows at most in length."""
+    return re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", text)[:64]).strip("._")

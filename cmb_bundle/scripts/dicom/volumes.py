@@ -232,7 +232,7 @@ def _frame(dataset: Any, path: str, index: int) -> tuple:
     stored = int(dataset.get("BitsStored", 16)), bool(dataset.get("PixelRepresentation", 0))
     manufacturer = str(dataset.get("Manufacturer", ""))
     scale = phase_unit(manufacturer, *stored, slope, intercept, unit) if kind.name == "phase" else None
-    echo = None if echo is None else round(echo, 2)
+    echo = round(echo, 2) if echo else None  # Philips writes 0 for SWIp, which combines echoes
     return kind, echo, orientation, spacing, Frame(path, index, position, slope, intercept, scale)
 
 

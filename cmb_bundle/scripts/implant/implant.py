@@ -31,7 +31,7 @@ from ..phantom.lesions import (
     draw_susceptibility,
 )
 from ..phantom.profiles import twin
-from ..transforms.phase import phase_to_radians, wrap
+from ..transforms.phase_scale import phase_to_radians, wrap
 from .change import INTERPOLATED, Change, View, change
 from .places import clearance, place
 from .scan import Scan, read_scan

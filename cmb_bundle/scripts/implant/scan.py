@@ -15,7 +15,8 @@ from scipy import ndimage
 from ..errors import SubjectError
 from ..transforms.head_mask import HeadMaskd
 from ..transforms.load import LoadSubjectd
-from ..transforms.phase import homodyne_filter, is_raw, paramagnetic_sign, phase_to_radians
+from ..transforms.phase import homodyne_filter, is_raw, paramagnetic_sign
+from ..transforms.phase_scale import phase_to_radians
 from .change import View
 
 FIELD_TESLA, TE_MS = 3.0, 20.0

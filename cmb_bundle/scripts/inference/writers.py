@@ -101,7 +101,8 @@ class SubjectWriter:
         convention: keyword arguments of :class:`LabelConvention`, for the table's slice, x and y.
         picture: whether to write ``<subject>_cmb.png`` too.
         dicom_output: whether to write ``<subject>_cmb_seg.dcm`` and ``_cmb_sr.dcm`` too: ``"auto"`` where the source
-            is DICOM, and where it can't be done it is logged; True makes it an error.
+            is DICOM; where that can't be done, the other results are kept and the subject goes into the engine's
+            ``incomplete``, its JSON has ``dicom_error``. True makes it the subject's failure.
 
     Raises:
         ValueError: ``dicom_output`` is none of the values above.
@@ -142,6 +143,11 @@ class SubjectWriter:
                 "warnings": batch.get("warnings", ""),
             }
             self._remove(subject)
+            reason = self._write_dicom(
+                self.output_dir / subject, subject, batch.get("dicom_source"), result, output["pred"]
+            )
+            if reason:
+                read["dicom_error"] = reason
             folder = write_findings(self.output_dir, subject, result, output["pred"], self.convention, **read)
             if batch.get("swi_computed"):
                 self._write_swi(folder / f"{subject}_cmb_swi.nii.gz", swi)
@@ -150,16 +156,20 @@ class SubjectWriter:
                     folder / f"{subject}_cmb.png",
                     lambda aside, s=swi, r=result, n=subject, w=read["warnings"]: draw_findings(aside, n, s, r, w),
                 )
-            self._write_dicom(folder, subject, batch.get("dicom_source"), result, output["pred"])
+            if reason and not hasattr(engine, "incomplete"):
+                raise DicomError(f"{subject}: {reason}")
+            if reason:
+                engine.incomplete[subject] = reason
             self.found[subject], self.read[subject] = result["microbleeds"], read
             logger.info(
                 f"{subject}: {len(result['microbleeds'])} microbleeds of {len(result['candidates'])} candidates. "
                 f"{batch['notices']}"
             )
 
-    def _write_dicom(self, folder: Path, subject: str, source: str | None, result: Mapping, label_map) -> None:
+    def _write_dicom(self, folder: Path, subject: str, source: str | None, result: Mapping, label_map) -> str:
+        """Write SEG and SR; the reason why they could not be, if the other results are to be kept then, else empty."""
         if self.dicom_output is False or (self.dicom_output == "auto" and source is None):
-            return
+            return ""
         if source is None:
             raise DicomError("dicom_output is true, but the scan is not DICOM; set it to auto or false.")
         try:
@@ -167,7 +177,12 @@ class SubjectWriter:
         except Exception as error:
             if self.dicom_output is True:
                 raise
-            logger.error(f"{subject}: no DICOM SEG and SR were written ({type(error).__name__}: {error})")
+            self._remove(subject)  # a SEG without its SR
+            reason = f"no DICOM SEG and SR were written ({type(error).__name__}: {error}); all other results were. "
+            reason += "If they are not needed, set dicom_output to False."
+            logger.error(f"{subject}: {reason}")
+            return reason
+        return ""
 
     def remove_stale(self, engine: Engine) -> None:
         """Remove what an earlier run wrote of subjects that failed in this one."""
@@ -205,6 +220,7 @@ class SubjectWriter:
         if contrasts:
             print(f"Read: {', '.join(f'{contrast} ({number})' for contrast, number in sorted(contrasts.items()))}")
         for subject, read in self.read.items():
-            if read["warnings"]:
-                print(f"Warning: {subject}: {read['warnings']}")
+            for text in (read["warnings"], read.get("dicom_error")):
+                if text:
+                    print(f"Warning: {subject}: {text}")
         print(f"Results are in {self.output_dir.resolve()}")
