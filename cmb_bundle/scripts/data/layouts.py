@@ -45,7 +45,7 @@ Images are .nii, .nii.gz, .nrrd, .mha or DICOM; SWI, magnitude (with phase, if t
 docs/reference/data.md and dicom.md beside it have the details."""
 
 
-def find_subjects(dataset_dir: str | Path) -> list[dict[str, Any]]:
+def find_subjects(dataset_dir: str | Path | None) -> list[dict[str, Any]]:
     """Find the subjects of a data set by the names of its files.
 
     The layouts are shown in docs/reference/data.md. Only whole words in file names count, between separators, in upper

@@ -1,4 +1,4 @@
-"""Command line: `python -m cmb_bundle.scripts.phantom make_cohort DIR` or `... kinds_sheet OUT.png`."""
+"""Command line: `python -m cmb_bundle.scripts.phantom make_cohort DIR`, `... contact_sheet OUT.png`, ..."""
 
 import fire
 
