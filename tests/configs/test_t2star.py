@@ -78,7 +78,7 @@ def test_a_magnitude_alone_and_a_valdo_name_give_the_same_input(cohort, tmp_path
     for name in ("a_mag.nii.gz", "sub-101_space-T2S_desc-masked_T2S.nii.gz"):
         shutil.copy(scan, tmp_path / name)
     parser = configuration(start="inference.json")
-    parser.update({"dataset_dir": str(tmp_path)})
+    parser.update({"dataset_dir": str(tmp_path), "bundle_root": str(CONFIGS.parent)})
     dataset = parser.get_parsed_content("dataset")
     a, b = dataset
     assert (a["subject"], b["subject"]) == ("a", "sub-101")
@@ -89,7 +89,9 @@ def test_a_magnitude_alone_and_a_valdo_name_give_the_same_input(cohort, tmp_path
 def test_training_preprocesses_it_as_inference_does(cohort):
     steps = configuration()
     train = steps.get_parsed_content("train#deterministic_transforms")
-    infer = configuration(start="inference.json").get_parsed_content("preprocessing").transforms
+    inference = configuration(start="inference.json")
+    inference.update({"bundle_root": str(CONFIGS.parent)})
+    infer = inference.get_parsed_content("preprocessing").transforms
     image = cohort / "Data" / "T2star" / "phantom-001.nii.gz"
     items = []
     for transforms in (train, infer):

@@ -25,6 +25,7 @@ def uniform(folder, names, spacing=(0.6, 0.6, 2.0), value=500.0):
     """A scan of one value, without noise, in air; its phase is 0."""
     volume = np.zeros(SHAPE, np.float32)
     volume[2:-2, 2:-2] = value
+    volume[0, :, 0] = np.linspace(0, 1e-3, SHAPE[1])  # an image of two values would be a mask
     phase = np.zeros(SHAPE, np.float32)
     phase[0, 0, :2] = -np.pi, np.pi  # so that its scale can be told
     subject = {"subject": "one"}

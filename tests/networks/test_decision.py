@@ -6,7 +6,7 @@ import torch
 from scipy.special import expit, logit
 from torch import nn
 
-from cmb_bundle.scripts.networks.decision import CLIP, JointDecision
+from cmb_bundle.scripts.networks.decision import JointDecision
 from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
 
 
@@ -43,7 +43,7 @@ def test_by_default_it_is_that_of_the_classifier():
 
 def test_scores_of_0_and_1_are_no_certainty():
     found = JointDecision(detector=1.0, classifier=1.0)(torch.tensor([0.0, 1.0]), torch.zeros(2))
-    np.testing.assert_allclose(found, [CLIP, 1 - CLIP], rtol=1e-3)
+    np.testing.assert_allclose(found, [JointDecision.clip, 1 - JointDecision.clip], rtol=1e-3)
 
 
 @pytest.mark.parametrize("planted", [(0.5, 0.8, -1.0), (1.5, 0.3, 0.7), (0.0, 2.0, 0.0), (1.0, 0.0, -0.5)])

@@ -116,9 +116,9 @@ def test_the_evaluation_has_inferences_own_inferer_and_precision(whole):
     )
     for key in ("inferer", "precision"):
         assert evaluation[key] == inference[key] != training[key]
-    assert evaluation["candidate_threshold"] == training["candidate_threshold"] == 0.1
+    assert evaluation["candidate_threshold"] == training["candidate_threshold"] == 0.02
     records = json.loads((whole / "fold_0" / "evaluation" / "records.json").read_text())["records"]
-    assert {r["candidate_threshold"] for r in records if r["system"] == "YOLOv2 + 3D CNN"} == {0.1}
+    assert {r["candidate_threshold"] for r in records if r["system"] == "YOLOv2 + 3D CNN"} == {0.02}
 
 
 def test_the_folds_own_stages_are_scored_where_they_began_as_imported_ones(imported):

@@ -152,7 +152,7 @@ def test_background_may_leave_a_few_voxels_apart():
 
 
 def scan(contrast="swi + phase", spacing=(0.6, 0.6, 2.0), key="image", **meta):
-    image = MetaTensor(torch.ones(1, 4, 4, 4), affine=torch.diag(torch.tensor([*spacing, 1.0])), meta=dict(meta))
+    image = MetaTensor(torch.ones(1, 200, 4, 4), affine=torch.diag(torch.tensor([*spacing, 1.0])), meta=dict(meta))
     return {key: image, "contrast": contrast, "notices": "Before."}
 
 

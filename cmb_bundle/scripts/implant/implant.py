@@ -374,7 +374,7 @@ def _check_phase(scan: Scan, untouched: Mapping[str, np.ndarray], phase_scale: f
     if "phase" not in scan.images:
         return
     same = scan.images["phase"] == untouched["phase"]
-    read, _ = phase_to_radians(torch.as_tensor(scan.images["phase"]), phase_scale)
+    read, *_ = phase_to_radians(torch.as_tensor(scan.images["phase"]), phase_scale)
     sign = np.sign(scan.unit)
     apart = wrap(read * float(sign) - torch.as_tensor(scan.radians))[torch.as_tensor(same)].abs().max()
     if float(apart) > 0.01:

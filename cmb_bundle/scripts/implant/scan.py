@@ -15,7 +15,7 @@ from scipy import ndimage
 from ..errors import SubjectError
 from ..transforms.head_mask import HeadMaskd
 from ..transforms.load import LoadSubjectd
-from ..transforms.phase import homodyne_filter, is_raw, paramagnetic_sign
+from ..transforms.phase import PHASE_META, homodyne_filter, is_raw, paramagnetic_sign
 from ..transforms.phase_scale import phase_to_radians
 from .change import View
 
@@ -143,11 +143,15 @@ def read_scan(
     if "phase" in images:
         stored = torch.as_tensor(images["phase"][None])
         scale = d["phase"].meta.get("radians_per_unit") if phase_scale is None else phase_scale
-        read, notice = phase_to_radians(stored, scale)
-        if scale is not None and phase_scale is None:
-            # a file has no header that would tell the scale
-            stored, notice = read, "Phase was scaled as its DICOM header says, and is in radians in the copy."
+        about = {name: d["phase"].meta[name] for name in PHASE_META if d["phase"].meta.get(name) is not None}
+        read, notice, warning = phase_to_radians(stored, scale, **about)
+        if phase_scale is None and (scale is not None or about.get("units") or about.get("manufacturer")):
+            # the copy has no header or JSON file that would tell the scale
+            source = "as its DICOM header says" if scale is not None else "with what the JSON file beside it says"
+            stored, notice = read, f"Phase was scaled {source}, and is in radians in the copy."
             images["phase"] = read[0].numpy().copy()
+        if warning:
+            notices.append(f"Warning: {warning}")
         mask = head.as_tensor().bool()
         raw = is_raw(read, volume.as_tensor(), mask)
         filtered = homodyne_filter(read, volume.as_tensor()) if raw else read

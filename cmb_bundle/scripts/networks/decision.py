@@ -8,10 +8,6 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor, nn
 
-CLIP = 1e-4
-"""Scores this near to 0 and 1 are taken as this far from them: a detector is never that sure."""
-
-
 class JointDecision(nn.Module):
     """
     The probability of a microbleed from the detector's score and the classifier's logit.
@@ -31,6 +27,9 @@ class JointDecision(nn.Module):
         tensor([0.5000, 0.9000])
     """
 
+    clip: torch.jit.Final[float] = 1e-4
+    """Scores this near to 0 and 1 are taken as this far from them: a detector is never that sure."""
+
     def __init__(self, detector: float = 0.0, classifier: float = 1.0, offset: float = 0.0) -> None:
         super().__init__()
         self.register_buffer("weights", torch.tensor([detector, classifier], dtype=torch.float32))
@@ -46,10 +45,9 @@ class JointDecision(nn.Module):
         Returns:
             (N,) probabilities.
         """
-        detector, classifier = self.weights.to(logits)
-        return (
-            detector * scores.clamp(CLIP, 1 - CLIP).logit() + classifier * logits + self.offset.to(logits)
-        ).sigmoid()
+        weights = self.weights.to(logits)
+        of_detector = weights[0] * scores.clamp(self.clip, 1 - self.clip).logit()
+        return (of_detector + weights[1] * logits + self.offset.to(logits)).sigmoid()
 
     @torch.no_grad()
     def fit(self, scores: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
@@ -65,7 +63,7 @@ class JointDecision(nn.Module):
         """
         positives, negatives = int(labels.sum()), int((1 - labels).sum())
         target = np.where(labels > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-        clipped = np.clip(scores.astype(float), CLIP, 1 - CLIP)
+        clipped = np.clip(scores.astype(float), self.clip, 1 - self.clip)
         terms = np.column_stack([np.log(clipped / (1 - clipped)), logits.astype(float), np.ones(len(labels))])
 
         def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
