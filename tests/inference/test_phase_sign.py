@@ -59,15 +59,16 @@ def found(crop, sign, lesions=True, **options):
 
 
 def test_the_negated_phase_of_a_real_scan_gives_the_same_findings(crop):
-    as_stored, hits = found(crop, 1)
-    negated, same_hits = found(crop, -1)
+    low = {"probability_threshold": 0.02}  # it is far from what the weights learned from, and so are the probabilities
+    as_stored, hits = found(crop, 1, **low)
+    negated, same_hits = found(crop, -1, **low)
     assert len(as_stored.findings) == hits == len(PLACES)
     assert len(negated.findings) == same_hits == len(PLACES)
     assert negated.findings == as_stored.findings
     assert "for want of evidence" in as_stored.notices
     assert "it was turned over again, since the candidates" in negated.notices
     # the trap: with the wrong sign set by hand, the lesions are lost
-    wrong, _ = found(crop, -1, phase_sign=1)
+    wrong, _ = found(crop, -1, phase_sign=1, **low)
     assert len(wrong.findings) <= 1
 
 

@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor, nn
 
+
 class JointDecision(nn.Module):
     """
     The probability of a microbleed from the detector's score and the classifier's logit.
@@ -27,7 +28,8 @@ class JointDecision(nn.Module):
         tensor([0.5000, 0.9000])
     """
 
-    clip: torch.jit.Final[float] = 1e-4
+    __constants__ = ("clip",)  # for TorchScript
+    clip: float = 1e-4
     """Scores this near to 0 and 1 are taken as this far from them: a detector is never that sure."""
 
     def __init__(self, detector: float = 0.0, classifier: float = 1.0, offset: float = 0.0) -> None:
