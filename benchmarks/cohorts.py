@@ -48,16 +48,14 @@ CHANGES: dict[str, dict] = {
 }
 ROBUSTNESS_SUBJECTS = 4
 IN_3D = "swi_phase,swi_only,magnitude_phase"
+VARIED = {"subjects": 6, "spec": LR, "vary": True, "vary_geometry": True}
 KINDS_TRAINING: dict[str, dict] = {
     **{f"swi_{n}": {"subjects": 12, "spec": LR, "seed": 100 + n, "kinds": IN_3D} for n in (1, 2, 3, 7, 11, 13, 15)},
     **{
         f"t2star_{n}": {"subjects": 12, "spec": T2STAR, "seed": 200 + n, "kinds": "t2star"}
         for n in (1, 2, 3, 11, 12, 13)
     },
-    **{
-        f"plain_{n}": {"subjects": 6, "spec": LR, "seed": 300 + n, "vary": True, "vary_geometry": True}
-        for n in (1, 2, 11, 12)
-    },
+    **{f"plain_{n}": {**VARIED, "seed": 300 + n} for n in (1, 2, 11, 12)},
     "plain_hr_11": {"subjects": 6, "spec": HR, "seed": 411, "vary": True},
 }
 """Cohorts of all kinds of scan that the weights were trained on, after those of ``training``: stage 2 on all of them,

@@ -106,8 +106,16 @@ CLEAR = 0.03
 
 def check_same(found, expected, atol_probability):
     assert len(found["microbleeds"]) == len(expected["microbleeds"]) >= 4
-    sure = [[c for c in one["candidates"] if c["detector_score"] > CLEAR] for one in (found, expected)]
-    assert len(sure[0]) == len(sure[1]) >= 10
+    for some, others in ((found, expected), (expected, found)):
+        places = np.array([candidate["ras_mm"] for candidate in others["candidates"]])
+        clear = [candidate for candidate in some["candidates"] if candidate["detector_score"] > CLEAR]
+        assert len(clear) >= 10
+        for candidate in clear:
+            nearest = np.linalg.norm(places - candidate["ras_mm"], axis=1).argmin()
+            np.testing.assert_allclose(candidate["ras_mm"], places[nearest], atol=0.1)
+            assert others["candidates"][nearest]["detector_score"] == pytest.approx(
+                candidate["detector_score"], abs=0.01
+            )
     for one, other in zip(found["microbleeds"], expected["microbleeds"], strict=True):
         np.testing.assert_allclose(one["ras_mm"], other["ras_mm"], atol=0.01)
         assert one["probability"] == pytest.approx(other["probability"], abs=atol_probability)
