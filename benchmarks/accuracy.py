@@ -1,7 +1,9 @@
-"""Accuracy of the shipped weights on the test cohorts, and with one protocol parameter changed at a time.
+"""Accuracy of the shipped weights by kind of scan, on the test cohorts, and with one protocol parameter changed.
 
-``python benchmarks/accuracy.py DIR`` scores the cohorts made by ``cohorts.py DIR``, test and unseen, HR and LR, and the
-classical baseline on the same cohorts, with reports in DIR/results; then it prints a table over protocols.
+``python benchmarks/accuracy.py DIR`` scores the cohorts made by ``cohorts.py DIR``, as far as they are there, with
+reports in DIR/results: those of ``kinds_test``, a table by kind of scan, with the mean sensitivity over 1/8 to 4 false
+positives per scan by the detector's score alone, the classifier alone, and both; test and unseen, HR and LR, and the
+classical baseline on the same cohorts; then a table over protocols.
 ``--checkpoint FILE`` scores other weights; further ``--key value`` pairs override the bundle's configs.
 """
 
@@ -11,14 +13,23 @@ import json
 from pathlib import Path
 
 import fire
+import numpy as np
 import pandas as pd
-from cohorts import CHANGES, folder_of
+from cohorts import CHANGES, KINDS_TEST, folder_of
 from monai.bundle import ConfigWorkflow
+
+from cmb_bundle.scripts.evaluation.froc import froc, mean_sensitivity
+from cmb_bundle.scripts.evaluation.matching import match, suppress
+from cmb_bundle.scripts.evaluation.records import load_records
+from cmb_bundle.scripts.evaluation.stages import places_of
 
 CONFIGS = Path(__file__).resolve().parents[1] / "cmb_bundle" / "configs"
 ROBUSTNESS = [(change, folder_of(change), {}) for change in CHANGES] + [
     ("other polarity, not checked", folder_of("other polarity"), {"phase_sign": 1})
 ]
+
+
+RATES = (0.125, 0.25, 0.5, 1, 2, 4)
 
 
 def evaluate(cohort: Path, results: Path, **overrides: object) -> dict:
@@ -47,10 +58,40 @@ def row(metrics: dict) -> dict[str, float | None]:
     }
 
 
+def ranked_by(records: list, name: str, smallest_mm: float) -> float | None:
+    """Mean sensitivity over 1/8 to 4 false positives per scan of all candidates, ranked by one of their scores."""
+    matchings = []
+    for record in records:
+        scores = np.array([getattr(c, name) for c in record.candidates], dtype=float)
+        places = places_of(record.candidates)
+        kept = suppress(places, scores, 3.0)
+        lesions = [lesion for lesion in record.lesions if (lesion.diameter_mm or np.inf) >= smallest_mm]
+        matchings.append(match(places[kept], scores[kept], places_of(lesions), 5.0))
+    return mean_sensitivity(froc(matchings), RATES)
+
+
+def by_kind(folder: Path, results: Path, smallest_mm: float = 0.0, **overrides: object) -> dict[str, dict]:
+    """The table by kind of scan; lesions smaller than ``smallest_mm`` count neither way in the last columns."""
+    table = {}
+    for name in KINDS_TEST:
+        if not (folder / name).is_dir():
+            continue
+        metrics = evaluate(
+            folder / name, results / name, **{"compare_with_baseline": False, "bootstrap": 0, **overrides}
+        )
+        records = list(load_records(results / name / "records.json"))
+        scores = {"detector": "detector_score", "classifier": "classifier_probability", "both": "probability"}
+        table[name] = row(metrics) | {
+            f"ranked by {label}": ranked_by(records, score, smallest_mm) for label, score in scores.items()
+        }
+    return table
+
+
 def main(folder: str, **overrides: object) -> None:
     """Print both tables."""
     folder = Path(folder)
     results = folder / "results"
+    kinds = by_kind(folder / "kinds_test", results / "kinds", **overrides)
     rows = {}
     for name in ("test_hr", "test_lr", "unseen_hr", "unseen_lr"):
         if not (folder / name).is_dir():
@@ -64,7 +105,7 @@ def main(folder: str, **overrides: object) -> None:
         if (folder / "robustness" / cohort).is_dir():
             values = {"compare_with_baseline": False, "bootstrap": 0, **values, **overrides}
             protocols[change] = row(evaluate(folder / "robustness" / cohort, where, **values))
-    for table in filter(None, (rows, protocols)):
+    for table in filter(None, (kinds, rows, protocols)):
         print(pd.DataFrame(table).T.astype(float).round(3).to_string(), end="\n\n")
 
 

@@ -5,14 +5,19 @@ seeds of the test cohorts were chosen before anything was simulated, so that a t
 microbleeds. No threshold or design was chosen by detections in ``test_hr``, ``test_lr`` or ``robustness``;
 docs/how_it_was_made/experiments.md says what was seen there first. ``unseen_hr`` and ``unseen_lr`` were simulated and
 scored after everything was fixed.
+
+``kinds_training`` and ``kinds_test`` hold cohorts of the kinds of scan that scanners write, see
+docs/reference/phantom.md; the latter also scans made from the susceptibility maps of a folder, ``--maps FOLDER``.
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from cmb_bundle.scripts.phantom import HR, LR, make_cohort
+import fire
+
+from cmb_bundle.scripts.phantom import HR, LR, T2STAR, make_cohort
 
 PROTOCOL = LR.changed(shape=(240, 280, 36), centre_mm=(0.0, 0.0, 10.0), microbleeds=10)
 """The slab in which one parameter is changed at a time: 3 T, 20 ms, SNR 25, 0.8 x 0.8 x 2 mm."""
@@ -42,8 +47,34 @@ CHANGES: dict[str, dict] = {
     "no phase": {"with_phase": False},
 }
 ROBUSTNESS_SUBJECTS = 4
+IN_3D = "swi_phase,swi_only,magnitude_phase"
+VARIED = {"subjects": 6, "spec": LR, "vary": True, "vary_geometry": True}
+KINDS_TRAINING: dict[str, dict] = {
+    **{f"swi_{n}": {"subjects": 12, "spec": LR, "seed": 100 + n, "kinds": IN_3D} for n in (1, 2, 3, 7, 11, 13, 15)},
+    **{
+        f"t2star_{n}": {"subjects": 12, "spec": T2STAR, "seed": 200 + n, "kinds": "t2star"}
+        for n in (1, 2, 3, 11, 12, 13)
+    },
+    **{f"plain_{n}": {**VARIED, "seed": 300 + n} for n in (1, 2, 11, 12)},
+    "plain_hr_11": {"subjects": 6, "spec": HR, "seed": 411, "vary": True},
+}
+"""Cohorts of all kinds of scan that the weights were trained on, after those of ``training``: stage 2 on all of them,
+stage 1 on those below 11, without ``swi_3``."""
+
+KINDS_TEST: dict[str, dict] = {
+    "plain_hr": {"subjects": 12, "spec": HR.changed(positive_share=2 / 3), "seed": 905},
+    "plain_lr": {"subjects": 12, "spec": LR.changed(positive_share=2 / 3), "seed": 904},
+    "swi_phase": {"subjects": 12, "spec": LR, "seed": 911, "kinds": "swi_phase"},
+    "swi_only": {"subjects": 12, "spec": LR, "seed": 912, "kinds": "swi_only"},
+    "magnitude_phase": {"subjects": 12, "spec": LR, "seed": 913, "kinds": "magnitude_phase"},
+    "t2star": {"subjects": 12, "spec": T2STAR, "seed": 921, "kinds": "t2star"},
+    "map_swi_phase": {"subjects": 12, "spec": LR, "seed": 902, "kinds": "map_swi_phase"},
+    "map_t2star": {"subjects": 12, "spec": LR, "seed": 903, "kinds": "map_t2star"},
+}
+"""Cohorts of one kind of scan each, which decided nothing. Those of maps need ``--maps FOLDER``."""
+
 COHORTS = ["training", "points_hr", "points_lr", "dense_hr", "dense_lr", "test_hr", "test_lr"]
-COHORTS += ["unseen_hr", "unseen_lr", "robustness"]
+COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_test"]
 
 
 def folder_of(change: str) -> str:
@@ -51,9 +82,32 @@ def folder_of(change: str) -> str:
     return change.replace(" ", "_").replace(".", "-")
 
 
-def make(folder: Path, names: list[str]) -> None:
+def make_kinds(folder: Path, cohorts: Mapping[str, Mapping], maps: str | None, processes: int | None) -> None:
+    """Make cohorts of kinds of scan; without maps, those that need some are left out."""
+    for name, how in cohorts.items():
+        needs_maps = str(how.get("kinds", "")).startswith("map_")
+        if needs_maps and maps is None:
+            print(f"{name} is left out: it needs susceptibility maps, --maps FOLDER")
+            continue
+        values = {key: value for key, value in how.items() if key not in ("subjects", "spec")}
+        make_cohort(
+            folder / name,
+            how["subjects"],
+            how["spec"],
+            processes=processes,
+            maps=maps if needs_maps else None,
+            **values,
+        )
+
+
+def make(folder: str, *names: str, maps: str | None = None, processes: int | None = None) -> None:
     """Make the named cohorts, or all of them if no names are given."""
+    folder = Path(folder)
     wanted = names or COHORTS
+    if "kinds_training" in wanted:
+        make_kinds(folder / "kinds_training", KINDS_TRAINING, maps, processes)
+    if "kinds_test" in wanted:
+        make_kinds(folder / "kinds_test", KINDS_TEST, maps, processes)
     if "training" in wanted:
         make_cohort(folder / "training", 170, LR, seed=1000, vary=True, vary_geometry=True)
     if "points_hr" in wanted:
@@ -79,4 +133,4 @@ def make(folder: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), sys.argv[2:])
+    fire.Fire(make)

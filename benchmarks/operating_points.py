@@ -1,23 +1,18 @@
-"""Choose thresholds by validation, and check the calibration of probabilities.
+"""Choose probability thresholds by validation over all kinds of scan, and check the calibration of probabilities.
 
-``python benchmarks/operating_points.py PICTURE VALIDATION POINTS_HR POINTS_LR TEST ...`` reads the records of
-evaluations (folders with ``records.json``) that were run with a low ``--candidate_threshold``. It prints the
-operating points chosen from the first three, then the scores at the same points in each of the other folders and in
-all of them together, and draws a reliability diagram of the validation and of each test.
-
-The candidate threshold is the lowest with which stage 1 has at most 10 false candidates per scan (``sensitive``: 30)
-in POINTS_HR and POINTS_LR together, scans of the protocols for which this budget is set. The probability threshold is
-chosen on VALIDATION, scans of every protocol: the most sensitive with at most 0.25 (``specific``), 0.5
-(``balanced``) and 2 (``sensitive``) false positives per scan; among equals, the one with the fewest false positives.
-The first two may report at most 0.2 false positives per scan without microbleeds in POINTS_HR and POINTS_LR.
+``python benchmarks/operating_points.py PICTURE CHOICE ... [--tests "[TEST, ...]"]`` reads the records of evaluations
+(folders with ``records.json``). It sorts the scans of the CHOICE folders by what was read of them (SWI, SWI + phase,
+magnitude + phase, T2*-weighted), prints sensitivity and false positives per scan of each kind over thresholds, and
+chooses the operating points: the lowest threshold with at most so many false positives per scan in every kind, and in
+the mean over the kinds. Then it prints the scores at these points in each TEST folder, and draws a reliability diagram
+of each kind.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
+import fire
 import matplotlib
 
 matplotlib.use("Agg")
@@ -29,9 +24,9 @@ from cmb_bundle.scripts.evaluation.matching import match, suppress
 from cmb_bundle.scripts.evaluation.records import SubjectRecord, load_records
 from cmb_bundle.scripts.evaluation.stages import places_of
 
-LIMITS = {"specific": (10, 0.25, 0.2), "balanced": (10, 0.5, 0.2), "sensitive": (30, 2.0, np.inf)}
-CANDIDATE_THRESHOLDS = tuple(np.round(np.arange(0.02, 0.61, 0.01), 2))
-PROBABILITY_THRESHOLDS = tuple(np.round(np.arange(0.05, 0.96, 0.05), 2))
+LIMITS = {"specific": (1.0, 0.5), "balanced": (3.0, 1.5), "sensitive": (6.0, 4.0)}
+"""False positives per scan in the worst kind, and in the mean over the kinds, at most."""
+THRESHOLDS = tuple(np.round(np.arange(0.02, 0.99, 0.02), 2))
 DUPLICATE_MM = 3.0
 
 
@@ -40,54 +35,44 @@ def own(records: Sequence[SubjectRecord]) -> list[SubjectRecord]:
     return [record for record in records if record.system == records[0].system]
 
 
-def findings(record: SubjectRecord, low: float, probability: float) -> tuple[np.ndarray, np.ndarray]:
-    """Locations (N, 3) in RAS mm and probabilities (N,) of the findings at two thresholds."""
-    kept = [c for c in record.candidates if c.detector_score >= low and c.probability >= probability]
+def findings(record: SubjectRecord, probability: float) -> tuple[np.ndarray, np.ndarray]:
+    """Locations (N, 3) in RAS mm and probabilities (N,) of the findings at a threshold."""
+    kept = [c for c in record.candidates if c.probability >= probability]
     places, scores = places_of(kept), np.array([c.probability for c in kept], dtype=float)
     apart = suppress(places, scores, DUPLICATE_MM)
     return places[apart], scores[apart]
 
 
-def figures(records: Sequence[SubjectRecord], low: float, probability: float) -> dict[str, float]:
-    """Sensitivity and false positives per subject, end to end and of stage 1, at two thresholds."""
-    hits = false = hits_1 = false_1 = lesions = false_in_healthy = 0
+def figures(records: Sequence[SubjectRecord], probability: float) -> dict[str, float]:
+    """Sensitivity and false positives per scan, end to end, at a threshold."""
+    hits = false = lesions = 0
     for record in records:
         truth = places_of(record.lesions)
+        found = match(*findings(record, probability), truth, 5.0)
         lesions += len(truth)
-        for stage in (1, 2):
-            if stage == 2:
-                places, scores = findings(record, low, probability)
-            else:
-                chosen = [c for c in record.candidates if c.detector_score >= low]
-                places = places_of(chosen)
-                scores = np.array([c.detector_score for c in chosen])
-            found = match(places, scores, truth, 5.0)
-            hit, wrong = int(found.is_true_positive.sum()), int(found.is_false_positive.sum())
-            hits, false = (hits + hit, false + wrong) if stage == 2 else (hits, false)
-            false_in_healthy += wrong if stage == 2 and not len(truth) else 0
-            hits_1, false_1 = (hits_1 + hit, false_1 + wrong) if stage == 1 else (hits_1, false_1)
-    n, healthy = len(records), sum(not record.lesions for record in records)
+        hits += int(found.is_true_positive.sum())
+        false += int(found.is_false_positive.sum())
     return {
-        "candidate_threshold": low, "probability_threshold": probability, "stage 1 sensitivity": hits_1 / lesions,
-        "stage 1 FPavg": false_1 / n, "sensitivity": hits / lesions, "FPavg": false / n,
-        "FPavg, no lesion": false_in_healthy / healthy if healthy else np.nan,
+        "scans": len(records), "microbleeds": lesions,
+        "sensitivity": hits / lesions if lesions else np.nan, "FPavg": false / len(records),
     }  # fmt: skip
 
 
-def choose(validation: Sequence[SubjectRecord], published: Sequence[SubjectRecord]) -> dict[str, dict[str, float]]:
-    """Choose the operating points; return them with their scores on the validation set, see :func:`figures`."""
-    false_candidates = {low: figures(published, low, 1.0)["stage 1 FPavg"] for low in CANDIDATE_THRESHOLDS}
-    points = {}
-    for name, (candidates, false, false_in_healthy) in LIMITS.items():
-        low = min(low for low, number in false_candidates.items() if number <= candidates)
-        table = [
-            figures(validation, low, probability)
-            for probability in PROBABILITY_THRESHOLDS
-            if not figures(published, low, probability)["FPavg, no lesion"] > false_in_healthy
-        ]
-        within = [row for row in table if row["FPavg"] <= false]
-        points[name] = max(within, key=lambda row: (row["sensitivity"], -row["FPavg"]))
-    return points
+def by_kind(records: Sequence[SubjectRecord]) -> dict[str, list[SubjectRecord]]:
+    """The records of each kind of scan, by what was read."""
+    kinds: dict[str, list[SubjectRecord]] = {}
+    for record in records:
+        kinds.setdefault(record.contrast or "unknown", []).append(record)
+    return dict(sorted(kinds.items()))
+
+
+def choose(kinds: Mapping[str, Sequence[SubjectRecord]]) -> dict[str, float]:
+    """The threshold of each operating point, see the top of the file."""
+    false = {p: [figures(records, p)["FPavg"] for records in kinds.values()] for p in THRESHOLDS}
+    return {
+        name: min(p for p, rates in false.items() if max(rates) <= worst and np.mean(rates) <= mean)
+        for name, (worst, mean) in LIMITS.items()
+    }
 
 
 def reliability(axes, records: Sequence[SubjectRecord], title: str) -> float:
@@ -122,24 +107,24 @@ def reliability(axes, records: Sequence[SubjectRecord], title: str) -> float:
     return error
 
 
-def main(picture: str, validation: str, points_hr: str, points_lr: str, *tests: str) -> None:
+def main(picture: str, *choice: str, tests: Sequence[str] = ()) -> None:
     """Print the tables and draw the diagrams."""
-    records = {folder: own(load_records(folder)) for folder in (validation, points_hr, points_lr, *tests)}
-    published = records.pop(points_hr) + records.pop(points_lr)
-    points = choose(records[validation], published)
-    print("validation\n" + pd.DataFrame(points).T.round(3).to_string())
-    pooled = {"points_hr and points_lr": published} | {folder: records[folder] for folder in tests}
-    pooled["tests together"] = [record for folder in tests for record in records[folder]]
-    for name, of_test in pooled.items():
-        same = {n: figures(of_test, p["candidate_threshold"], p["probability_threshold"]) for n, p in points.items()}
-        print(f"\n{name}\n" + pd.DataFrame(same).T.round(3).to_string())
-    figure, axes = plt.subplots(1, len(records), figsize=(4 * len(records), 4.2), layout="constrained")
-    for axis, (name, of_folder) in zip(axes, records.items(), strict=True):
-        reliability(axis, of_folder, Path(name).name)
+    kinds = by_kind([record for folder in choice for record in own(load_records(folder))])
+    for kind, records in kinds.items():
+        table = {p: figures(records, p) for p in THRESHOLDS[4::5]}
+        print(f"{kind}\n{pd.DataFrame(table).T.round(3).to_string()}\n")
+    points = choose(kinds)
+    print(f"operating points: {points}\n")
+    chosen = {(kind, name): figures(records, p) for kind, records in kinds.items() for name, p in points.items()}
+    print(f"in the scans that chose them\n{pd.DataFrame(chosen).T.round(3).to_string()}\n")
+    for folder in tests:
+        table = {name: figures(own(load_records(folder)), p) for name, p in points.items()}
+        print(f"{folder}\n{pd.DataFrame(table).T.round(3).to_string()}\n")
+    figure, axes = plt.subplots(1, len(kinds), figsize=(4 * len(kinds), 4.2), layout="constrained", squeeze=False)
+    for axis, (name, records) in zip(axes[0], kinds.items(), strict=True):
+        reliability(axis, records, name)
     figure.savefig(picture, dpi=110)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 6 or len(set(sys.argv[2:])) < len(sys.argv[2:]):
-        raise SystemExit("Expected PICTURE VALIDATION POINTS_HR POINTS_LR TEST ..., with no folder given twice.")
-    main(*sys.argv[1:])
+    fire.Fire(main)

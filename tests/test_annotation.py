@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 
-from cmb_bundle.scripts.annotation import chosen_threshold, is_served, points_on_offer, publish_weights, training_dir
+from cmb_bundle.scripts.annotation import is_served, publish_weights, training_dir
 from cmb_bundle.scripts.data.datasets import CohortDataset
 from cmb_bundle.scripts.data.layouts import complete_subject
 from cmb_bundle.scripts.errors import CheckpointError, SubjectError
@@ -157,32 +157,6 @@ def test_device_may_be_a_text(name):
     config = json.loads((CONFIGS / f"{name}.json").read_text())
     parser = ConfigParser({"imports": ["$import torch"], "device": "cpu", "amp": config["amp"]})
     assert parser.get_parsed_content("amp") is False
-
-
-POINTS = {"balanced": {"t": 0.5}, "sensitive": {"t": 0.2}, "specific": {"t": 0.8}}
-
-
-@pytest.mark.parametrize(
-    ("point", "threshold", "expected"),
-    [
-        (["balanced", "sensitive"], 0.5, 0.5),
-        ("sensitive", 0.5, 0.2),
-        ("sensitive", 0.9, 0.9),
-        ("balanced", "0.9", 0.9),
-        ("specific", 0.5, 0.8),
-    ],
-)
-def test_threshold_that_was_changed_goes_before_the_operating_point(point, threshold, expected):
-    asked, configured = {"operating_point": point, "t": threshold}, {"operating_point": "balanced", "t": 0.5}
-    assert chosen_threshold("t", asked, configured, POINTS) == expected
-
-
-def test_operating_points_on_offer():
-    assert points_on_offer(POINTS, "sensitive") == ["sensitive", "balanced", "specific"]
-    with pytest.raises(ValueError, match="operating_point is 'strict'; expected one of balanced, sensitive, specific"):
-        chosen_threshold(
-            "t", {"operating_point": "strict", "t": 0.5}, {"operating_point": "balanced", "t": 0.5}, POINTS
-        )
 
 
 def test_operating_point_of_a_request(monkeypatch):

@@ -27,9 +27,9 @@ def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):
     (tmp_path / "scans").symlink_to(tiny_cohort)
     found = commands(ROOT / "README.md")
     assert len(found) == 4
-    for page in ("find", "train", "adapt", "evaluate"):
+    for page in ("find", "train", "adapt", "evaluate", "sensitivity"):
         found += [c for c in commands(ROOT / "docs" / f"{page}.md") if "cross_validate" not in c and c not in found]
-    assert len(found) == 7
+    assert len(found) == 12
     for command in found:
         words = shlex.split(command)
         for start, extra in QUICK.items():
@@ -39,7 +39,10 @@ def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
     assert (tmp_path / "training" / "model.pt").is_file()
     assert (tmp_path / "adapted" / "model.pt").is_file()
-    assert all((tmp_path / f"evaluation_{name}" / "report.html").is_file() for name in ("adapted", "shipped", "all"))
+    assert all(
+        (tmp_path / f"evaluation_{name}" / "report.html").is_file() for name in ("adapted", "shipped", "all", "after")
+    )
+    assert (tmp_path / "sensitivity" / "report.html").is_file()
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["end_to_end"]["n_subjects"] == 1
 
 
@@ -55,14 +58,14 @@ def test_command_of_the_phantom_page_makes_a_cohort(tmp_path):
 def test_model_card_has_the_commands_of_the_readme():
     readme = {command.replace("cmb_bundle/", "") for command in commands(ROOT / "README.md")}
     card = commands(ROOT / "cmb_bundle" / "docs" / "README.md")
-    made_by = [command for command in card if "--folds 6" in command]
-    assert made_by[1].partition(" --folds 6")[0] in readme
+    made_by = [command for command in card if "--folds 8" in command]
     assert set(card) - set(made_by) == readme
     trained = [
         command.replace("cmb_bundle/", "")
         for command in commands(ROOT / "docs" / "how_it_was_made" / "weights.md", "python -m monai.bundle run training")
     ]
-    assert [command.replace("cohorts/training", "scans") for command in trained] == made_by
+    assert len(made_by) == 2
+    assert [command.replace("cohorts/kinds_training", "scans") for command in trained[-2:]] == made_by
 
 
 COMMANDS = [(page, command) for page in PAGES for command in commands(page, ("python -m monai.bundle run", "torchrun"))]
@@ -103,6 +106,7 @@ OPTIONS = {
     "docs/find.md": ["inference.json"],
     "docs/train.md": ["train.json"],
     "docs/evaluate.md": ["inference.json", "evaluate.json"],
+    "docs/sensitivity.md": ["implant.json"],
 }
 
 
@@ -120,8 +124,8 @@ def test_options_have_the_defaults_of_the_configs(page):
         value = written(default)
         if value is not None and not computed:
             assert value == (config[key],), key
-        else:  # what is computed is described in words, but for a list of transforms or a file's name
-            assert computed or isinstance(config[key], list), key
+        else:  # what is computed, or found where it is null, is in words, as a list of transforms or a file's name
+            assert computed or config[key] is None or isinstance(config[key], list), key
 
 
 def test_the_csv_of_the_readme_has_the_columns_that_are_written(tmp_path):

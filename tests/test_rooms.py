@@ -20,7 +20,7 @@ SCRIPTS = ROOT / "cmb_bundle" / "scripts"
 FLOORS = [
     {"training"},
     {"inference"},
-    {"report", "audit", "darknet"},
+    {"report", "audit", "implant", "darknet"},
     {"transforms", "detection", "evaluation"},
     {"data", "networks", "annotation"},
     {"dicom", "keras", "options"},

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from .errors import CheckpointError
 from .files import write_whole
-from .options import threshold_at
 
 RETRAINED = "retrained.pt"
 SERVER_FOLDER = "MONAI_LABEL_APP_DIR"
@@ -25,8 +23,8 @@ def is_served() -> bool:
     return bool(os.environ.get(SERVER_FOLDER))
 
 
-def not_served() -> bool:
-    """The contrary of :func:`is_served`, for use in a config."""
+def number_by_default() -> bool:
+    """Whether the label map numbers the microbleeds where nothing is said: not for a server, whose labels are fixed."""
     return not is_served()
 
 
@@ -45,41 +43,6 @@ def training_dir(default: str | os.PathLike = "output") -> str:
         return str(Path(default).absolute())
     job = os.environ.get("TORCHELASTIC_RUN_ID") or datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     return str(Path(os.environ[SERVER_FOLDER]).absolute() / "trainings" / job)
-
-
-def points_on_offer(operating_points: Iterable[str], operating_point: str) -> list[str]:
-    """The names of the operating points, the configured one first, as a server's client shows a choice."""
-    return sorted(operating_points, key=lambda name: name != operating_point)
-
-
-def chosen_threshold(
-    name: str,
-    asked: Mapping[str, float | str | Sequence[str]],
-    configured: Mapping[str, float | str],
-    operating_points: Mapping[str, Mapping[str, float]],
-) -> float:
-    """
-    The threshold that a request means, which holds all options, those that a person changed and those left alone.
-
-    Args:
-        name: of the threshold.
-        asked: the request's thresholds and ``operating_point``; a list of the points on offer is its first.
-        configured: the same as configured.
-        operating_points: thresholds by name, for each point.
-
-    Returns:
-        the threshold asked for, where it is not the configured one; else that of the operating point, where it is not
-        the configured one; else the configured threshold.
-
-    Raises:
-        OptionError: there is no such operating point.
-    """
-    point = asked["operating_point"]
-    point = point if isinstance(point, str) else point[0]
-    of_point = threshold_at(operating_points, point, name)
-    if float(asked[name]) == float(configured[name]) and point != configured["operating_point"]:
-        return float(of_point)
-    return float(asked[name])
 
 
 def publish_weights(path: str | os.PathLike, models_dir: str | os.PathLike) -> Path | None:

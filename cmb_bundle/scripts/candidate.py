@@ -32,7 +32,7 @@ class Candidate:
     Args:
         ras_mm: its centre, in RAS mm; from the findings on.
         detector_score: the score of stage 1; higher is more like a microbleed. Any scale.
-        probability: that of stage 2; None where it was not classified.
+        probability: of a microbleed, by both stages; None where it was not classified.
         accepted: whether the system reports it as a microbleed; from the findings on.
         diameter_mm: mean in-plane extent of its boxes in mm; of a microbleed, from the findings on, the diameter of a
             sphere of its volume. None where unknown.
@@ -41,6 +41,7 @@ class Candidate:
         n_slices: number of slices with one of its boxes.
         voxel: its centre, continuous 0-based voxel index on the input's own grid; from the findings on.
         model_voxel: its centre, continuous 0-based voxel index on the model's grid; up to the findings.
+        classifier_probability: that of stage 2 alone; None where it was not classified.
     """
 
     ras_mm: tuple[float, float, float] | None
@@ -53,6 +54,7 @@ class Candidate:
     n_slices: int | None = None
     voxel: tuple[float, float, float] | None = None
     model_voxel: tuple[float, float, float] | None = None
+    classifier_probability: float | None = None
 
     def finding(self) -> dict:
         """Return what a microbleed says in the JSON and the CSV: where it is, how large, and its scores."""
@@ -61,6 +63,7 @@ class Candidate:
             "ras_mm": list(self.ras_mm),
             "diameter_mm": self.diameter_mm,
             "detector_score": self.detector_score,
+            "classifier_probability": self.classifier_probability,
             "probability": self.probability,
             "n_slices": self.n_slices,
         }

@@ -61,6 +61,10 @@ class ProcessesError(InputError, RuntimeError):
     """A training in several processes was not started as such."""
 
 
+class TrainingError(InputError, RuntimeError):
+    """A stage cannot be trained with what there is to learn from."""
+
+
 class CohortError(InputError, RuntimeError):
     """Some subjects of a cohort failed; the others are done."""
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-EXCEL_SUFFIXES = (".xlsx", ".xls")
-TABLE_SUFFIXES = (*EXCEL_SUFFIXES, ".csv")
+EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xls")
+TABLE_SUFFIXES = (*EXCEL_SUFFIXES, ".csv", ".tsv", ".txt")
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
 

@@ -96,7 +96,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         ("detector_epochs", "classifier_epochs", "detector_batch_size", "classifier_batch_size", "slices_per_subject",
          "val_interval", "classifier_val_interval", "detector_save_interval", "detector_iterations", "average",
-         "context", "score_slices", "patch_size", "folds"), _COUNT),
+         "context", "score_slices", "max_candidates", "folds"), _COUNT),
     **dict.fromkeys(
         ("num_workers", "seed", "bootstrap", "gallery", "detector_patience", "classifier_patience"), _COUNT_OR_0),
     **dict.fromkeys(("merge_mm", "box_mm", "distance_mm", "strict_mm"), _MM),
@@ -106,6 +106,17 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         ("debug", "resume", "silent", "picture", "compare_with_baseline", "number_microbleeds",
          "detector_from_checkpoint", "classifier_from_checkpoint", "detector_schedule_by_epoch"), _FLAG),
+    "patch_size": (
+        lambda v: is_number(1, whole=True)(v) or is_list(is_number(1, whole=True), 3)(v),
+        "a number of voxels, 1 or more, or three of them",
+    ),
+    "microbleeds": (optional(_COUNT[0]), "a whole number, 1 or more, or None for the published distribution"),
+    "calcifications": _COUNT_OR_0,
+    "diameter_mm": (is_list(is_number(0.5, 20), 2), "the smallest and the largest, 0.5 to 20 mm, as '[2,5]'"),
+    "field_tesla": (optional(is_number(0.1, 20)), "a field in tesla, or None for that of the header"),
+    "te_ms": (optional(is_number(0.1, 1000)), "a time in ms, or None for that of the header"),
+    "gap_mm": _MM_OR_0,
+    "resolution_mm": (optional(is_list(is_number(0.05, 20), 2)), "two lengths in mm, as '[0.8,0.8]', or None"),
     "echo": (is_number(whole=True), "the number of an echo; -1 is the last"),
     "fold": (is_number(-1, whole=True), "the number of a fold, counted from 0; -1 for none"),
     "spacing": (is_list(is_number(0.1, 20), 3), "three lengths of 0.1 to 20 mm, as '[0.6,0.6,2.0]'"),
@@ -121,7 +132,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }  # fmt: skip
 """The check of each option's value, and what it expects in words."""
 
-EVALUATED = ("candidate_threshold", "probability_threshold", "amp", "device", "output_dir")
+EVALUATED = ("candidate_threshold", "probability_threshold", "thresholds", "amp", "device", "output_dir")
 """Options that are checked even where the config computes them, since that costs nothing."""
 
 
@@ -142,6 +153,8 @@ def check_values(parser: ConfigParser) -> None:
         if name not in EVALUATED and _is_computed(config[name]):
             continue
         value = _value(parser, name)
+        if value is None and name in ("candidate_threshold", "probability_threshold") and "thresholds" in config:
+            continue  # that of the operating point
         check, expected = VALUES.get(name, (lambda v: True, ""))
         if not check(value):
             raise OptionError(f"{name} is {value!r}; expected {expected}.")
@@ -356,18 +369,77 @@ def check_flags(**flags: object) -> None:
             )
 
 
-def threshold_at(operating_points: Mapping[str, Mapping[str, float]], operating_point: str, name: str) -> float:
+class Thresholds:
     """
-    A threshold at an operating point.
+    The thresholds of both stages: those of an operating point, or others given in their place.
 
     Args:
-        operating_points: thresholds by name, for each point.
+        operating_points: ``candidate_threshold`` and ``probability_threshold`` of each, by its name.
         operating_point: the name of one.
-        name: of the threshold.
+        candidate_threshold: smallest score of stage 1 that makes a candidate, in [0, 1]; None is that of the point.
+        probability_threshold: smallest probability of stage 2 that makes a microbleed, likewise.
+
+    Attributes:
+        candidate: the candidate threshold.
+        probability: the probability threshold.
 
     Raises:
-        OptionError: there is no such operating point.
+        OptionError: there is no such operating point, or a threshold is no number from 0 to 1.
+
+    Example:
+        >>> points = {"balanced": {"candidate_threshold": 0.3, "probability_threshold": 0.4}}
+        >>> thresholds = Thresholds(points, "balanced", probability_threshold=0.5)
+        >>> thresholds.candidate, thresholds.probability
+        (0.3, 0.5)
     """
-    if operating_point not in operating_points:
-        raise OptionError(f"operating_point is {operating_point!r}; expected one of {', '.join(operating_points)}.")
-    return operating_points[operating_point][name]
+
+    def __init__(
+        self,
+        operating_points: Mapping[str, Mapping[str, float]],
+        operating_point: str,
+        candidate_threshold: float | None = None,
+        probability_threshold: float | None = None,
+    ) -> None:
+        if operating_point not in operating_points:
+            raise OptionError(f"operating_point is {operating_point!r}; expected one of {', '.join(operating_points)}.")
+        self.operating_points = operating_points
+        self.operating_point = operating_point
+        self.candidate = self._chosen("candidate_threshold", candidate_threshold)
+        self.probability = self._chosen("probability_threshold", probability_threshold)
+
+    def _chosen(self, name: str, given: float | None) -> float:
+        value = self.operating_points[self.operating_point][name] if given is None else given
+        check, expected = VALUES[name]
+        if not check(value):
+            raise OptionError(f"{name} is {value!r}; expected {expected}.")
+        return value
+
+    @property
+    def point_names(self) -> list[str]:
+        """The names of the operating points, the configured one first, as a server's client shows a choice."""
+        return sorted(self.operating_points, key=lambda name: name != self.operating_point)
+
+    def of_request(self, request: Mapping[str, Any]) -> Thresholds:
+        """
+        The thresholds that a server's request means, which holds all options, those left alone among them.
+
+        Args:
+            request: ``operating_point``, where a list means its first, ``candidate_threshold`` and
+                ``probability_threshold``.
+
+        Returns:
+            for each stage the threshold of the request, where it differs from this one or the operating point is the
+            same; else that of the request's operating point.
+
+        Raises:
+            OptionError: as of the class.
+        """
+        point = request["operating_point"]
+        point = point if isinstance(point, str) else point[0]
+        given = {
+            "candidate_threshold": (float(request["candidate_threshold"]), self.candidate),
+            "probability_threshold": (float(request["probability_threshold"]), self.probability),
+        }
+        same_point = point == self.operating_point
+        changed = {name: asked for name, (asked, mine) in given.items() if same_point or asked != mine}
+        return Thresholds(self.operating_points, point, **changed)

@@ -95,6 +95,9 @@ WRONG = [
     ("inference", "dicom_output", "yes", "expected auto, True or False."),
     ("inference", "picture", "false", f"picture is 'false'; {TRUTH}"),
     ("inference", "debug", "yes", f"debug is 'yes'; {TRUTH}"),
+    ("implant", "microbleeds", 0, "expected a whole number, 1 or more, or None for the published distribution."),
+    ("implant", "diameter_mm", 3, "expected the smallest and the largest, 0.5 to 20 mm, as '[2,5]'."),
+    ("implant", "te_ms", "20ms", "expected a time in ms, or None for that of the header."),
     ("report", "bootstrap", -1, "expected a whole number, 0 or more."),
     ("report", "distance_mm", 0, "expected a length in mm, above 0."),
 ]
@@ -163,9 +166,19 @@ def test_the_command_line_takes_no_option_of_another_config(last_words, tmp_path
     initialise("inference.json", TINY_CONFIG)
 
 
+def test_an_option_below_a_part_that_does_not_exist_stops_in_monai(tmp_path):
+    """MONAI looks the part up before anything of the bundle is loaded; what it says ends with the wrong name."""
+    with pytest.raises(KeyError, match="query key: detecter"):
+        initialise("train.json", **{"network_def#detecter#width": 0.5})
+    overlay = tmp_path / "mine.json"
+    overlay.write_text(json.dumps({"network_def#detecter#width": 0.5}))
+    with pytest.raises(KeyError, match="query key: detecter"):
+        initialise("train.json", overlay)
+
+
 OVERLAYS = sorted(
     {path.name for path in CONFIGS.glob("*.json")}
-    - {"metadata.json", "train.json", "inference.json", "report.json", "audit.json"}
+    - {"metadata.json", "train.json", "inference.json", "report.json", "audit.json", "implant.json"}
 )
 
 

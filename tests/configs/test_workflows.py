@@ -209,7 +209,9 @@ def test_inference_on_a_flat_folder_without_labels(trained, flat, bundle, elsewh
         assert list(table.columns) == TABLE_HEADER
         assert len(table) == len(result["microbleeds"]) == len(np.unique(labels.dataobj)) - 1
         for bleed in result["microbleeds"]:
-            assert set(bleed) == {"voxel", "ras_mm", "diameter_mm", "detector_score", "probability", "n_slices"}
+            assert set(bleed) == {
+                "voxel", "ras_mm", "diameter_mm", "detector_score", "classifier_probability", "probability", "n_slices",
+            }  # fmt: skip
             np.testing.assert_allclose(
                 nib.affines.apply_affine(scan.affine, bleed["voxel"]), bleed["ras_mm"], atol=0.01
             )

@@ -18,10 +18,15 @@ from monai.transforms import Compose, Lambdad, LoadImaged, RandomizableTransform
 from cmb_bundle.scripts.data.datasets import CohortDataset, SubjectDataset
 from cmb_bundle.scripts.data.labels import LabelConvention
 from cmb_bundle.scripts.data.layouts import find_subjects
-from cmb_bundle.scripts.data.splits import assign_folds, load_subjects, make_datalist
+from cmb_bundle.scripts.data.splits import Split, assign_folds, make_datalist
 from cmb_bundle.scripts.errors import SubjectError
 
 REAL = Path(__file__).parents[3] / "shared/data/real"
+
+
+def part(dataset_dir, datalist_file=None, subset="all", subjects=None, **options):
+    """A part of a split made for the purpose."""
+    return Split(dataset_dir, datalist_file, **options).part(subset, subjects)
 
 
 def touch(root, *names):
@@ -34,8 +39,9 @@ def touch(root, *names):
 
 def found(root):
     """The subjects of a folder, with paths relative to it."""
+    words = ("subject", "notices")
     return [
-        {key: value if key == "subject" else str(Path(value).relative_to(root)) for key, value in subject.items()}
+        {key: value if key in words else str(Path(value).relative_to(root)) for key, value in subject.items()}
         for subject in find_subjects(root)
     ]
 
@@ -99,6 +105,7 @@ def test_a_folder_for_each_subject(tmp_path, data):
             "image": f"{data}s1/SWI_Images.nii.gz",
             "phase": f"{data}s1/Pha_Images.nii.gz",
             "label": "Label/s1.nii.gz",
+            "notices": "mIP_Images.nii.gz was skipped: its name says that it is a projection.",
         },
         {
             "subject": "s2",
@@ -121,7 +128,12 @@ def test_suffixes_in_one_folder(tmp_path, data):
             "magnitude": f"{data}01_mag.nii.gz",
             "label": f"{data}01.xlsx",
         },
-        {"subject": "02", "image": f"{data}02_SWI.nii.gz", "label": f"{data}02_label.csv"},
+        {
+            "subject": "02",
+            "image": f"{data}02_SWI.nii.gz",
+            "label": f"{data}02_label.csv",
+            "notices": "02_mask.nii.gz was skipped: its name says that it is a mask or what a mask left.",
+        },
     ]
 
 
@@ -143,7 +155,7 @@ def test_parts_of_an_swi_sequence(tmp_path):
         "magnitude": "01_swi_mag.nii.gz",
     }
     assert subjects["02"] == {"image": "SWI_02.nii.gz", "phase": "SWI_pha_02.nii.gz"}
-    assert subjects["sub-3_part_GRE"] == {
+    assert subjects["sub-3"] == {
         "phase": "sub-3_part-phase_GRE.nii.gz",
         "magnitude": "sub-3_part-mag_GRE.nii.gz",
     }
@@ -201,12 +213,12 @@ def errors(root):
 
 def test_subjects_that_cannot_be_used_are_reported_not_lost(tmp_path):
     touch(tmp_path, "Data/SWI/01.nii.gz", "Data/Phase/P01.nii.gz", "Label/001.xlsx", "Data/t2.nii.gz")
-    touch(tmp_path, "Data/s3/t2star.nii.gz", "Data/s4/IM0001.dcm")
+    touch(tmp_path, "Data/s3/flair.nii.gz", "Data/s4/IM0001.dcm")
     messages = errors(tmp_path)
     assert set(messages) == {"P01", "001", "t2", "s3", "s4"}
     assert "but phase" in messages["P01"] and "P01.nii.gz" in messages["P01"]
     assert "but label" in messages["001"] and "the same id in every folder" in messages["001"]
-    assert "t2star.nii.gz" in messages["s3"] and "the words swi, phase" in messages["s3"]
+    assert "flair.nii.gz" in messages["s3"] and "the words swi, phase" in messages["s3"]
     assert "no image" in messages["s4"]
     assert [subject["subject"] for subject in find_subjects(tmp_path) if "image" in subject] == ["01"]
 
@@ -393,7 +405,7 @@ def test_datalist_is_written_and_reused(tmp_path):
         entry["fold"] = 0 if entry["subject"] in "ab" else 1 if entry["subject"] in "cd" else 2
     path.write_text(json.dumps(datalist))
     before = path.read_bytes()
-    assert [subject["subject"] for subject in load_subjects(root, path, "test", fold=1, folds=3)] == ["c", "d"]
+    assert [subject["subject"] for subject in part(root, path, "test", fold=1, folds=3)] == ["c", "d"]
     assert path.read_bytes() == before
 
 
@@ -401,7 +413,7 @@ def test_a_data_set_that_was_moved(tmp_path):
     path = tmp_path / "list.json"
     make_datalist(cohort(tmp_path / "old", LESIONS), path, folds=3)
     (tmp_path / "old").rename(tmp_path / "new")
-    for subject in load_subjects(tmp_path / "new", path, "train", folds=3):
+    for subject in part(tmp_path / "new", path, "train", folds=3):
         assert subject["image"] == str(tmp_path / f"new/Data/SWI/{subject['subject']}.nii.gz")
 
 
@@ -428,12 +440,12 @@ def test_a_subject_that_is_gone_or_was_repaired_is_told_on_reuse(tmp_path):
     (root / "Label/b.xlsx").write_bytes(b"")
     assert set(make_datalist(root, path, folds=3)["failures"]) == {"b"}
     (root / "Data/SWI/a.nii.gz").unlink()
-    train = load_subjects(root, path, "train", folds=3)
+    train = part(root, path, "train", folds=3)
     failed = {entry["subject"]: entry["error"] for entry in train if "error" in entry}
     assert set(failed) == {"a", "b"}
     assert "Data/SWI/a.nii.gz is absent" in failed["a"] and "0 bytes" in failed["b"]
-    assert {"a", "b"} <= {entry["subject"] for entry in load_subjects(root, path, "test", folds=3) if "error" in entry}
-    assert not any("error" in entry for entry in load_subjects(root, path, "validation", folds=3))
+    assert {"a", "b"} <= {entry["subject"] for entry in part(root, path, "test", folds=3) if "error" in entry}
+    assert not any("error" in entry for entry in part(root, path, "validation", folds=3))
     label(root / "Label/b.xlsx", [(1, 2, 3)])
     assert set(make_datalist(root, path, folds=3)["failures"]) == {"a"}
 
@@ -466,7 +478,7 @@ def test_folds_of_an_explicit_datalist_are_kept(tmp_path):
     for number, entry in enumerate(entries):
         entry["fold"] = number // 2
     (root / "list.json").write_text(json.dumps(entries))
-    assert [item["subject"] for item in load_subjects(root / "list.json", subset="test", folds=3)] == ["a", "b"]
+    assert [item["subject"] for item in part(root / "list.json", subset="test", folds=3)] == ["a", "b"]
 
 
 # Parts
@@ -477,7 +489,7 @@ def test_parts_are_disjoint_and_each_subject_is_tested_once(tmp_path):
     tested = []
     for fold in range(3):
         parts = {
-            subset: {subject["subject"]: subject for subject in load_subjects(root, subset=subset, fold=fold, folds=3)}
+            subset: {subject["subject"]: subject for subject in part(root, subset=subset, fold=fold, folds=3)}
             for subset in ("train", "validation", "test")
         }
         names = [name for part in parts.values() for name in part]
@@ -497,21 +509,21 @@ def test_parts_are_disjoint_and_each_subject_is_tested_once(tmp_path):
 
 def test_without_a_test_fold_all_others_train(tmp_path):
     root = cohort(tmp_path, LESIONS)
-    parts = {name: load_subjects(root, subset=name, fold=-1, folds=3) for name in ("validation", "train")}
+    parts = {name: part(root, subset=name, fold=-1, folds=3) for name in ("validation", "train")}
     assert {subject["fold"] for subject in parts["validation"]} == {0}
     assert {subject["fold"] for subject in parts["train"]} == {1, 2}
     with pytest.raises(SubjectError, match="no subject is in the test part of fold -1 of 3"):
-        load_subjects(root, subset="test", fold=-1, folds=3)
+        part(root, subset="test", fold=-1, folds=3)
     with pytest.raises(SubjectError, match="fold is -2"):
-        load_subjects(root, subset="train", fold=-2, folds=3)
+        part(root, subset="train", fold=-2, folds=3)
 
 
 def test_all_needs_no_label_and_filters_by_id(tmp_path):
     touch(tmp_path, "01_swi.nii.gz", "02_swi.nii.gz", "03_phase.nii.gz")
-    assert [("error" in subject) for subject in load_subjects(tmp_path)] == [False, False, True]
-    assert load_subjects(tmp_path, subjects=["02"]) == [{"subject": "02", "image": str(tmp_path / "02_swi.nii.gz")}]
+    assert [("error" in subject) for subject in part(tmp_path)] == [False, False, True]
+    assert part(tmp_path, subjects=["02"]) == [{"subject": "02", "image": str(tmp_path / "02_swi.nii.gz")}]
     with pytest.raises(SubjectError, match=r"2, there is no trace; there are 01, 02, 03\."):
-        load_subjects(tmp_path, subjects=["01", "2"])
+        part(tmp_path, subjects=["01", "2"])
 
 
 @pytest.mark.parametrize(
@@ -529,15 +541,15 @@ def test_all_needs_no_label_and_filters_by_id(tmp_path):
 )
 def test_wrong_parts(tmp_path, options, message):
     with pytest.raises(SubjectError, match=message):
-        load_subjects(cohort(tmp_path, LESIONS), **options)
+        part(cohort(tmp_path, LESIONS), **options)
 
 
 def test_training_without_a_microbleed_is_explained(tmp_path):
     root = cohort(tmp_path, dict.fromkeys("abc", 0) | {"d": 1})
     fold = next(subject["fold"] for subject in make_datalist(root, folds=3)["training"] if subject["subject"] == "d")
     with pytest.raises(SubjectError, match=r"none of the . training subjects .* nothing to learn from"):
-        load_subjects(root, subset="train", fold=fold, folds=3)
-    assert load_subjects(root, subset="train", fold=(fold + 1) % 3, folds=3)
+        part(root, subset="train", fold=fold, folds=3)
+    assert part(root, subset="train", fold=(fold + 1) % 3, folds=3)
 
 
 # Datasets
@@ -698,3 +710,39 @@ def test_without_random_gives_the_cached_items_before_the_random_transforms():
     assert [item["image"].tolist() for item in plain] == [[0, 0], [2, 2], [4, 4]]
     assert plain._cache is dataset._cache
     assert all(item["image"][0] != 2 * number for number, item in enumerate(dataset))
+
+
+@pytest.mark.parametrize("key", ["label", "image", "phase"])
+@pytest.mark.parametrize("value", [5, {"path": "a"}, ["01_swi.nii.gz", 3], True])
+def test_a_datalist_entry_of_a_wrong_type_fails_alone(tmp_path, key, value):
+    touch(tmp_path, "01_swi.nii.gz", "02_swi.nii.gz")
+    entries = [{"subject": "01", "image": "01_swi.nii.gz", key: value}, {"subject": "02", "image": "02_swi.nii.gz"}]
+    (tmp_path / "list.json").write_text(json.dumps(entries), encoding="utf-8")
+    first, second = find_subjects(tmp_path / "list.json")
+    assert f'has {value!r} as "{key}" in the datalist, which is no path' in first["error"]
+    assert "error" not in second
+
+
+def test_labels_that_are_texts(tmp_path):
+    touch(tmp_path, *(f"Data/SWI/0{n}.nii.gz" for n in range(1, 5)))
+    touch(tmp_path, "Label/01.txt", "Label/02.tsv", "Label/03.xlsm", "Label/README.txt", "Label/notes 2024.txt")
+    subjects = find_subjects(tmp_path)
+    assert [Path(subject.get("label", "-")).name for subject in subjects] == ["01.txt", "02.tsv", "03.xlsm", "-"]
+    assert not any("error" in subject for subject in subjects)
+
+
+def test_a_text_beside_a_scan_is_no_label_unless_its_name_says_so(tmp_path):
+    touch(tmp_path, "01_swi.nii.gz", "01.txt", "02_swi.nii.gz", "02_label.txt", "03_swi.nii.gz", "03.tsv")
+    labels = [Path(subject.get("label", "-")).name for subject in find_subjects(tmp_path)]
+    assert labels == ["-", "02_label.txt", "03.tsv"]
+
+
+def test_a_csv_with_a_cell_too_long_fails_its_subject_alone(tmp_path):
+    touch(tmp_path, *(f"Data/SWI/0{n}.nii.gz" for n in range(1, 6)))
+    (tmp_path / "Label").mkdir()
+    for n in range(1, 5):
+        (tmp_path / f"Label/0{n}.csv").write_text(f"{n + 3},5,6\n", encoding="utf-8")
+    (tmp_path / "Label/05.csv").write_text("slice,x,y,note\n1,2,3," + "a" * 131073 + "\n", encoding="utf-8")
+    datalist = make_datalist(tmp_path, folds=3)
+    assert [entry["subject"] for entry in datalist["training"]] == ["01", "02", "03", "04"]
+    assert "cannot be read as a table" in datalist["failures"]["05"]

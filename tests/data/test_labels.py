@@ -1,6 +1,7 @@
 """Point labels: conventions, tables, label maps and their errors, against numbers worked out by hand."""
 
 import itertools
+import tracemalloc
 
 import nibabel as nib
 import numpy as np
@@ -265,7 +266,7 @@ def test_joining_depends_on_neither_order_nor_place(tmp_path_factory, order, shi
         ([(1, 2, 3, 0.5)], ["row 1", "(class)", "not a whole number"]),
         ([(1, 2, 3, 1), (1, 2, 3)], ["row 2", "(class)", "blank"]),
         ([("slice", "x"), (1, 2)], ["header row 1", "not y"]),
-        ([("Slice No", "X", "Y"), (1, 2, 3)], ["header row 1", "slice no, x, y", "not slice"]),
+        ([("Slice name", "X", "Y"), (1, 2, 3)], ["header row 1", "slice name, x, y", "not slice"]),
         ([("a", "b", "c"), (1, 2, 3)], ["row 1", "'a'", "header row that names slice, x, y"]),
         ([("slice", "x", "y", "diameter_mm"), (1, 2, 3, -1)], ["row 2", "(diameter_mm)", "more than 0"]),
     ],
@@ -307,14 +308,14 @@ def test_xls_without_its_package_tells_what_to_do(tmp_path, monkeypatch):
     assert "xlrd" in message and "save the file as .xlsx or .csv" in message
 
 
-def test_csv_in_another_encoding_is_an_error(tmp_path):
-    (tmp_path / "s.csv").write_bytes("7,10,20\n".encode("utf-16"))
-    assert "CSV UTF-8" in error_of(tmp_path / "s.csv")
+def test_csv_that_is_no_text_is_an_error(tmp_path):
+    (tmp_path / "s.csv").write_bytes(b"PK\x03\x04\x14\0\x06\0\x08\0\0\0")
+    assert "let its name end in .xlsx" in error_of(tmp_path / "s.csv")
 
 
 def test_missing_file_and_unknown_suffix(tmp_path):
     assert "no such label file" in error_of(tmp_path / "s.xlsx")
-    assert ".xlsx, .xls, .csv, .nii" in error_of(text(tmp_path / "s.txt", "1,2,3"))
+    assert ".xlsx, .xlsm, .xls, .csv, .tsv, .txt, .nii" in error_of(text(tmp_path / "s.doc", "1,2,3"))
 
 
 # Points outside of the image
@@ -401,8 +402,7 @@ def test_label_map_on_another_grid_is_an_error(tmp_path):
     assert "not on the grid" in message and "0.06 mm apart" in message and "Resample" in message
     moved[0, 3] = AFFINE[0, 3] + 0.04  # less than a tenth of the smallest voxel edge: rounding, not another grid
     assert len(read_points(label_map(tmp_path / "s.nii.gz", array, moved), SHAPE, AFFINE)) == 0
-    mirrored = AFFINE @ np.diag([-1, 1, 1, 1])
-    mirrored[0, 3] = AFFINE[0, 3] - 0.5 * 63
+    mirrored = AFFINE @ np.diag([-1, 1, 1, 1])  # in the same place it would be turned; here it is beside the image
     assert "not on the grid" in error_of(label_map(tmp_path / "s.nii.gz", array, mirrored))
 
 
@@ -423,3 +423,153 @@ def test_label_map_cut_off_is_an_error(tmp_path):
     path = label_map(tmp_path / "s.nii.gz", noise)
     path.write_bytes(path.read_bytes()[:3000])
     assert "cannot be read as an image" in error_of(path)
+
+
+# Tables as people write them
+
+
+def voxels_of(path):
+    return read_points(path, SHAPE, AFFINE).voxel.tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("1,4,50,60\n", ["row 1", "'60'", "hardly a class", "delete the first"]),
+        ("7,10,20,1\n8,10,20,-1\n", ["row 2", "'-1'", "hardly a class"]),
+        ("1,4,30,5\n2,9,31,6\n3,11,12,7\n", ["only counts up, 1 to 3", "header row"]),
+        ("0,4,30,5\n1,9,31,6\n", ["only counts up, 0 to 1"]),
+    ],
+)
+def test_an_index_is_not_read_as_the_slice(tmp_path, content, parts):
+    message = error_of(text(tmp_path / "s.csv", content))
+    assert all(part in message for part in parts)
+
+
+def test_four_columns_that_are_slice_x_y_class_are_read(tmp_path):
+    assert voxels_of(text(tmp_path / "s.csv", "3,10,20,1\n9,5,5,2\n")) == [[9, 19, 2], [4, 4, 8]]
+    assert len(voxels_of(text(tmp_path / "s.csv", "slice,x,y,class\n1,10,20,1\n2,50,20,12\n"))) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "7;10,5;20\n",
+        "sep=;\n7;10,5;20\n",
+        "sep=\t\n7\t10,5\t20\n",
+        '7,"10,5",20\n',
+        "7 10.5 20\n",
+        "z;X (px);Y [voxel]\n7;10,5;20\n",
+        "Slice Nr;x;y\n7;10,5;20\n",
+        "Slice Nr.,X_px,Y_px\n7,10.5,20\n",
+        ",slice,x,y\n1,7,10.5,20\n",
+        'slice,x,y,comment\n7,10.5,20,"sure; on the left"\n',
+        "slice,x,y,comment\n7,10.5,20,sure; left\n",
+        "x;y;slice;Klasse\n10,5;20;7;CMB\n1;1;1;mimic\n2;2;2;no\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["s.csv", "s.txt", "s.tsv"])
+def test_european_tables(tmp_path, content, name):
+    assert voxels_of(text(tmp_path / name, content)) == [[9.5, 19, 6]]
+
+
+def test_a_diameter_with_its_unit_in_brackets_and_a_decimal_comma(tmp_path):
+    path = text(tmp_path / "s.csv", "slice;x;y;Diameter (mm)\n7;10;20;2,5\n")
+    np.testing.assert_array_equal(read_points(path, SHAPE, AFFINE).diameter_mm, [2.5])
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_encodings_of_text(tmp_path, encoding):
+    path = tmp_path / "s.csv"
+    path.write_bytes("Schicht;x;y;Bemerkung\r\n7;10;20;größer als 2 µm\r\n".encode(encoding))
+    assert voxels_of(path) == [[9, 19, 6]]
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("slice,x,y\n7,10,5,20,5\n", ["row 2", "5 cells", "decimal commas"]),
+        ("x (mm),y,slice\n1,2,3\n", ["not x"]),
+        ("slice,z,x,y\n1,2,3,4\n", ["not"]),
+        ("slice nr,z,x,y\n1,2,3,4\n", ["'slice nr'", "'z'", "mean slice"]),
+        ("slice,x,y,class\n1,2,3,perhaps\n", ["(class)", "'perhaps'", "mimic"]),
+        ("slice,x,y,type\n1,2,3,cmb\n2,5,9,mimic\n", ["row 3", "(type)", "Name the column class"]),
+        ('slice,x,y,note\n1,2,3,"sure\n5,6,7,\n', ["cannot be read as a table", "not closed"]),
+        ("slice,x,y,note\n1,2,3," + "a" * 131073 + "\n", ["cannot be read as a table", "field larger"]),
+        ("7,10,20\n" * 10_001, ["10001 rows", "label map"]),
+    ],
+)
+def test_tables_that_would_be_read_wrongly(tmp_path, content, parts):
+    path = text(tmp_path / "s.csv", content)
+    if parts == ["not"]:  # a column that is named exactly goes before one that only means the same
+        assert voxels_of(path) == [[2, 3, 0]]
+        return
+    message = error_of(path)
+    assert all(part in message for part in parts), message
+
+
+def test_many_rows_take_little_memory(tmp_path):
+    rows = [(k, i, j) for k in range(1, 21) for i in range(1, 63, 2) for j in range(1, 47, 3)][:9000]
+    path = text(tmp_path / "s.csv", "\n".join(",".join(map(str, row)) for row in rows))
+    tracemalloc.start()
+    points = read_points(path, SHAPE, AFFINE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(points) == 31 * 16  # each column of points over the slices is one lesion
+    assert peak < 2e8  # all against all are 24 bytes * 9000^2 = 1.9e9
+
+
+def test_hidden_rows_and_columns_are_mentioned(tmp_path):
+    path = excel(tmp_path / "s.xlsm", [("slice", "x", "y", "class"), (7, 10, 20, 1), (9, 5, 5, 1), (4, 4, 4, "mimic")])
+    book = openpyxl.load_workbook(path)
+    book.active.row_dimensions[3].hidden = book.active.row_dimensions[30].hidden = True
+    book.active.column_dimensions["D"].hidden = True
+    book.save(path)
+    points = read_points(path, SHAPE, AFFINE)
+    assert len(points) == 2
+    assert points.notices == ("s.xlsm hides row 3 and column D in Excel; they were read like the others.",)
+    assert read_points(excel(tmp_path / "t.xlsx", [(7, 10, 20)]), SHAPE, AFFINE).notices == ()
+
+
+def test_an_excel_file_with_a_password_is_named_as_that(tmp_path):
+    content = bytes.fromhex("d0cf11e0a1b11ae1") + b"\0" * 600 + "EncryptedPackage".encode("utf-16-le")
+    (tmp_path / "s.xlsx").write_bytes(content)
+    message = error_of(tmp_path / "s.xlsx")
+    assert "with a password" in message and "zip" not in message
+
+
+# Label maps as programs write them
+
+
+@pytest.mark.parametrize(("axes", "flips"), [((0, 1, 2), (1, 0, 0)), ((2, 0, 1), (0, 1, 0)), ((1, 0, 2), (1, 1, 1))])
+def test_a_label_map_with_other_axes_in_the_same_place_is_turned(tmp_path, axes, flips):
+    array = np.zeros(SHAPE, dtype=np.uint8)
+    array[10, 20, 5] = 1
+    array[50:52, 7, 15] = 1
+    # by hand: new axis n is the old axis axes[n], counted from its far end where flips[n]
+    turn = np.zeros((4, 4))
+    turn[3, 3] = 1
+    for new, (old, flip) in enumerate(zip(axes, flips, strict=True)):
+        turn[old, new] = -1 if flip else 1
+        turn[old, 3] = SHAPE[old] - 1 if flip else 0
+    turned = np.flip(array.transpose(axes), [n for n, flip in enumerate(flips) if flip])
+    points = read_points(label_map(tmp_path / "s.nii.gz", turned, AFFINE @ turn), SHAPE, AFFINE)
+    assert sorted(points.voxel.tolist()) == [[10, 20, 5], [50.5, 7, 15]]
+    assert points.notices == ("The axes of s.nii.gz were turned to those of its image.",)
+
+
+def test_values_of_scaled_label_maps(tmp_path):
+    array = np.zeros(SHAPE, dtype=np.float32)
+    array[10, 20, 5], array[30, 20, 5], array[50, 20, 5], array[0, 0, 0] = 0.9999999, 255, 254.9999, 1e-7
+    assert len(read_points(label_map(tmp_path / "s.nii.gz", array), SHAPE, AFFINE)) == 3
+
+
+def test_a_component_longer_than_20_mm_is_mentioned(tmp_path):
+    array = np.zeros(SHAPE, dtype=np.uint8)
+    array[2, 3, :10] = 1  # 20 mm
+    points = read_points(label_map(tmp_path / "s.nii.gz", array), SHAPE, AFFINE)
+    assert len(points) == 1 and points.notices == ()
+    array[20, 10:36, 5] = 1  # 20.8 mm
+    points = read_points(label_map(tmp_path / "s.nii.gz", array), SHAPE, AFFINE)
+    assert len(points) == 2
+    assert "1 component(s) longer than 20 mm" in points.notices[0] and "(20, 22, 5)" in points.notices[0]

@@ -40,16 +40,19 @@ def merged(*args, **options):
 
 
 def test_columns():
-    assert CANDIDATE_COLUMNS == ("i", "j", "k", "diameter_mm", "detector_score", "n_slices", "probability")
+    first = ("i", "j", "k", "diameter_mm", "detector_score", "n_slices")
+    assert (*first, "classifier_probability", "probability") == CANDIDATE_COLUMNS
 
 
 def test_candidates_survive_as_a_table():
     entries = [(4, box(10, 20, 4), 0.25), (5, box(11, 20, 8), 0.5), (1, box(30, 30), 0.75)]
     found = merge_slices(stack(9, *entries), SPACING)
     assert [(c.detector_score, c.n_slices, c.probability) for c in found] == [(0.75, 1, None), (0.5, 2, None)]
-    classified = [replace(found[0], probability=0.125), found[1]]
+    classified = [replace(found[0], classifier_probability=0.5, probability=0.125), found[1]]
     table = candidates_to_table(classified)
     assert table.dtype == torch.float32
+    assert table[0, 6:].tolist() == [0.5, 0.125]
+    assert table[1, 6:].isnan().all()
     assert candidates_from_table(table) == classified
     padded = torch.cat([table, torch.full((3, len(CANDIDATE_COLUMNS)), torch.nan)])
     assert candidates_from_table(padded) == classified

@@ -15,7 +15,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 
 from cmb_bundle.scripts.data.datasets import SubjectDataset
 from cmb_bundle.scripts.data.layouts import find_subjects
-from cmb_bundle.scripts.data.splits import load_subjects
+from cmb_bundle.scripts.data.splits import Split
 from cmb_bundle.scripts.dicom import volumes
 from cmb_bundle.scripts.dicom.kinds import MR_CLASSES, Header, kind_of, phase_unit
 from cmb_bundle.scripts.dicom.pixels import read_pixels
@@ -23,12 +23,18 @@ from cmb_bundle.scripts.dicom.series import choose_series, find_studies, study_o
 from cmb_bundle.scripts.dicom.volumes import frame_kind, read_volumes
 from cmb_bundle.scripts.errors import DicomError, SubjectError
 from cmb_bundle.scripts.transforms.load import LoadSubjectd
-from cmb_bundle.scripts.transforms.phase import NormalizePhased, wrap
+from cmb_bundle.scripts.transforms.phase import NormalizePhased
+from cmb_bundle.scripts.transforms.phase_scale import wrap
 
 from ..helpers.dicom_series import Study, write_dicom_series
 
 SWI_TYPE, M_TYPE, P_TYPE = r"ORIGINAL\PRIMARY\M\SWI\NORM\ND", r"ORIGINAL\PRIMARY\M\ND\NORM", r"ORIGINAL\PRIMARY\P\ND"
 SIEMENS = {"slope": 2, "intercept": -4096}
+
+
+def part(dataset_dir, datalist_file=None, subset="all", subjects=None, **options):
+    """A part of a split made for the purpose."""
+    return Split(dataset_dir, datalist_file, **options).part(subset, subjects)
 
 
 def oblique(spacing=(0.8, 0.6, 2.0), turns=(20, -15, 40), flips=(1, 1, 1), origin=(-31.5, 12.25, 8.0)):
@@ -103,7 +109,22 @@ def refusal(tmp_path, wanted=None, echo=-1):
         ({"description": "x", "image_type": ("ORIGINAL", "PRIMARY", "T2_STAR", "NONE"), "component": "PHASE"}, "phase"),
         ({"description": "x", "image_type": ("ORIGINAL", "PRIMARY", "T1"), "component": "MAGNITUDE"}, "magnitude"),
         ({"description": "SWI", "calculation": "MIN_IP"}, "other"),
+        ({"description": "x", "image_type": ("ORIGINAL", "PRIMARY", "SW_M_FFE", "SW_M", "FFE")}, "swi"),
+        ({"description": "SWIp mag", "image_type": ("ORIGINAL", "PRIMARY", "SW_M_FFE", "SW_M", "FFE")}, "swi"),
+        ({"description": "SWIp", "image_type": ("ORIGINAL", "PRIMARY", "SW_P_FFE", "SW_P", "FFE")}, "phase"),
+        ({"description": "MIP SWIp", "image_type": ("DERIVED", "PRIMARY", "SW_M_FFE", "SW_M", "FFE")}, "other"),
+        ({"description": "VenoBOLD"}, "swi"),
+        ({"description": "s3D Veno-BOLD TRA"}, "swi"),
+        # Hitachi, Canon, UIH
+        ({"description": "BSI TRA", "manufacturer": "HITACHI"}, "swi"),
+        ({"description": "3D BSI", "manufacturer": "FUJIFILM Healthcare Corporation"}, "swi"),
+        ({"description": "BSI TRA", "manufacturer": "SIEMENS"}, "other"),
+        ({"description": "FSBB_tra", "manufacturer": "CANON_MEC", "image_type": ("ORIGINAL", "PRIMARY")}, "swi"),
+        ({"description": "gre_swi_tra_UIH", "manufacturer": "UIH", "image_type": ("ORIGINAL", "PRIMARY", "M")}, "swi?"),
         # others
+        ({"description": "3DSWI"}, "swi"),
+        ({"description": "AX3DSWI"}, "swi"),
+        ({"description": "Ax SWAN2"}, "swi"),
         ({"description": "FSBB", "image_type": ("ORIGINAL", "PRIMARY")}, "swi"),
         ({"description": "swi_mag"}, "magnitude"),
         ({"description": "swi_phase"}, "phase"),
@@ -271,7 +292,7 @@ def test_real_world_values_count_where_there_is_no_rescaling(tmp_path, write):
 
 def test_phase_is_scaled_by_its_header_not_by_its_range(tmp_path, write):
     """A phase of a third of the circle; its range alone would spread it over the whole."""
-    head = np.pad(np.full((24, 24, 2), 500.0), [(4, 4), (4, 4), (1, 1)])
+    head = np.pad(500.0 + values((24, 24, 2), 100), [(4, 4), (4, 4), (1, 1)])
     stored = values((32, 32, 4), 1300) + 1400
     write("SWI_Images", 7, SWI_TYPE, head)
     write("Pha_Images", 5, P_TYPE, stored)
@@ -293,7 +314,9 @@ def test_echo_is_chosen_by_echo_time(tmp_path, write):
             write("gre", 4 + p, (M_TYPE, P_TYPE)[p], echo=echo, series=series[p], folder=f"study/{p}", prefix=f"{echo}")
     choice = chosen(tmp_path)
     assert {key: v.echo_ms for key, v in choice.volumes.items()} == {"magnitude": 25, "phase": 25}
-    assert choice.notices[1:] == ("Echo 2 of 2 was taken (25 ms).",)
+    assert choice.notices[1:] == (
+        "Echo 3 of 3 was taken (25 ms); `echo` counts the 2 that can be read, and this one is 1.",
+    )
     assert {v.echo_ms for v in chosen(tmp_path, echo=0).volumes.values()} == {15}, "5 ms is no echo for SWI"
     assert {v.echo_ms for v in chosen(tmp_path, {"phase": "gre"}, echo=0).volumes.values()} == {5}
     assert "echo 3 was asked for, but series 5 'gre' has 2. Set `echo` to a value from 0 to 1" in refusal(
@@ -301,11 +324,18 @@ def test_echo_is_chosen_by_echo_time(tmp_path, write):
     )
 
 
+def test_the_only_echo_with_a_phase_is_counted_among_all(tmp_path, write):
+    series = write("gre", 4, M_TYPE, echo=10.0)
+    write("gre", 4, M_TYPE, values(seed=3), echo=12.46, series=series, prefix="b")
+    write("gre", 5, P_TYPE, echo=12.46)
+    assert chosen(tmp_path).notices[1:] == ("Echo 2 of 2 was taken (12.46 ms).",)
+
+
 def test_a_field_map_is_not_taken_for_a_susceptibility_weighted_scan(tmp_path, write):
     write("field_map", 4, M_TYPE, echo=7.38)
     write("field_map", 5, P_TYPE, echo=7.38)
     message = refusal(tmp_path)
-    assert message.startswith("no SWI was found, nor a magnitude with its phase.")
+    assert message.startswith("no SWI was found, nor a magnitude with its phase, nor a T2*-weighted gradient echo.")
     assert 'dicom_series as {"image": "<words of its SeriesDescription, or its SeriesInstanceUID>"}' in message
     assert "series 4 'field_map', 6 x 5 x 4, echo 7.38 ms (magnitude: ImageType M)" in message
 
@@ -402,6 +432,89 @@ def test_a_truncated_file_is_named(tmp_path, write):
         LoadSubjectd()({"subject": "a", "dicom": str(tmp_path / "study")})
 
 
+def test_swip_of_philips_has_both_in_one_series(tmp_path, write):
+    series, affine = write("SWIp", 501, r"ORIGINAL\PRIMARY\SW_M_FFE\SW_M\FFE", echo=0, per_frame=True), oblique()
+    write(
+        "SWIp", 501, r"ORIGINAL\PRIMARY\SW_P_FFE\SW_P\FFE", values(seed=9), echo=0, prefix="P", series=series,
+        slope=1.53455, intercept=-3142, unit="mrad", per_frame=True,
+    )  # fmt: skip
+    volumes = chosen(tmp_path).volumes
+    assert {key: v.echo_ms for key, v in volumes.items()} == {"image": None, "phase": None}
+    np.testing.assert_array_equal(read_pixels(volumes["image"])[0], values(seed=501))
+    phase, radians = read_pixels(volumes["phase"])
+    np.testing.assert_allclose(phase, values(seed=9) * 1.53455 - 3142, rtol=1e-5, atol=1e-3)
+    assert radians == 0.001
+    np.testing.assert_allclose(volumes["image"].affine, affine, atol=1e-6)
+
+
+def test_two_orientations_in_one_series(tmp_path, write):
+    series = write("SWI_Images", 7, SWI_TYPE)
+    write("SWI_Images", 7, SWI_TYPE, affine=oblique(turns=(0, 0, 0)), series=series, prefix="b", skip=(2, 3))
+    choice = chosen(tmp_path)
+    assert choice.volumes["image"].shape == (6, 5, 4)
+    assert choice.notices[1] == (
+        "2 slice(s) of series 7 'SWI_Images' were left out: their orientation, size, pixel size or echo time differs "
+        "from the others'."
+    )
+    write("SWI_Images", 7, SWI_TYPE, affine=oblique(turns=(0, 0, 0)), series=series, prefix="c", skip=(0, 1))
+    message = refusal(tmp_path)
+    assert message.startswith("series 7 'SWI_Images' holds 2 volumes that can be the SWI, of different orientation")
+    assert "Export each as a series of its own" in message
+
+
+def test_a_slice_that_is_there_twice_under_another_uid_is_refused(tmp_path, write):
+    series = write("SWI_Images", 7, SWI_TYPE)
+    write("SWI_Images", 7, SWI_TYPE, series=series, prefix="again", skip=(0, 2, 3))
+    assert "has 5 slices at 4 positions: it holds more than one volume" in refusal(tmp_path)
+
+
+def test_ids_in_other_scripts_are_readable_and_differ(tmp_path, write):
+    patients = ["환자", "Müller", "Mu\u0308ller", "müller", "A/1", "A_1", "A_1_20240102", "***"]
+    for number, patient in enumerate(patients):
+        series = write("SWI", 7, SWI_TYPE, study=Study("x"), folder=f"s{number}")
+        for path in (tmp_path / f"s{number}").iterdir():
+            dataset = pydicom.dcmread(path)
+            dataset.SpecificCharacterSet, dataset.PatientID = "ISO_IR 192", patient
+            if patient == "환자":
+                dataset.SpecificCharacterSet = ["", "ISO 2022 IR 149"]
+            if patient in ("A/1", "A_1"):  # two patients in one study
+                dataset.StudyInstanceUID = "1.2.3"
+            dataset.save_as(path)
+        assert series
+    studies = find_studies(tmp_path)
+    names = [study["subject"] for study in studies]
+    assert [len(study["dicom"]) for study in studies] == [4] * 8
+    assert len({name.casefold() for name in names}) == 8
+    assert {"환자", "A_1_20240102", "study"} < set(names)
+    assert sum(name.startswith("Müller_20240102_") for name in names) == 2
+    assert sum(name.startswith("müller_20240102_") for name in names) == 1
+    assert {"A_1_20240102_1.2.3", "A_1_20240102_1.2.3_2"} < set(names)
+
+
+def test_utf8_without_a_character_set(tmp_path, write):
+    write("SWI", 7, SWI_TYPE)
+    for path in (tmp_path / "study").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.SpecificCharacterSet, dataset.PatientID = "ISO_IR 192", "환자 7"
+        dataset.save_as(path)
+        del dataset.SpecificCharacterSet
+        dataset["PatientID"]._value = "환자 7".encode().decode("latin-1")
+        dataset.save_as(path)
+    assert [study["subject"] for study in find_studies(tmp_path)] == ["환자_7"]
+
+
+def test_a_file_with_another_date_stays_in_its_study(tmp_path, write):
+    write("SWI_Images", 7, SWI_TYPE)
+    path = next((tmp_path / "study").iterdir())
+    dataset = pydicom.dcmread(path)
+    dataset.StudyDate = "20240103"
+    dataset.save_as(path)
+    write("SWI_Images", 7, SWI_TYPE, folder="later", study=Study(date="20250101"))
+    studies = find_studies(tmp_path)
+    assert {study["subject"]: len(study["dicom"]) for study in studies} == {"P01_20240102": 4, "P01_20250101": 4}
+    assert find_subjects(tmp_path) == studies
+
+
 def test_ids_of_studies(tmp_path, write):
     days = (("A/1", "20240101"), ("A/1", "20240202"), ("B", "20240101"), ("C", ""), ("C", ""), ("", ""))
     for number, (patient, date) in enumerate(days):
@@ -415,9 +528,9 @@ def test_ids_of_studies(tmp_path, write):
     assert len(set(names)) == 6
     assert [len(study["dicom"]) for study in studies] == [4] * 6
     assert find_subjects(tmp_path) == studies
-    assert load_subjects(tmp_path, subjects=["B"]) == [studies[2]]
+    assert part(tmp_path, subjects=["B"]) == [studies[2]]
     with pytest.raises(SubjectError, match="0 subjects have a label that can be read"):
-        load_subjects(tmp_path, tmp_path / "list.json", subset="test")
+        part(tmp_path, tmp_path / "list.json", subset="test")
 
 
 @pytest.mark.parametrize("enhanced", [False, True])

@@ -1,5 +1,6 @@
 """DICOM SEG and SR of findings, read back with pydicom and highdicom."""
 
+import json
 import logging
 import math
 import sys
@@ -8,14 +9,18 @@ from types import SimpleNamespace
 import highdicom as hd
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.engines import IterationEvents
 from nibabel.affines import apply_affine
 
 from cmb_bundle.scripts.dicom.series import choose_series, study_of
 from cmb_bundle.scripts.dicom.writers import write_dicom
+from cmb_bundle.scripts.errors import CohortError
+from cmb_bundle.scripts.inference.evaluator import CohortEvaluator
 from cmb_bundle.scripts.inference.writers import SubjectWriter
 
 from ..helpers.dicom_series import Study, write_dicom_series
@@ -24,8 +29,22 @@ AFFINE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(*np.radians([15, -8, 25])) @ np.diag([-0.8, -0.6, 2.0]), [40.5, 31.25, -12.0]
 )
 BLEEDS = [
-    {"voxel": [3, 4, 2], "ras_mm": [0, 0, 0], "diameter_mm": 3.2, "detector_score": 0.7, "probability": 0.9134},
-    {"voxel": [9, 2, 5], "ras_mm": [0, 0, 0], "diameter_mm": 2.24, "detector_score": 0.4, "probability": 0.5},
+    {
+        "voxel": [3, 4, 2],
+        "ras_mm": [0, 0, 0],
+        "diameter_mm": 3.2,
+        "detector_score": 0.7,
+        "classifier_probability": 0.8,
+        "probability": 0.9134,
+    },
+    {
+        "voxel": [9, 2, 5],
+        "ras_mm": [0, 0, 0],
+        "diameter_mm": 2.24,
+        "detector_score": 0.4,
+        "classifier_probability": 0.6,
+        "probability": 0.5,
+    },
 ]
 
 
@@ -49,7 +68,22 @@ def written(tmp_path, volume, number=2):
     result = {"microbleeds": BLEEDS[:number], "candidates": []}
     paths = write_dicom(tmp_path / "out", "x", volume.source, result, label_map(number))
     assert [path.name for path in paths] == ["x_cmb_seg.dcm", "x_cmb_sr.dcm"]
+    for path in paths:
+        check_values(path)
     return hd.seg.segread(paths[0]), hd.sr.srread(paths[1])
+
+
+def check_values(path):
+    """Each value is one that DICOM allows for its type, and the file can be written as a whole DICOM file."""
+    former = pydicom.config.settings.reading_validation_mode, pydicom.config.settings.writing_validation_mode
+    try:
+        pydicom.config.settings.reading_validation_mode = pydicom.config.RAISE
+        pydicom.config.settings.writing_validation_mode = pydicom.config.RAISE
+        dataset = pydicom.dcmread(path)
+        assert sum(1 for element in dataset.iterall() if element.value is not None) > 100
+        dataset.save_as(path.with_suffix(".copy"), enforce_file_format=True)
+    finally:
+        pydicom.config.settings.reading_validation_mode, pydicom.config.settings.writing_validation_mode = former
 
 
 def segmented(segmentation, volume, number):
@@ -137,6 +171,41 @@ def test_segmentation_of_enhanced_sources(tmp_path, case):
     assert segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("case", ["classic", "enhanced", "beside a phase", "two files"])
+def test_geometry_in_each_frame_and_no_slice_thickness(tmp_path, case):
+    array, series, study = np.random.default_rng(1).integers(0, 4095, (12, 10, 8)), hd.UID(), Study()
+    parts = [(range(0), None)] if case != "two files" else [(range(4), None), (range(4, 8), None)]
+    if case == "beside a phase":
+        array, parts = np.concatenate([array, array], axis=2), [(range(0), ["PHASE"] * 8 + ["MAGNITUDE"] * 8)]
+    for number, (left_out, component) in enumerate(parts):
+        write_dicom_series(
+            tmp_path / "in", array, AFFINE, study, "SWI", 7, r"ORIGINAL\PRIMARY\M\SWI", enhanced=case != "classic",
+            per_frame=True, skip=left_out, prefix=f"{number}", series=series, component=component,
+        )  # fmt: skip
+    if case == "beside a phase":  # at the same places
+        (path,) = (tmp_path / "in").iterdir()
+        dataset = pydicom.dcmread(path)
+        groups = dataset.PerFrameFunctionalGroupsSequence
+        kinds = [group.MRImageFrameTypeSequence[0].ComplexImageComponent for group in groups]
+        lower = [g.PlanePositionSequence for g, kind in zip(groups, kinds, strict=True) if kind == "PHASE"]
+        for place, group in zip(lower, [g for g, k in zip(groups, kinds, strict=True) if k != "PHASE"], strict=True):
+            group.PlanePositionSequence = place
+        dataset.save_as(path)
+    volume = choose_series(study_of(tmp_path / "in")).volumes["image"]
+    before = [pydicom.dcmread(path) for path in sorted((tmp_path / "in").iterdir())]
+    segmentation, report = written(tmp_path, volume)
+    check_segments(segmentation, volume)
+    places = {(pydicom.dcmread(f.file).SOPInstanceUID, f.index + 1): f.position for f in volume.frames}
+    for group in segmentation.PerFrameFunctionalGroupsSequence:
+        source = group.DerivationImageSequence[0].SourceImageSequence[0]
+        position = places[source.ReferencedSOPInstanceUID, source.get("ReferencedFrameNumber", 1)]
+        np.testing.assert_allclose(group.PlanePositionSequence[0].ImagePositionPatient, position, atol=1e-6)
+    measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == pytest.approx(2.0)
+    assert len(report.content.get_volumetric_roi_measurement_groups()) == 2
+    assert [pydicom.dcmread(path) for path in sorted((tmp_path / "in").iterdir())] == before
+
+
 def measurements(group):
     return {m.name.meaning: (float(m.value), m.unit.value) for m in group.get_measurements()}
 
@@ -219,20 +288,37 @@ def test_sources_whose_identity_was_removed(tmp_path):
     assert report.PatientName == "" and report.PatientID == "P^07"
 
 
+@pytest.mark.parametrize("enhanced", [False, True])
+def test_sources_with_dates_that_are_none(tmp_path, enhanced):
+    volume = swi(tmp_path, enhanced=enhanced)
+    for path in {frame.file for frame in volume.frames}:
+        dataset = pydicom.dcmread(path)
+        dataset.PatientName, dataset.SpecificCharacterSet = "김^철수", "ISO_IR 192"
+        for name, value in (("StudyDate", "***"), ("StudyTime", "XX"), ("PatientBirthDate", "0"), ("PatientSex", "?")):
+            dataset[name]._value = value
+        dataset.save_as(path)
+    for result in written(tmp_path, volume):
+        assert [result[name].value for name in ("StudyDate", "StudyTime", "PatientBirthDate", "PatientSex")] == [""] * 4
+        assert (result.PatientName, result.PatientID) == ("김^철수", "P^07")
+        assert result.StudyInstanceUID == volume.study
+
+
 def finished(volume):
     """What the writer of a run is handed of one subject."""
     labels = MetaTensor(label_map(0), affine=torch.as_tensor(AFFINE))
     result = {"microbleeds": [], "candidates": []}
     batch = {"subject": "x", "notices": "", "swi": labels} | ({"dicom_source": volume.source} if volume else {})
     state = SimpleNamespace(batch=[batch], output=[{"result": result, "pred": labels}])
-    return SimpleNamespace(state=state)
+    return SimpleNamespace(state=state, incomplete={})
 
 
 def test_output_follows_the_source_unless_it_is_configured(tmp_path, caplog, monkeypatch):
     volume = swi(tmp_path)
 
     def files(output, mode, source):
-        SubjectWriter(tmp_path / output, picture=False, dicom_output=mode).write(finished(source))
+        engine = finished(source)
+        SubjectWriter(tmp_path / output, picture=False, dicom_output=mode).write(engine)
+        assert bool(engine.incomplete) == (output == "f")
         return sorted(p.name.removeprefix("x_cmb") for p in (tmp_path / output / "x").iterdir())
 
     results = [".csv", ".json", ".nii.gz"]
@@ -249,6 +335,41 @@ def test_output_follows_the_source_unless_it_is_configured(tmp_path, caplog, mon
     assert "x: no DICOM SEG and SR were written (DicomError: DICOM needs the package highdicom" in caplog.text
     with pytest.raises(ValueError, match=r"Install the extra \[dicom\]"):
         files("g", True, volume)
+
+
+def test_a_subject_without_seg_and_sr_is_in_the_failures_with_its_results_kept(tmp_path, capsys):
+    volume = swi(tmp_path)
+    lost = json.dumps([[str(tmp_path / "gone.dcm"), 0]])
+    source = iter([volume.source, lost, volume.source])
+    writer = SubjectWriter(tmp_path / "out", picture=False)
+
+    def results(engine, batch):
+        labels = MetaTensor(label_map(0), affine=torch.as_tensor(AFFINE))
+        one = {"subject": batch["subject"][0], "notices": "", "swi": labels, "dicom_source": next(source)}
+        engine.state.batch = [one]
+        engine.state.output = [{"result": {"microbleeds": [], "candidates": []}, "pred": labels}]
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    evaluator = CohortEvaluator(
+        device=torch.device("cpu"), val_data_loader=[{"subject": [f"s{n}"]} for n in range(3)], epoch_length=3,
+        network=torch.nn.Identity(), iteration_update=results, val_handlers=[writer],
+        failures_file=tmp_path / "out" / "failures.csv", decollate=False,
+    )  # fmt: skip
+    with pytest.raises(
+        CohortError, match="0 of 3 subjects failed; 1 without DICOM SEG and SR; the others are done"
+    ) as e:
+        evaluator.run()
+    assert "s1: no DICOM SEG and SR were written (FileNotFoundError" in str(e.value)
+    reasons = pd.read_csv(tmp_path / "out" / "failures.csv").set_index("subject")["reason"]
+    assert list(reasons.index) == ["s1"] and "gone.dcm" in reasons["s1"]
+    kept = {n: sorted(p.name[6:] for p in (tmp_path / "out" / f"s{n}").iterdir()) for n in range(3)}
+    results_of_all = [".csv", ".json", ".nii.gz"]
+    both = [*results_of_all, "_seg.dcm", "_sr.dcm"]
+    assert kept == {0: both, 1: results_of_all, 2: both}
+    entries = [json.loads((tmp_path / "out" / f"s{n}" / f"s{n}_cmb.json").read_text()) for n in range(3)]
+    assert [entry.get("dicom_error") for entry in entries] == [None, reasons["s1"], None]
+    assert "Warning: s1: no DICOM SEG and SR were written" in capsys.readouterr().out
 
 
 def test_version_is_that_of_the_bundle(tmp_path):

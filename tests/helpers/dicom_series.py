@@ -19,6 +19,7 @@ def write_dicom_series(
     folder, volume, affine, study, description, number, image_type,
     slope=None, intercept=0, bits=12, echo=20.0, component=None, ge=None, enhanced=False, unit=None,
     series=None, skip=(), shuffle=True, prefix="IM", syntax=None, acquisition=1,
+    sequence=None, field=None, per_frame=False,
 ):  # fmt: skip
     """
     Write a volume (i, j, k) of stored integers with an affine to RAS mm as one DICOM series.
@@ -30,6 +31,10 @@ def write_dicom_series(
         component: ComplexImageComponent; may be a list, one a frame.
         ge: value of GE's private (0043,102F).
         syntax: a compressed transfer syntax.
+        sequence: ScanningSequence; of an enhanced file, EchoPulseSequence.
+        field: MagneticFieldStrength in T.
+        per_frame: whether an enhanced file has pixel size and orientation in each frame's groups, as scanners write
+            them, and no SliceThickness; of classic files, whether SliceThickness is left out.
 
     Returns:
         the SeriesInstanceUID.
@@ -63,6 +68,10 @@ def write_dicom_series(
         ds.PixelData = np.ascontiguousarray(pixels).tobytes()
         ds.file_meta = FileMetaDataset()
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        if sequence is not None:
+            setattr(ds, "EchoPulseSequence" if enhanced else "ScanningSequence", sequence)
+        if field is not None:
+            ds.MagneticFieldStrength = field
         if ge is not None:
             ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x2F, "SS", ge)
         return ds
@@ -96,6 +105,13 @@ def write_dicom_series(
                 groups["PixelValueTransformationSequence"] = rescaling
             frames.append(_group(**groups))
         ds.PerFrameFunctionalGroupsSequence = frames
+        if per_frame:
+            (shared,) = ds.SharedFunctionalGroupsSequence
+            del shared.PixelMeasuresSequence[0].SliceThickness
+            for frame in frames:
+                frame.PixelMeasuresSequence = shared.PixelMeasuresSequence
+                frame.PlaneOrientationSequence = shared.PlaneOrientationSequence
+            del shared.PixelMeasuresSequence, shared.PlaneOrientationSequence
         save(ds, f"{prefix}{number:03d}")
         return series
     for count, k in enumerate(slices):
@@ -105,6 +121,8 @@ def write_dicom_series(
         ds.PixelSpacing, ds.SliceThickness = [f"{step[1]:.10g}", f"{step[0]:.10g}"], f"{step[2]:.10g}"
         if slope:
             ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = slope, intercept, unit or "US"
+        if per_frame:
+            del ds.SliceThickness
         if component:
             ds.ComplexImageComponent = component
         save(ds, f"{prefix}{number:03d}{count:04d}")

@@ -9,7 +9,8 @@ from torch import nn
 from cmb_bundle.scripts.darknet.detector import darknet_detector
 from cmb_bundle.scripts.detection.yolov2 import YOLOv2Detector
 from cmb_bundle.scripts.inference.acceleration import Accelerated, MaxPool2x2, accelerate
-from cmb_bundle.scripts.networks.classifier import PatchClassifier
+from cmb_bundle.scripts.networks.classifier import ContextClassifier, PatchClassifier
+from cmb_bundle.scripts.networks.decision import JointDecision
 from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
 from cmb_bundle.scripts.networks.yolov2 import YOLOv2Network
 
@@ -29,6 +30,29 @@ def network():
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     return network.eval()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_decision_of_both_stages_stays_as_it_is(network, precision):
+    decision = JointDecision(detector=0.3, classifier=1.7, offset=-0.123)
+    fast = accelerate(TwoStageNetwork(network.detector, network.classifier, decision), precision=precision)
+    assert fast.decision.weights.dtype == torch.float32
+    scores, logits = torch.rand(20), torch.randn(20)
+    assert torch.equal(fast.decision(scores, logits), decision(scores, logits))
+    assert accelerate(network, precision=precision).decision is None
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
+@torch.no_grad()
+def test_the_classifier_with_context_gives_what_it_gave(network, precision, tolerance):
+    torch.manual_seed(1)
+    classifier = ContextClassifier(channels=(4, 8, 16)).train()
+    patches = torch.rand(16, 2, 24, 24, 8)
+    classifier(patches)  # statistics of normalisation
+    fast = accelerate(TwoStageNetwork(network.detector, classifier).eval(), precision=precision)
+    found, expected = fast.classifier(patches), classifier(patches)
+    assert found.dtype == torch.float32
+    assert relative_error(found, expected) < tolerance
 
 
 def relative_error(found, expected):

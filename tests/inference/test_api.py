@@ -158,7 +158,8 @@ def test_networks_are_loaded_once(scans, tmp_path, monkeypatch):
 
 def test_thresholds_and_options_are_those_of_the_config(scans):
     sensitive = detect(**scans["both"], operating_point="sensitive")
-    by_hand = detect(**scans["both"], candidate_threshold=0.09, probability_threshold=0.1)
+    config = json.loads((ROOT / "cmb_bundle" / "configs" / "inference.json").read_text(encoding="utf-8"))
+    by_hand = detect(**scans["both"], **config["operating_points"]["sensitive"])
     assert sensitive.candidates == by_hand.candidates
     least = min(finding.probability for finding in sensitive.findings)
     fewer = detect(**scans["both"], operating_point="sensitive", probability_threshold=least + 1e-3)
@@ -179,7 +180,7 @@ def test_thresholds_and_options_are_those_of_the_config(scans):
         ("both", {"precision": "half"}, OptionError, "auto, float32, bfloat16"),
         ("both", {"device": "abacus"}, OptionError, "abacus"),
         ("both", {"checkpoint": "missing.pt"}, CheckpointError, "missing.pt"),
-        ({}, {}, SubjectError, "neither an SWI nor a magnitude with a phase"),
+        ({}, {}, SubjectError, "no SWI, no magnitude with a phase"),
         ({"swi": "missing.nii.gz"}, {}, SubjectError, "missing.nii.gz does not exist"),
         ({"swi": np.zeros((9, 9, 9))}, {}, SubjectError, "ndarray; expected a path or a nibabel image"),
         ({"swi": nib.Nifti1Image(np.zeros((9, 9, 9)), np.eye(4))}, {}, SubjectError, "scan: the SWI in memory has"),
@@ -233,3 +234,38 @@ def test_the_python_block_of_the_readme_runs(scans, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_a_magnitude_alone_is_read_as_t2star_weighted(scans):
+    result = detect(magnitude=scans["computed"]["magnitude"])
+    assert result.contrast == "t2star"
+    assert result.notices.startswith("A T2*-weighted magnitude without phase was read")
+    assert "voxel size in plane is 1.2 mm; T2*-weighted magnitude was tested with 0.7 to 1.1 mm" in result.warnings
+    assert detect(**scans["both"]).contrast == "swi + phase"
+
+
+@pytest.mark.parametrize(
+    "option,value,words",
+    [
+        ("spacing", [0.6, -0.6, 2.0], "expected three lengths of 0.1 to 20 mm"),
+        ("spacing", [0.01, 0.6, 2.0], "expected three lengths of 0.1 to 20 mm"),
+        ("phase_scale", 0, "expected radians per stored unit, above 0"),
+        ("phase_scale", -0.001, "expected radians per stored unit, above 0"),
+    ],
+)
+def test_options_that_no_scan_can_have_are_refused(scans, option, value, words):
+    with pytest.raises(OptionError, match=words):
+        detect(**scans["both"], **{option: value})
+
+
+def test_a_complex_image_gives_what_its_magnitude_and_phase_give(scans):
+    images = {name: nib.load(path) for name, path in scans["computed"].items()}
+    magnitude, phase = (np.asarray(images[name].dataobj, dtype=np.float64) for name in ("magnitude", "phase"))
+    assert np.abs(phase).max() <= np.pi
+    both = nib.Nifti1Image((magnitude * np.exp(1j * phase)).astype(np.complex64), images["phase"].affine)
+    result = detect(magnitude=both, operating_point="sensitive")
+    expected = detect(**images, operating_point="sensitive")
+    assert len(result.findings) == len(expected.findings) > 0
+    for one, other in zip(result.findings, expected.findings, strict=True):
+        assert one.ras_mm == pytest.approx(other.ras_mm, abs=0.2)
+    assert "complex" in result.notices

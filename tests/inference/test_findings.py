@@ -49,8 +49,8 @@ def ball(shape, spacing, centre, diameter, blur_mm=0.5):
 
 def rows(*candidates):
     """Table of candidates (i, j, k, probability[, detector_score]) on the model's grid."""
-    filled = [[*c[:3], 4.0, c[4] if len(c) > 4 else 0.5, 2.0, c[3]] for c in candidates]
-    return torch.tensor(filled, dtype=torch.float32).reshape(-1, 7)
+    filled = [[*c[:3], 4.0, c[4] if len(c) > 4 else 0.5, 2.0, c[3] / 2, c[3]] for c in candidates]
+    return torch.tensor(filled, dtype=torch.float32).reshape(-1, 8)
 
 
 def subject(values, table, spacing=SPACING, **more):
@@ -68,6 +68,30 @@ def find(values, table, spacing=SPACING, **arguments):
 
 def diameter_of(labels, number, spacing=SPACING):
     return (6 / np.pi * (labels == number).sum() * np.prod(spacing)) ** (1 / 3)
+
+
+# ------------------------------------------------------------------------------------------------ outside
+
+
+@pytest.mark.parametrize("i,reason", [(20.0, "accepted"), (12.4, "accepted"), (4.0, "outside of the head")])
+def test_what_lies_outside_of_the_head_is_no_finding(i, reason):
+    """The head begins at i = 16 and voxels are 0.8 mm wide: 3 mm beyond it reach to i = 12."""
+    values = np.full((40, 40, 12), 100, dtype=np.float32)
+    d = subject(values, rows((i, 20.0, 6.0, 0.9), (30.0, 20.0, 6.0, 0.8)), (0.8, 0.8, 2.0))
+    d["head"] = MetaTensor(torch.zeros(d["swi"].shape, dtype=torch.bool), affine=d["swi"].affine)
+    d["head"][:, 16:] = True
+    result = Findingsd()(d)["result"]
+    assert [c["reason"] for c in result["candidates"]] == [reason, "accepted"]
+    assert len(result["microbleeds"]) == (2 if reason == "accepted" else 1)
+
+
+def test_the_mask_of_the_head_is_kept_on_the_grid_of_the_swi():
+    image = MetaTensor(torch.ones(1, 4, 4, 4))
+    mask = MetaTensor((torch.arange(64) % 2).reshape(1, 4, 4, 4).float())
+    kept = KeepInputGridd("image")({"image": image, "mask": mask})
+    assert kept["head"].dtype == torch.bool
+    assert torch.equal(kept["head"].as_tensor(), mask.as_tensor() > 0)
+    assert "head" not in KeepInputGridd("image")({"image": image})
 
 
 # ------------------------------------------------------------------------------------------------ places
@@ -174,6 +198,9 @@ def test_order_reasons_and_scores():
     ]
     assert [c["accepted"] for c in result["candidates"]] == [True, False, True, True, False, False]
     assert [c["probability"] for c in result["candidates"]] == [0.95, 0.9, 0.6, 0.5, 0.4999, None]
+    by_classifier = [c["classifier_probability"] for c in result["candidates"]]
+    assert by_classifier[:5] == pytest.approx([0.475, 0.45, 0.3, 0.25, 0.24995], abs=1e-4)
+    assert by_classifier[5] is None
     assert [m["voxel"] for m in result["microbleeds"]] == [[30, 30, 5], [10, 10, 5], [50, 10, 5]]
     assert [m["detector_score"] for m in result["microbleeds"]] == [0.2, 0.9, 0.1]
     assert [m["ras_mm"] for m in result["microbleeds"]] == [[15, 15, 10], [5, 5, 10], [25, 5, 10]]
@@ -203,7 +230,7 @@ def test_duplicate_of_a_dropped_candidate_is_none():
     assert [c["accepted"] for c in result["candidates"]] == [True, False, True]
 
 
-@pytest.mark.parametrize("table", [torch.zeros((0, 7)), torch.full((2, 7), torch.nan)])
+@pytest.mark.parametrize("table", [torch.zeros((0, 8)), torch.full((2, 8), torch.nan)])
 def test_no_candidates(table):
     result, labels = find(np.full((20, 20, 10), 100.0), table, probability_threshold=0.3)
     assert result == {"probability_threshold": 0.3, "microbleeds": [], "candidates": []}

@@ -5,7 +5,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from cmb_bundle.scripts.errors import OptionError
 from cmb_bundle.scripts.inference.inferers import MixedPrecisionInferer, TwoStageInferer
+from cmb_bundle.scripts.networks.decision import JointDecision
 
 SPACING = (0.8, 0.8, 2.0)
 
@@ -39,9 +41,9 @@ class CentreValue(torch.nn.Module):
 
     def forward(self, patches):
         self.batches.append(patches)
-        half = patches.shape[-1] // 2
-        value = patches[:, 0, half, self.channel * 2 * half + half, half]
-        return torch.stack([torch.zeros_like(value), torch.logit(value)], dim=1)
+        i, j, k = patches.shape[2:]
+        value = patches[:, self.channel, i // 2, j // 2, k // 2]
+        return torch.stack([torch.zeros_like(value), torch.logit(value, eps=1e-6)], dim=1)
 
 
 def network(channel=0):
@@ -63,11 +65,11 @@ def test_known_candidates_best_first():
     table = TwoStageInferer(SPACING, average=1)(image[None], network())
     # boxes of 5 pixels of 0.8 mm are 4 mm wide
     expected = [
-        [30, 5, 8, 4.0, 0.9, 1, 0.9],
-        [39, 35, 10, 4.0, 0.6, 1, 0.6],
-        [10, 12, 3, 4.0, 0.4, 1, 0.4],
+        [30, 5, 8, 4.0, 0.9, 1, 0.9, 0.9],
+        [39, 35, 10, 4.0, 0.6, 1, 0.6, 0.6],
+        [10, 12, 3, 4.0, 0.4, 1, 0.4, 0.4],
     ]
-    assert table.shape == (1, 3, 7)
+    assert table.shape == (1, 3, 8)
     assert table.dtype == torch.float32
     np.testing.assert_allclose(table[0], expected, rtol=1e-5)
 
@@ -85,10 +87,9 @@ def test_patches_are_where_the_candidates_are(patch_size):
     both = network()
     TwoStageInferer(SPACING, average=1, patch_size=patch_size)(image[None], both)
     (patches,) = both.classifier.batches
-    assert patches.shape == (1, 1, patch_size, 2 * patch_size, patch_size)
+    assert patches.shape == (1, 2, patch_size, patch_size, patch_size)
     half = patch_size // 2
-    swi, phase = patches[0, 0].split(patch_size, dim=1)
-    for patch, channel in ((swi, image[0]), (phase, image[1])):
+    for patch, channel in zip(patches[0], image, strict=True):
         np.testing.assert_array_equal(
             patch[:, :, half - 5 : half + 6], channel[20 - half : 20 + half, 18 - half : 18 + half]
         )
@@ -96,11 +97,48 @@ def test_patches_are_where_the_candidates_are(patch_size):
         assert not patch[:, :, half + 6 :].any()
 
 
+def test_patches_may_have_another_size_along_each_axis():
+    image = torch.rand(2, 40, 36, 11, generator=torch.Generator().manual_seed(0)) * 0.009
+    image[:, 20, 18, 5] = 0.5
+    TwoStageInferer(SPACING, average=1, patch_size=[24, 12, 8])(image[None], both := network())
+    (patches,) = both.classifier.batches
+    np.testing.assert_array_equal(patches[0], image[:, 8:32, 12:24, 1:9])
+
+
+def test_the_probability_is_by_both_stages_where_the_network_has_a_decision():
+    image = volume((10, 12, 3, 0.4, 0.7), (30, 5, 8, 0.8, 0.1))
+    both = network(channel=1)
+    alone = TwoStageInferer(SPACING, average=1)(image[None], both)
+    np.testing.assert_allclose(alone[0, :, 6:], [[0.1, 0.1], [0.7, 0.7]], rtol=1e-5)
+    both.decision = None
+    assert torch.equal(TwoStageInferer(SPACING, average=1)(image[None], both), alone)
+    both.decision = JointDecision(detector=2.0, classifier=0.5, offset=-0.25)
+    joint = TwoStageInferer(SPACING, average=1)(image[None], both)
+    assert torch.equal(joint[..., :7], alone[..., :7])
+    # odds 4 and 1/9: 4^2 * (1/9)^0.5 * e^-0.25; and odds 2/3 and 7/3
+    odds = np.array([16 / 3, (2 / 3) ** 2 * np.sqrt(7 / 3)]) * np.exp(-0.25)
+    np.testing.assert_allclose(joint[0, :, 7], odds / (1 + odds), rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"offset": float("nan")}, {"detector": float("inf")}])
+def test_a_decision_that_is_not_finite_is_refused(wrong):
+    both = network()
+    both.decision = JointDecision(**wrong)
+    with pytest.raises(ValueError, match="values of the decision that are not finite"):
+        TwoStageInferer(SPACING, average=1)(volume((10, 12, 3, 0.5, 0.7))[None], both)
+
+
+@pytest.mark.parametrize("value", [[24, 24], [24, 24, 0], [24, 24, 8.0], [24, True, 8], "abc", []])
+def test_three_sizes_of_a_patch_must_be_counts(value):
+    with pytest.raises(OptionError, match=r"patch_size is .*; expected a whole number, 1 or more, or three of them"):
+        TwoStageInferer(SPACING, patch_size=value)
+
+
 def test_slices_are_averaged_for_the_detector_only():
     image = volume((10, 12, 4, 0.9, 0.3))
     table = TwoStageInferer(SPACING, average=3)(image[None], both := network())
     # the spot is seen at a third of its value on three slices
-    np.testing.assert_allclose(table[0], [[10, 12, 4, 4.0, 0.3, 3, 0.9]], rtol=1e-5)
+    np.testing.assert_allclose(table[0], [[10, 12, 4, 4.0, 0.3, 3, 0.9, 0.9]], rtol=1e-5)
     seen = torch.cat(both.detector.batches)[:, :, 10, 12]
     np.testing.assert_allclose(seen[:, 0], [0, 0, 0, 0.3, 0.3, 0.3, 0, 0, 0, 0, 0], atol=1e-6)
     np.testing.assert_allclose(seen[:, 1], [0, 0, 0, 0.1, 0.1, 0.1, 0, 0, 0, 0, 0], atol=1e-6)
@@ -115,7 +153,7 @@ def test_the_detector_sees_the_neighbours_of_a_slice_and_the_classifier_does_not
     np.testing.assert_allclose(seen[3:6, :3], [[0, 0, 0.9], [0, 0.9, 0], [0.9, 0, 0]])
     np.testing.assert_allclose(seen[3:6, 3:], [[0, 0, 0.3], [0, 0.3, 0], [0.3, 0, 0]])
     assert table[0, 0, 2] == 5
-    assert both.classifier.batches[0].shape[1:] == (1, 16, 32, 16)
+    assert both.classifier.batches[0].shape[1:] == (2, 16, 16, 16)
 
 
 def test_boxes_below_the_threshold_are_no_candidates():
@@ -187,14 +225,14 @@ def test_without_the_second_stage_probabilities_are_unknown():
     both = network()
     both.classifier = None
     table = TwoStageInferer(SPACING, average=1, classify=False)(volume((10, 12, 3, 0.4, 0.7))[None], both)
-    np.testing.assert_allclose(table[0], [[10, 12, 3, 4.0, 0.4, 1, np.nan]], rtol=1e-5)
+    np.testing.assert_allclose(table[0], [[10, 12, 3, 4.0, 0.4, 1, np.nan, np.nan]], rtol=1e-5)
 
 
 def test_subjects_of_a_batch_are_padded_with_nan():
     images = torch.stack([volume((10, 12, 3, 0.4, 0.7)), volume((10, 12, 3, 0.5, 0.7), (30, 5, 8, 0.9, 0.2)), volume()])
     table = TwoStageInferer(SPACING, average=1)(images, network())
-    assert table.shape == (3, 2, 7)
-    np.testing.assert_allclose(table[0], [[10, 12, 3, 4, 0.4, 1, 0.4], [np.nan] * 7], rtol=1e-5)
+    assert table.shape == (3, 2, 8)
+    np.testing.assert_allclose(table[0], [[10, 12, 3, 4, 0.4, 1, 0.4, 0.4], [np.nan] * 8], rtol=1e-5)
     np.testing.assert_allclose(table[1, :, 4], [0.9, 0.5])
     assert table[2].isnan().all()
 
@@ -202,7 +240,7 @@ def test_subjects_of_a_batch_are_padded_with_nan():
 def test_volume_without_candidates():
     both = network()
     table = TwoStageInferer(SPACING)(volume()[None], both)
-    assert table.shape == (1, 0, 7)
+    assert table.shape == (1, 0, 8)
     assert both.classifier.batches == []
 
 
@@ -210,7 +248,7 @@ def test_meta_tensors_and_half_precision_are_taken():
     image = MetaTensor(volume((10, 12, 3, 0.5, 0.25))[None]).half()
     table = TwoStageInferer(SPACING, average=1)(image, both := network())
     assert type(table) is torch.Tensor
-    np.testing.assert_allclose(table[0], [[10, 12, 3, 4, 0.5, 1, 0.5]])
+    np.testing.assert_allclose(table[0], [[10, 12, 3, 4, 0.5, 1, 0.5, 0.5]])
     assert both.detector.batches[0].dtype == both.classifier.batches[0].dtype == torch.float32
     assert type(both.detector.batches[0]) is torch.Tensor
 
@@ -241,3 +279,10 @@ def test_training_precision_is_that_of_the_convolutions_and_not_of_the_output(pr
 def test_an_unknown_training_precision_is_refused():
     with pytest.raises(ValueError, match="precision is 'half'; expected float32 or bfloat16"):
         MixedPrecisionInferer("half")
+
+
+@pytest.mark.parametrize("name", ["batch_size", "patch_batch_size", "patch_size", "max_candidates"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_a_size_below_one_is_refused(name, value):
+    with pytest.raises(OptionError, match=f"{name} is {value!r}; expected a whole number, 1 or more"):
+        TwoStageInferer(spacing=(0.6, 0.6, 2.0), **{name: value})

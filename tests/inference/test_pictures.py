@@ -120,3 +120,21 @@ def test_flat_volume_can_be_drawn(tmp_path, values):
 def test_place_beyond_the_last_slice_is_drawn_on_it(tmp_path, texts):
     draw(tmp_path / "a.png", volume(), result((10, 10, 20.4)))
     assert texts["axes"] == ["slice k = 19 (RAS order)"]
+
+
+@pytest.mark.parametrize("voxels", [[(10, 10, 3)], [(10, 10, k) for k in range(5)]])
+def test_warnings_are_written_below_the_slices_and_cover_none(tmp_path, voxels):
+    grey = volume(1.0)
+    grey[:, :2] = 0.1
+    swi, found = MetaTensor(grey, affine=torch.as_tensor(AFFINE)), result(*voxels)
+    words = "The echo time is 60 ms; SWI was tested with 15 to 45 ms only, so that these results may be worse."
+    draw_findings(tmp_path / "a.png", "s1", swi, found)
+    draw_findings(tmp_path / "b.png", "s1", swi, found, f"{words} {words}")
+    plain, warned = (matplotlib.image.imread(tmp_path / f"{name}.png")[..., :3] for name in "ab")
+    red = (warned[..., 0] > 0.5) & (warned[..., 1] < 0.5) & (warned[..., 2] > 0.25)
+    assert not ((plain[..., 0] > 0.5) & (plain[..., 1] < 0.5) & (plain[..., 2] > 0.25)).any()
+    rows, columns = np.nonzero(red)
+    assert len(warned) > len(plain) and warned.shape[1] == plain.shape[1]
+    assert columns.min() > 2 and columns.max() < warned.shape[1] - 3, "no letter is cut off"
+    tissue = np.flatnonzero((warned.min(axis=2) > 0.9).sum(axis=1) > 100)
+    assert len(tissue) > 100 and rows.min() > tissue[-1]

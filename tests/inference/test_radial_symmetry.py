@@ -8,6 +8,7 @@ import torch
 
 from cmb_bundle.scripts.detection.candidates import CANDIDATE_COLUMNS, candidates_to_table
 from cmb_bundle.scripts.inference.radial_symmetry import RADII_MM, RadialSymmetryInferer, radial_symmetry
+from cmb_bundle.scripts.networks.decision import JointDecision
 
 GRIDS = [(0.5, 0.5, 0.5), (0.8, 0.8, 2.0), (0.5, 0.5, 2.0)]
 
@@ -61,7 +62,7 @@ def test_bright_spheres_and_empty_images_give_nothing():
     dark = sphere(shape, GRIDS[1], centre, 2.0)
     assert radial_symmetry(bright, GRIDS[1]).max() < 0.05 * radial_symmetry(dark, GRIDS[1]).max()
     for image in (bright, np.full(shape, 0.5), np.zeros(shape)):
-        assert candidates(image, GRIDS[1]).shape == (0, 7)
+        assert candidates(image, GRIDS[1]).shape == (0, 8)
 
 
 @pytest.mark.parametrize("axis", [0, 2])
@@ -108,6 +109,7 @@ def test_stage_two_is_the_same_classifier():
 
     network = torch.nn.Module()
     network.detector, network.classifier = None, Sure()
+    network.decision = JointDecision(detector=3.0, classifier=0.5, offset=4.0)  # of another detector's scores
     table = RadialSymmetryInferer(GRIDS[1])(image[None], network)
-    assert table.shape == (1, 1, 7)
-    assert table[0, 0, 6] == pytest.approx(1 / (1 + np.exp(-2.0)))
+    assert table.shape == (1, 1, 8)
+    assert table[0, 0, 6:].tolist() == pytest.approx([1 / (1 + np.exp(-2.0))] * 2)

@@ -26,6 +26,7 @@ def written(notices="", swi_computed=False):
         "ras_mm": [8.0, 18.4, -1.0],
         "diameter_mm": 3.21,
         "detector_score": 0.5,
+        "classifier_probability": 0.75,
         "probability": 0.875,
     }
     labels = torch.zeros((1, 6, 10, 4), dtype=torch.int16)
@@ -116,3 +117,24 @@ def test_stale_files_of_an_id_with_brackets_are_removed(tmp_path):
     others.touch()
     SubjectWriter(tmp_path).remove_stale(SimpleNamespace(failures={"a[1]": "why"}))
     assert list(stale.parent.iterdir()) == [others]
+
+
+def test_what_was_read_and_the_warnings_are_in_the_json_and_in_the_summary(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "cmb_bundle.scripts.inference.writers.draw_findings", lambda path, *a: (path.touch(), drawn.append(a[-1]))
+    )
+    batch, output = written("Read. Warning: The slices are thick.")
+    batches = [
+        {**batch, "contrast": "t2star", "warnings": "The slices are thick."},
+        {**batch, "subject": "s1", "contrast": "swi", "warnings": "", "notices": ""},
+    ]
+    run_subjects(SubjectWriter(tmp_path), [output, output], batches)
+    one, other = (json.loads((tmp_path / s / f"{s}_cmb.json").read_text()) for s in ("s0", "s1"))
+    assert (one["contrast"], one["warnings"]) == ("t2star", "The slices are thick.")
+    assert one["notices"] == "Read. Warning: The slices are thick."
+    assert (other["contrast"], other["warnings"]) == ("swi", "")
+    assert drawn == ["The slices are thick.", ""]
+    printed = capsys.readouterr().out.splitlines()
+    assert "Read: swi (1), t2star (1)" in printed
+    assert [line for line in printed if "Warning" in line] == ["Warning: s0: The slices are thick."]

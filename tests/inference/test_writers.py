@@ -13,7 +13,10 @@ from monai.data import MetaTensor
 from cmb_bundle.scripts.data.labels import LabelConvention, read_points
 from cmb_bundle.scripts.inference.writers import TABLE_HEADER, findings_table, write_findings
 
-HEADER = "lesion,slice,x,y,voxel_i,voxel_j,voxel_k,ras_r_mm,ras_a_mm,ras_s_mm,diameter_mm,detector_score,probability"
+HEADER = (
+    "lesion,slice,x,y,voxel_i,voxel_j,voxel_k,ras_r_mm,ras_a_mm,ras_s_mm,diameter_mm,detector_score,"
+    "classifier_probability,probability"
+)
 SHAPE = (20, 30, 10)
 CONVENTIONS = [
     LabelConvention(),
@@ -41,6 +44,7 @@ def microbleed(voxel, affine, **more):
         "ras_mm": [float(v) for v in ras],
         "diameter_mm": 3.25,
         "detector_score": 0.75,
+        "classifier_probability": 0.8,
         "probability": 0.9,
         **more,
     }
@@ -71,7 +75,9 @@ def test_three_files_and_their_contents(tmp_path, affine):
     assert [float(first[k]) for k in ("voxel_i", "voxel_j", "voxel_k")] == [3.2, 7.6, 5.0]
     ras = nib.affines.apply_affine(affine, (3.2, 7.6, 5.0))
     np.testing.assert_allclose([float(first[f"ras_{a}_mm"]) for a in "ras"], ras, atol=1e-9)
-    assert [float(first[k]) for k in ("diameter_mm", "detector_score", "probability")] == [3.25, 0.75, 0.9]
+    assert [float(first[k]) for k in ("diameter_mm", "detector_score", "classifier_probability", "probability")] == [
+        3.25, 0.75, 0.8, 0.9,
+    ]  # fmt: skip
     assert lines[2].startswith("2,10,13,1,")
     assert len(lines) == 3
 

@@ -454,7 +454,7 @@ def test_no_checkpoint_is_needed_where_stage_1_is_imported_too(files):
             "keras_weights": str(files / "model.keras"),
         }
     )
-    network = parser.get_parsed_content("weights")
+    network = parser.get_parsed_content("loaded_network")
     expected = keras_classifier(files / "model.keras")
     np.testing.assert_array_equal(probabilities(network.classifier, patches()), probabilities(expected, patches()))
 

@@ -8,10 +8,11 @@ import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from cmb_bundle.scripts.evaluation.records import Candidate, Crop, Lesion, Mimic, SubjectRecord
+from cmb_bundle.scripts.evaluation.records import Candidate, Crop, Lesion, Mimic, SubjectRecord, load_records
 from cmb_bundle.scripts.evaluation.scores import EvaluationOptions
 from cmb_bundle.scripts.report.page import Numbers
 from cmb_bundle.scripts.report.published import PUBLISHED
@@ -288,3 +289,18 @@ def test_it_can_be_printed(folder, tmp_path):
     content = printed.read_bytes()
     assert content.startswith(b"%PDF")
     assert 4 <= len(re.findall(rb"/Type\s*/Page\b", content)) <= 20
+
+
+@pytest.mark.parametrize("warnings", ["", "The slice thickness is 7 mm; SWI & co <were> tested with less."])
+def test_contrast_and_warnings_stand_in_the_page_and_in_the_tables(tmp_path, warnings):
+    records = cohort()
+    records[1].warnings, records[1].contrast = warnings, "t2star"
+    write_evaluation(records, tmp_path, EvaluationOptions(bootstrap=0))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count('<td class="text">t2star</td>') == 1
+    assert ("The slice thickness is 7 mm; SWI &amp; co &lt;were&gt; tested with less." in text) == bool(warnings)
+    assert ("1 of the scans is outside of what the program was tested on" in text) == bool(warnings)
+    table = pd.read_csv(tmp_path / "per_subject.csv", keep_default_na=False)
+    assert list(table["contrast"]) == ["", "t2star", "", "", "", ""]
+    assert list(table["warnings"]) == ["", warnings, "", "", "", ""]
+    assert [record.warnings for record in load_records(tmp_path)] == list(table["warnings"])

@@ -31,6 +31,7 @@ def found(ras, score, probability, accepted):
         "ras_mm": list(ras),
         "diameter_mm": 3.0,
         "detector_score": score,
+        "classifier_probability": probability,
         "probability": probability,
         "accepted": accepted,
     }

@@ -9,10 +9,13 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from cmb_bundle.scripts.networks.decision import JointDecision
+from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
 from cmb_bundle.scripts.training.calibration import STEEPEST, calibrate, fit_scaling
 
 RANDOM = np.random.default_rng(0)
 LOGIT = RANDOM.normal(0, 2, 20_000)
+SCORES = expit(RANDOM.normal(-1, 1.5, 20_000))
 
 
 @pytest.mark.parametrize(("slope", "offset"), [(1.0, 0.0), (0.4, 1.5), (2.5, -1.0)])
@@ -44,26 +47,61 @@ class Pair(nn.Module):
         return self.last(x)
 
 
-def batches(labels, source="candidate"):
+def pair(decision=None):
+    """Both stages, of which only the classifier is asked."""
+    return TwoStageNetwork(nn.Identity(), Pair(), decision)
+
+
+def batches(labels, source="candidate", scores=SCORES):
     values = torch.tensor(LOGIT, dtype=torch.float32)[: len(labels), None]
     for part in torch.arange(len(labels)).split(1000):
-        yield {"image": values[part], "label": torch.as_tensor(labels)[part], "source": [source] * len(part)}
+        yield {
+            "image": values[part],
+            "label": torch.as_tensor(labels)[part],
+            "source": [source] * len(part),
+            "detector_score": torch.as_tensor(scores)[part],
+        }
 
 
 def test_the_last_layer_gives_the_calibrated_probabilities():
     labels = (RANDOM.random(len(LOGIT)) < expit(0.5 * LOGIT - 1)).astype(int)
-    network = Pair()
-    slope, offset = calibrate(network, batches(labels))
+    network = pair()
+    calibrate(network, batches(labels))
+    slope, offset = fit_scaling(LOGIT.astype(np.float32).astype(float), labels)
     x = torch.tensor([[-2.0], [0.0], [3.0]])
-    found = network(x).softmax(dim=1)[:, 1].detach().numpy()
-    assert found == pytest.approx(expit(slope * x[:, 0].numpy() + offset), abs=1e-6)
+    found = network.classifier(x).softmax(dim=1)[:, 1].detach().numpy()
+    assert found == pytest.approx(expit(slope * x[:, 0].numpy() + offset), abs=1e-5)
     assert found == pytest.approx(expit(0.5 * x[:, 0].numpy() - 1), abs=0.02)
 
 
 @pytest.mark.parametrize(("labels", "source"), [(np.zeros(50, int), "candidate"), (np.arange(50) % 2, "random")])
 def test_without_candidates_of_both_kinds_nothing_changes(labels, source, caplog):
-    network = Pair()
-    with caplog.at_level(logging.WARNING):
-        assert calibrate(network, batches(labels, source)) == (1.0, 0.0)
-    assert "Not calibrated" in caplog.text
-    assert network(torch.ones(1, 1)).tolist() == [[0.0, 1.0]]
+    for network in (pair(), pair(JointDecision(detector=0.5, classifier=1.5, offset=-0.5))):
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert calibrate(network, batches(labels, source)) is None
+        assert "Not calibrated" in caplog.text
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_decision_is_fitted_and_the_classifier_left_alone():
+    total = 0.7 * np.log(SCORES / (1 - SCORES)) + 0.4 * LOGIT + 1.5
+    labels = (np.random.default_rng(5).random(len(LOGIT)) < expit(total)).astype(int)
+    network = pair(JointDecision())
+    before = {name: value.clone() for name, value in network.classifier.state_dict().items()}
+    calibrate(network, batches(labels))
+    assert [*network.decision.weights.tolist(), float(network.decision.offset)] == pytest.approx(
+        [0.7, 0.4, 1.5], abs=0.08
+    )
+    assert all(torch.equal(value, before[name]) for name, value in network.classifier.state_dict().items())
+
+
+def test_what_has_no_detector_score_does_not_count_in_the_decision():
+    labels = (np.random.default_rng(5).random(3000) < expit(LOGIT[:3000])).astype(int)
+    plain, mixed = pair(JointDecision()), pair(JointDecision())
+    calibrate(plain, batches(labels))
+    lesions = batches(np.ones(2000, int), "lesion", np.full(2000, np.nan))
+    calibrate(mixed, [*batches(labels), *lesions])
+    assert torch.equal(mixed.decision.weights, plain.decision.weights)
+    assert torch.equal(mixed.decision.offset, plain.decision.offset)

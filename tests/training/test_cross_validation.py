@@ -11,6 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
+from cmb_bundle.scripts.errors import TrainingError, root_cause
+from cmb_bundle.scripts.training.cross_validation import _run
+
 from ..helpers import CONFIGS, TINY_CONFIG
 from ..helpers.darknet import cfg_text, conv, write_small
 from ..helpers.keras import small_model
@@ -113,9 +116,9 @@ def test_the_evaluation_has_inferences_own_inferer_and_precision(whole):
     )
     for key in ("inferer", "precision"):
         assert evaluation[key] == inference[key] != training[key]
-    assert evaluation["candidate_threshold"] == training["candidate_threshold"] == 0.1
+    assert evaluation["candidate_threshold"] == training["candidate_threshold"] == 0.02
     records = json.loads((whole / "fold_0" / "evaluation" / "records.json").read_text())["records"]
-    assert {r["candidate_threshold"] for r in records if r["system"] == "YOLOv2 + 3D CNN"} == {0.1}
+    assert {r["candidate_threshold"] for r in records if r["system"] == "YOLOv2 + 3D CNN"} == {0.02}
 
 
 def test_the_folds_own_stages_are_scored_where_they_began_as_imported_ones(imported):
@@ -171,6 +174,33 @@ def test_another_configuration_is_not_mixed_in(whole, tiny_cohort, bundle):
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert "fold_0 was started with another classifier_epochs; expected the same for all folds" in last
+
+
+def test_a_fold_whose_stage_2_cannot_be_trained_is_not_trained(tiny_cohort, bundle, tmp_path):
+    """No candidate and no random place: there are patches of microbleeds alone."""
+    options = FASTER | {"candidate_threshold": 1.0, "patches#random_negatives": 0, "run_folds": 0}
+    output = tmp_path / "output"
+    done = bundle("run", CROSS_VALIDATE, tmp_path, check=False, dataset_dir=tiny_cohort, output_dir=output, **options)
+    assert done.returncode != 0
+    assert "Stage 2 cannot be trained: of " in done.stderr.strip().splitlines()[-1]
+    state = json.loads((output / "fold_0" / "fold.json").read_text())
+    assert (state["trained"], state["done"]) == (False, False)
+    assert not (output / "fold_0" / "evaluation").exists()
+
+
+def test_only_failed_subjects_are_passed_over(tmp_path, caplog):
+    raising = {"_target_": "cmb_bundle.scripts.inference.evaluator.raise_failures", "total": 2}
+    raising |= {"failures": {"a": "a reason"}, "path": str(tmp_path / "failures.csv")}
+    _run({"run": [raising]}, tmp_path / "run.json", str(CONFIGS.parent))
+    assert "1 of 2 subjects failed; the others are done" in caplog.text
+    raising = {"_target_": f"{__name__}.cannot_be_trained"}
+    with pytest.raises(Exception, match="Failed to instantiate") as caught:
+        _run({"run": [raising]}, tmp_path / "run.json", str(CONFIGS.parent))
+    assert isinstance(root_cause(caught.value), TrainingError)
+
+
+def cannot_be_trained():
+    raise TrainingError("Stage 2 cannot be trained.")
 
 
 def test_folds_that_do_not_exist_are_refused(whole, tiny_cohort, bundle):

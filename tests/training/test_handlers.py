@@ -348,8 +348,9 @@ def test_training_too_short_for_a_validation_keeps_its_last_weights(tmp_path, ca
         assert scripted(tmp_path, [], epochs=3, interval=5)[1] == 3
     assert "no epoch was scored" in caplog.text
     caplog.clear()
-    assert scripted(tmp_path, [7, 1], epochs=10, interval=5)[1] == 5
-    assert caplog.text == ""
+    with caplog.at_level(logging.WARNING):
+        assert scripted(tmp_path, [7, 1], epochs=10, interval=5)[1] == 5
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_without_a_validation_the_last_epoch_is_the_best(tmp_path):

@@ -23,9 +23,9 @@ AFFINE = np.diag([0.5, 0.5, 2.0, 1.0])
 
 def volume_output(lesions, *candidates):
     """Output for one subject: lesions in mm, candidates (i, j, k, score) in voxels of 0.5 x 0.5 x 2 mm."""
-    table = [[i, j, k, 3.0, score, 1, np.nan] for i, j, k, score in candidates]
+    table = [[i, j, k, 3.0, score, 1, np.nan, np.nan] for i, j, k, score in candidates]
     return {
-        "pred": torch.tensor(table, dtype=torch.float32).reshape(-1, 7),
+        "pred": torch.tensor(table, dtype=torch.float32).reshape(-1, 8),
         "image": MetaTensor(torch.zeros(2, 4, 4, 4), affine=torch.as_tensor(AFFINE)),
         "label": torch.tensor(lesions, dtype=torch.float64).reshape(-1, 3),
     }
@@ -85,7 +85,7 @@ def test_no_subject_is_no_score():
 def findings_output(lesions, *candidates):
     """As ``volume_output``, with candidates (i, j, k, score, probability)."""
     output = volume_output(lesions, *[c[:4] for c in candidates])
-    output["pred"][:, 6] = torch.tensor([c[4] for c in candidates], dtype=torch.float32)
+    output["pred"][:, 7] = torch.tensor([c[4] for c in candidates], dtype=torch.float32)
     return output
 
 

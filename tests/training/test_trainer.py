@@ -13,7 +13,7 @@ from monai.transforms import Compose, Transform
 
 from cmb_bundle.scripts.data.datasets import SubjectDataset
 from cmb_bundle.scripts.detection.yolov2 import YOLOv2Detector
-from cmb_bundle.scripts.errors import CheckpointError, CohortError, SubjectError
+from cmb_bundle.scripts.errors import CheckpointError, CohortError, SubjectError, TrainingError
 from cmb_bundle.scripts.inference.evaluator import CohortEvaluator, collate_subject, prepare_volume, raise_failures
 from cmb_bundle.scripts.inference.findings import Findingsd
 from cmb_bundle.scripts.inference.inferers import TwoStageInferer
@@ -23,7 +23,7 @@ from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
 from cmb_bundle.scripts.networks.yolov2 import YOLOv2Network
 from cmb_bundle.scripts.report.handlers import EvaluationReport
 from cmb_bundle.scripts.training.completion import finish_training, join_weights
-from cmb_bundle.scripts.training.patches import collect_patches
+from cmb_bundle.scripts.training.patches import PatchCollector
 from cmb_bundle.scripts.training.trainer import collate_slices, prepare_slices, sum_of_losses
 
 # -------------------------------------------------------------------------------------------- batches of stage 1
@@ -117,7 +117,8 @@ def ras(*voxels):
 def collect(tmp_path, plan, subjects, **more):
     inferer = TwoStageInferer((0.8, 0.8, 2.0), average=1, merge_mm=2.0)
     network = planned_network(tmp_path, plan)
-    patches = collect_patches(network, tmp_path / "detector_best.pt", subjects, inferer, **more)
+    of_call = {name: more.pop(name) for name in ("seed", "need_both") if name in more}
+    patches = PatchCollector(network, tmp_path / "detector_best.pt", inferer, **more)(subjects, **of_call)
     assert network.detector.weight.item() == 1
     assert not network.training
     return patches
@@ -148,6 +149,8 @@ def test_candidates_are_labelled_by_their_distance(tmp_path):
         ("lesion", 1, [20, 20, 8]),
         ("lesion", 1, [45, 40, 14]),
     ]
+    assert [p["detector_score"] for p in patches[:5]] == pytest.approx([0.9, 0.3, 0.7, 0.6, 0.5])
+    assert all(np.isnan(p["detector_score"]) for p in patches[5:])
     assert {p["subject"] for p in patches} == {"s0"}
     assert {tuple(p["image"].shape) for p in patches} == {(2, 20, 20, 20)}
     assert all(type(p["image"]) is torch.Tensor and p["image"].dtype == torch.float32 for p in patches)
@@ -159,6 +162,12 @@ def test_other_distances_and_sizes(tmp_path):
     patches = collect(tmp_path, plan, data, match_mm=4.5, ignore_mm=5.7, margin=0, random_negatives=3)
     assert [p["label"] for p in patches if p["source"] == "candidate"] == [1]
     assert {tuple(p["image"].shape) for p in patches} == {(2, 16, 16, 16)}
+
+
+def test_the_margin_may_be_another_along_each_axis(tmp_path):
+    data = [{"image": coded_volume(), "subject": "s0", "lesions_ras": ras((30, 25, 8))}]
+    (patch,) = collect(tmp_path, {}, data, margin=(3, 1, -6), random_negatives=0, need_both=False)
+    assert torch.equal(patch["image"], data[0]["image"].as_tensor()[:, 19:41, 16:34, 6:10])
 
 
 def test_patch_holds_what_is_around_it(tmp_path):
@@ -226,13 +235,13 @@ def test_hard_negatives_are_the_best_of_each_subject(tmp_path):
 )
 def test_one_kind_of_patch_is_not_enough(tmp_path, lesions, random, message):
     data = [{"image": coded_volume(), "subject": "s0", "lesions_ras": lesions}]
-    with pytest.raises(CohortError, match=message + r".*train stage 1 for longer"):
+    with pytest.raises(TrainingError, match=message + r".*train stage 1 for longer"):
         collect(tmp_path, {}, data, random_negatives=random)
 
 
 def test_missing_weights_of_stage_1(tmp_path):
     with pytest.raises(CheckpointError, match=r"nowhere\.pt do not exist"):
-        collect_patches(planned_network(tmp_path, {}), tmp_path / "nowhere.pt", [], TwoStageInferer((1, 1, 1)))
+        PatchCollector(planned_network(tmp_path, {}), tmp_path / "nowhere.pt", TwoStageInferer((1, 1, 1)))([])
 
 
 def test_best_weights_of_both_stages_are_joined(tmp_path):

@@ -20,10 +20,9 @@ from cmb_bundle.scripts.transforms.phase import (
     homodyne_filter,
     is_raw,
     paramagnetic_sign,
-    phase_to_radians,
     susceptibility_weighted,
-    wrap,
 )
+from cmb_bundle.scripts.transforms.phase_scale import phase_to_radians, wrap
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
 RAMP = torch.linspace(-math.pi, math.pi, 4097, dtype=torch.float64)[:-1]
@@ -41,20 +40,20 @@ STORAGES = {
 @pytest.mark.parametrize("storage", [name for name in STORAGES if name != "+-2048"])
 def test_each_storage_is_read_back_as_radians(storage):
     store, tolerance, words = STORAGES[storage]
-    phase, notice = phase_to_radians(store(RAMP))
+    phase, notice, _ = phase_to_radians(store(RAMP))
     assert phase.dtype == torch.float32
     assert float((phase - RAMP).abs().max()) < tolerance
     assert words in notice
 
 
 def test_a_signed_range_of_2048_is_half_of_the_4096_circle():
-    phase, notice = phase_to_radians(STORAGES["+-2048"][0](RAMP))
+    phase, notice, _ = phase_to_radians(STORAGES["+-2048"][0](RAMP))
     assert float((phase - RAMP / 2).abs().max()) < 1e-6
     assert "+-4096" in notice
 
 
 def test_radians_from_zero_are_wrapped():
-    phase, notice = phase_to_radians(RAMP + math.pi)
+    phase, notice, _ = phase_to_radians(RAMP + math.pi)
     assert "from 0" in notice
     torch.testing.assert_close(torch.exp(1j * phase), torch.exp(1j * (RAMP + math.pi)).to(torch.complex64))
     assert float(phase.min()) >= -math.pi - 1e-6
@@ -62,7 +61,7 @@ def test_radians_from_zero_are_wrapped():
 
 
 def test_a_given_scale_is_used_whatever_the_range():
-    phase, notice = phase_to_radians(torch.tensor([0.0, 100.0, -100.0, 400.0]), scale=0.01)
+    phase, notice, _ = phase_to_radians(torch.tensor([0.0, 100.0, -100.0, 400.0]), scale=0.01)
     assert phase.tolist() == pytest.approx([0.0, 1.0, -1.0, 4.0 - 2 * math.pi], abs=1e-6)
     assert "0.01" in notice
 
@@ -152,6 +151,27 @@ def scan(phantom, image="swi"):
     tensors = {"image": getattr(phantom, image), "phase": phantom.phase}
     tensors = {k: MetaTensor(torch.as_tensor(v.astype(np.float32))[None], affine=affine) for k, v in tensors.items()}
     return HeadMaskd()(tensors | {"subject": "phantom"})
+
+
+@pytest.mark.parametrize(
+    "manufacturer,sign,words",
+    [
+        ("SIEMENS", 1, "kept, as is usual for Siemens"),
+        ("Philips Medical Systems", 1, "kept, as is usual for Philips"),
+        ("GE MEDICAL SYSTEMS", -1, "turned, as is usual for GE"),
+        ("Genuine", 1, "kept, for want of evidence"),
+        ("", 1, "kept, for want of evidence"),
+    ],
+)
+def test_without_evidence_the_sign_is_the_manufacturers(manufacturer, sign, words):
+    d = scan(simulated(0), "magnitude")
+    noise = torch.as_tensor(np.random.default_rng(0).uniform(-1.5, 1.5, d["phase"].shape).astype(np.float32))
+    d["phase"] = MetaTensor(noise, affine=d["phase"].affine, meta={"manufacturer": manufacturer})
+    done = NormalizePhased(filter_phase=False)(d)
+    torch.testing.assert_close(done["phase"].as_tensor(), sign * noise)
+    assert words in done["notices"]
+    assert words in done["sign_guessed"]
+    assert "sign_guessed" not in NormalizePhased(filter_phase=False, sign=1)(d)
 
 
 def sign_of(d):
@@ -275,5 +295,7 @@ def test_real_scans_are_read_filtered_and_their_sign_is_left_alone(magnitude, ph
     assert read in d["notices"]
     assert ("high-pass filtered (64 lines)" in d["notices"]) == raw
     assert "for want of evidence" in d["notices"]
+    maker = next((name for name in ("Siemens", "Philips") if name.lower() in phase), None)
+    assert maker is None or f"kept, as is usual for {maker}" in d["notices"]
     inside = d["phase"].as_tensor()[d["mask"].as_tensor().bool()]
     assert float(inside.abs().median()) < 0.06

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 
 from cmb_bundle.scripts.transforms.augmentation import RandContrastd, RandDropPhased
-from cmb_bundle.scripts.transforms.patches import ClassifierInputd, cut_patch, to_classifier_input
+from cmb_bundle.scripts.transforms.patches import cut_patch
 from cmb_bundle.scripts.transforms.slices import RandSlicesd, average_slices, stack_slices
 
 TRAIN = Path(__file__).parents[2] / "cmb_bundle" / "configs" / "train.json"
@@ -66,17 +66,16 @@ def test_the_nearest_voxel_is_in_the_middle_of_a_patch():
     assert float(cut_patch(volume, (9.6, 10.49, 8.5), 5)[0, 2, 2, 2]) == float(volume[0, 10, 10, 9])
 
 
-def test_swi_comes_first_along_the_second_axis():
-    patch = torch.arange(2 * 4**3.0).reshape(2, 4, 4, 4)
-    side_by_side = to_classifier_input(patch)
-    assert side_by_side.shape == (1, 4, 8, 4)
-    assert torch.equal(side_by_side[0, :, :4], patch[0])
-    assert torch.equal(side_by_side[0, :, 4:], patch[1])
-    batch = torch.stack([patch, -patch])
-    assert torch.equal(to_classifier_input(batch)[1], -side_by_side)
-    d = ClassifierInputd("image")({"image": MetaTensor(patch), "label": 3})
-    assert torch.equal(torch.as_tensor(d["image"]), side_by_side)
-    assert d["label"] == 3
+@settings(max_examples=80, deadline=None)
+@given(st.tuples(*[st.floats(-30, 30)] * 3), st.tuples(*[st.integers(1, 25)] * 3))
+def test_a_patch_with_three_sizes_is_that_of_the_padded_volume(voxel, sizes):
+    volume = np.random.default_rng(0).uniform(0.1, 1, (2, 6, 5, 9)).astype(np.float32)
+    padded = np.pad(volume, [(0, 0), *[(60, 60)] * 3])
+    starts = [60 + int(np.floor(v + 0.5)) - size // 2 for v, size in zip(voxel, sizes, strict=True)]
+    expected = padded[(slice(None), *(slice(s, s + size) for s, size in zip(starts, sizes, strict=True)))]
+    patch = cut_patch(torch.as_tensor(volume), voxel, sizes)
+    assert patch.shape == (2, *sizes)
+    np.testing.assert_array_equal(patch.numpy(), expected)
 
 
 # --- slices side by side ---
@@ -350,8 +349,55 @@ def test_swi_alone_has_one_channel():
     changed = RandContrastd("image", prob=1.0, **ones)({"image": swi})["image"]
     torch.testing.assert_close(changed, (0.5 * (2 * swi) ** 2).clamp(max=1))
     assert torch.equal(RandDropPhased("image", prob=1.0)({"image": swi})["image"], swi)
-    patch = torch.rand(1, 4, 4, 4)
-    assert torch.equal(to_classifier_input(patch), patch)
+
+
+# --- a noise floor, and a measured phase ---
+
+
+def with_floor(floor, seed, before, **more):
+    ones = {"gamma": (1.0, 1.0), "gain": (1.0, 1.0), "phase_factor": (1.0, 1.0), "noise": 0.0} | more
+    transform = RandContrastd("image", prob=1.0, floor=floor, **ones)
+    transform.set_random_state(seed)
+    return transform({"image": before})["image"]
+
+
+def test_the_noise_floor_lifts_what_is_dark_in_half_of_the_changes():
+    before = torch.tensor([[0.0, 0.1, 0.3, 0.8], [0.0, 0.5, 0.6, 0.7]]).reshape(2, 4, 1)
+    floors = []
+    for seed in range(200):
+        after = with_floor(0.4, seed, before)
+        torch.testing.assert_close(after[1], before[1])
+        assert float(after[0, 0]) == 0  # the background
+        f = float((after[0, 1] ** 2 - 0.1**2).clamp(min=0).sqrt())
+        expected = (before[0, 1:] ** 2 + f**2).sqrt()
+        torch.testing.assert_close(after[0, 1:], expected, atol=1e-5, rtol=0)
+        floors.append(f)
+    drawn = [f for f in floors if f > 1e-3]
+    assert len(drawn) / 200 == pytest.approx(0.5, abs=0.12)
+    assert max(drawn) <= 0.4
+    assert np.mean(drawn) == pytest.approx(0.2, abs=0.04)
+
+
+def test_without_a_noise_floor_the_same_is_drawn_as_before():
+    transform = RandContrastd("image", prob=1.0)
+    transform.set_random_state(4)
+    transform({"image": image()})
+    # what MONAI draws first decides whether to change at all; then gamma, gain, factor, deviation and the grains
+    same = np.random.RandomState(4)
+    same.rand()
+    for low, high in (transform.gamma, transform.gain, transform.phase_factor, (0, transform.noise)):
+        drawn = same.uniform(low, high)
+    assert transform._grains[0].tolist() == same.normal(0, drawn, tuple(image().shape)).tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_measured_phase_never_becomes_a_missing_one(seed):
+    before = torch.full((2, 30, 30), 0.5)
+    before[1] = torch.linspace(1e-3, 1, 900).reshape(30, 30)
+    before[:, :3] = 0
+    after = with_floor(0.25, seed, before, phase_factor=(1.8, 1.8), noise=0.05)
+    assert torch.equal(after[1] > 0, before[1] > 0)
+    assert float(after[1, 3:].min()) == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

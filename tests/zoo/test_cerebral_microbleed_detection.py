@@ -31,7 +31,7 @@ SMALL = {
     "slices_per_subject": 2,
     "slice_size": [64, 64],
     "network_def#detector#network#width": 0.125,
-    "network_def#classifier#width": 0.125,
+    "network_def#classifier#channels": [4, 8, 16],
 }
 TRAIN = [{**SMALL, "detector_epochs": 1, "val_interval": 1, "classifier_epochs": 1, "detector_batch_size": 2}]
 EVALUATE = [{"bundle_root": str(BUNDLE), "folds": 3, "picture": False}]

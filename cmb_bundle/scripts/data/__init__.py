@@ -4,24 +4,30 @@ from .datasets import CohortDataset, SeededItems, SubjectDataset
 from .label_files import Table, label_suffix, read_components, read_table
 from .labels import LabelConvention, Points, count_points, read_points
 from .layouts import complete_subject, find_subjects, read_datalist
-from .splits import assign_folds, load_subjects, make_datalist
+from .names import derived, parse_name
+from .sidecars import Acquisition, read_sidecar
+from .splits import Split, assign_folds, make_datalist
 
 __all__ = [
+    "Acquisition",
     "CohortDataset",
     "LabelConvention",
     "Points",
     "SeededItems",
+    "Split",
     "SubjectDataset",
     "Table",
     "assign_folds",
     "complete_subject",
     "count_points",
+    "derived",
     "find_subjects",
     "label_suffix",
-    "load_subjects",
     "make_datalist",
+    "parse_name",
     "read_components",
     "read_datalist",
     "read_points",
+    "read_sidecar",
     "read_table",
 ]

@@ -48,7 +48,7 @@ class CohortDataset(SeededItems, CacheDataset):
     failures are known from the start. Running out of memory is not a subject's failure and is raised.
 
     Args:
-        data: subjects' dicts, as from :py:func:`load_subjects`, or pairs of image and label as MONAI Label passes
+        data: subjects' dicts, as from :py:meth:`Split.part`, or pairs of image and label as MONAI Label passes
             them, see :py:func:`complete_subject`.
         transform: transforms, of which those before the first random one are cached.
         cache_rate: fraction of the subjects to keep in memory, 0 to 1.
@@ -166,7 +166,7 @@ class SubjectDataset(Dataset):
     ``{"subject": id, "error": "<Type>: <message>"}``; no exception is raised.
 
     Args:
-        data: subjects' dicts, as from :py:func:`load_subjects`.
+        data: subjects' dicts, as from :py:meth:`Split.part`.
         transform: transforms that are applied to each subject.
     """
 

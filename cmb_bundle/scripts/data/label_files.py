@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openpyxl
 import pandas as pd
 from monai.transforms import LoadImage
 from skimage.measure import label as label_components
@@ -19,6 +21,33 @@ EXPECTED = (
     "expected the columns slice, x, y and optionally class, as numbers and without a header row, "
     "or a header row that names slice, x, y and optionally class and diameter_mm"
 )
+MAX_ROWS = 10_000
+"""A table with more rows is no list of microbleeds: brains full of them have about a thousand, on three slices each."""
+LARGEST_CLASS = 9
+"""A fourth column without a header that holds a larger number is taken for a coordinate, not for a class."""
+CLASS_TOLERANCE = 1e-3
+"""How far a value of a label map may be from a whole number: scale factors such as 1 / 255 are not exact."""
+CLASS_NAMES = dict.fromkeys(("cmb", "cmbs", "microbleed", "microbleeds", "mb", "yes"), 1.0) | dict.fromkeys(
+    ("mimic", "mimics", "no", "none", "non-cmb", "no cmb", "no microbleed", "not a microbleed"), 0.0
+)
+"""Names of the classes, in lower case; 0 is what is not a microbleed."""
+MIMICS = ("mimic", "mimics", "non-cmb", "no cmb", "no microbleed", "not a microbleed")
+"""Cells that say in any column that a row is not a microbleed."""
+HEADERS = {
+    "slice": r"(slice|schicht)([ _.]*(nr|no|num|number|#)\.?)?|z",
+    "x": r"x",
+    "y": r"y",
+    "class": r"class|klasse",
+    "diameter_mm": r"diameter[ _]*[\[(]?mm[\])]?",
+    "lesion": r"lesion",
+}
+"""The names of each column, in lower case; a place may be said to be in pixels or voxels, but not in mm."""
+IN_PIXELS = re.compile(r"[ _]*[\[(]?(px|pixels?|vox|voxels?)[\])]?$")
+OLE_MAGIC = bytes.fromhex("d0cf11e0a1b11ae1")
+"""How an old Excel file begins, and a new one with a password."""
+
+
+NAMED = " or one of " + ", ".join(CLASS_NAMES)
 
 
 @dataclass(frozen=True)
@@ -30,12 +59,14 @@ class Table:
         diameter_mm: (N,) diameters in mm, NaN where unknown.
         row_numbers: the number, from 1, of each row in the file.
         lesion: (N,) lesion numbers, the same in all rows of one lesion; None if the table has no such column.
+        notices: sentences on how the file was read.
     """
 
     rows: np.ndarray
     diameter_mm: np.ndarray
     row_numbers: list[int]
     lesion: np.ndarray | None
+    notices: tuple[str, ...] = ()
 
 
 def label_suffix(path: Path) -> str:
@@ -67,27 +98,7 @@ def label_suffix(path: Path) -> str:
 
 def _read_cells(path: Path) -> list[tuple[int, list[Any]]]:
     """The rows that are not blank, each with its number from 1 and without trailing blank cells."""
-    if label_suffix(path) in EXCEL_SUFFIXES:
-        try:
-            sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, na_filter=False)
-        except ImportError as error:
-            raise LabelError(
-                f"{path}: reading this kind of Excel file needs a package that is not installed ({error}). "
-                "Install it, or save the file as .xlsx or .csv."
-            ) from error
-        except Exception as error:
-            raise LabelError(
-                f"{path}: cannot be read as an Excel file ({error}). Open it and save it as .xlsx again."
-            ) from error
-        tables = {name: sheet.to_numpy(dtype=object).tolist() for name, sheet in sheets.items()}
-    else:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise LabelError(f"{path}: is not text in UTF-8 ({error}). Save it as CSV UTF-8.") from error
-        delimiter = next((mark for mark in ";\t" if mark in text), ",")
-        tables = {"": list(csv.reader(text.splitlines(), delimiter=delimiter))}
-
+    tables = _excel_sheets(path) if label_suffix(path) in EXCEL_SUFFIXES else {"": _text_rows(path)}
     found = {}
     for name, lines in tables.items():
         rows = [["" if _blank(cell) else cell for cell in line] for line in lines]
@@ -105,6 +116,107 @@ def _read_cells(path: Path) -> list[tuple[int, list[Any]]]:
     return found[first]
 
 
+def _excel_sheets(path: Path) -> dict[Any, list[list[Any]]]:
+    """The cells of each sheet, the first one first."""
+    content = path.read_bytes()
+    if content.startswith(OLE_MAGIC) and "EncryptedPackage".encode("utf-16-le") in content:
+        raise LabelError(
+            f"{path}: is an Excel file with a password, which cannot be read. Open it with the password and save it "
+            "without one, or save the sheet as CSV."
+        )
+    try:
+        sheets = pd.read_excel(path, sheet_name=None, header=None, dtype=object, na_filter=False)
+    except ImportError as error:
+        raise LabelError(
+            f"{path}: reading this kind of Excel file needs a package that is not installed ({error}). "
+            "Install it, or save the file as .xlsx or .csv."
+        ) from error
+    except Exception as error:
+        raise LabelError(
+            f"{path}: cannot be read as an Excel file ({error}). Open it and save it as .xlsx again."
+        ) from error
+    return {name: sheet.to_numpy(dtype=object).tolist() for name, sheet in sheets.items()}
+
+
+def _text_rows(path: Path) -> list[list[str]]:
+    """The cells of a text file; the first line tells what separates them."""
+    lines = _decoded(path).splitlines()
+    first = next((line for line in lines if line.strip()), "")
+    named = re.fullmatch(r"sep=(.)", first.strip(" \r\n"), re.IGNORECASE)
+    if named:  # Excel's way of naming the separator; the line stays, blank, so that rows keep their numbers
+        lines[lines.index(first)] = ""
+        delimiter = named[1]
+    else:
+        bare = re.sub(r'"[^"]*"', "", first.strip(" "))
+        delimiter = next((mark for mark in ";\t, " if mark in bare), ",")
+    try:
+        # strict, since a quotation mark that is never closed would swallow the rows after it
+        rows = list(csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=delimiter == " "))
+    except csv.Error as error:
+        raise LabelError(
+            f"{path}: cannot be read as a table ({error}). Expected cells separated by comma, semicolon or tab, with "
+            "text in pairs of quotation marks; look for a mark that is not closed, or save it from Excel as CSV UTF-8."
+        ) from error
+    header = next((row for row in rows if any(cell.strip() for cell in row)), [])
+    if delimiter == "," and any(_column_name(cell) for cell in header):
+        for number, row in enumerate(rows, start=1):
+            if any(cell.strip() for cell in row[len(header) :]):
+                raise LabelError(
+                    f"{path}: row {number} has {len(row)} cells, {row!r}, and the header row {len(header)}. Are there "
+                    "decimal commas or commas in a comment? Separate the cells by semicolons or tabs."
+                )
+    return rows
+
+
+def _decoded(path: Path) -> str:
+    """The text of a file in UTF-8, UTF-16 or, as Excel in Europe writes it, Windows-1252."""
+    content = path.read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encodings = ["utf-16"]
+    elif b"\0" in content:
+        encodings = ["utf-16-le" if content[1::2].count(0) > content[::2].count(0) else "utf-16-be"]
+    else:
+        encodings = ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text:
+            return text
+    raise LabelError(
+        f"{path}: is not text in UTF-8, UTF-16 or Windows-1252. Expected a table as text: save it from Excel as CSV "
+        "UTF-8; if it is an Excel file, let its name end in .xlsx."
+    )
+
+
+def _hidden(path: Path, cells: list[tuple[int, list[Any]]]) -> tuple[str, ...]:
+    """A sentence on the hidden rows and columns of the first sheet that hold something; none for other files."""
+    if label_suffix(path) not in (".xlsx", ".xlsm") or not cells:
+        return ()
+    try:
+        sheet = openpyxl.load_workbook(path).worksheets[0]
+    except Exception as error:  # pandas, which leaves out what only a screen needs, could read it
+        return (f"{path.name} was read, but not which of its rows and columns are hidden ({error}).",)
+    width = max(len(row) for _, row in cells)
+    rows = [
+        str(number) for number, _ in cells if number in sheet.row_dimensions and sheet.row_dimensions[number].hidden
+    ]
+    columns = [
+        openpyxl.utils.get_column_letter(number)
+        for number in range(1, width + 1)
+        if any(group.hidden and group.min <= number <= group.max for group in sheet.column_dimensions.values())
+    ]
+    named = [
+        f"{what} {', '.join(some[:5])}{' and others' if len(some) > 5 else ''}"
+        for what, some in (("row", rows), ("column", columns))
+        if some
+    ]
+    if not named:
+        return ()
+    return (f"{path.name} hides {' and '.join(named)} in Excel; they were read like the others.",)
+
+
 def _blank(cell: Any) -> bool:
     return bool(pd.isna(cell)) or str(cell).strip() == ""
 
@@ -113,6 +225,8 @@ def _number(cell: Any) -> float:
     """The number in a cell; NaN if it holds no finite number."""
     if isinstance(cell, bool):
         return np.nan
+    if isinstance(cell, str) and re.fullmatch(r"\s*[+-]?\d+,\d+\s*", cell):
+        cell = cell.replace(",", ".")
     try:
         number = float(cell)
     except (TypeError, ValueError):
@@ -124,7 +238,7 @@ def read_table(path: Path) -> Table:
     """Read a table of points; what it may look like is said in ``labels.read_points``.
 
     Args:
-        path: .xlsx, .xls or .csv.
+        path: .xlsx, .xlsm, .xls, .csv, .tsv or .txt.
 
     Returns:
         its rows; no rows for an empty sheet.
@@ -133,43 +247,114 @@ def read_table(path: Path) -> Table:
         LabelError: if it is not a table of these kinds, or has unexpected columns or cells.
     """
     cells = _read_cells(path)
-    columns = {"slice": 0, "x": 1, "y": 2}
+    if len(cells) > MAX_ROWS:
+        raise LabelError(
+            f"{path}: has {len(cells)} rows; expected a row for each microbleed and slice, {MAX_ROWS} at most. Is it a "
+            "list of voxels? Save it as a label map in place of a table."
+        )
+    notices = _hidden(path, cells)
+    columns, by_position = {"slice": 0, "x": 1, "y": 2}, False
     if cells:
         number, first = cells[0]
-        names = [str(cell).strip().lower() for cell in first]
-        if set(names) & set(columns):
-            missing = ", ".join(name for name in columns if name not in names)
-            if missing:
-                raise LabelError(
-                    f"{path}: the header row {number} has {', '.join(names)} but not {missing}; {EXPECTED}."
-                )
-            optional = ("class", "diameter_mm", "lesion")
-            columns = {name: names.index(name) for name in (*columns, *optional) if name in names}
+        if any(_column_name(cell) in columns for cell in first):
+            columns = _columns_by_name(path, number, first)
             cells = cells[1:]
+            _check_no_mimic(path, first, cells, columns)
         else:
-            columns = _columns_by_position(path, cells)
+            columns, by_position = _columns_by_position(path, cells), True
 
     values = {name: np.full(len(cells), np.nan) for name in columns}
     for index, (number, row) in enumerate(cells):
         for name, column in columns.items():
             cell = row[column] if column < len(row) else ""
-            value = values[name][index] = _number(cell)
+            by_name = CLASS_NAMES.get(str(cell).strip().lower()) if name == "class" else None
+            value = values[name][index] = _number(cell) if by_name is None else by_name
             where = f"{path}: row {number}, column {column + 1} ({name})"
             if np.isnan(value) and not (cell == "" and name == "diameter_mm"):
-                held = "is blank" if cell == "" else f"holds {cell!r}, which is not a number"
+                held = (
+                    "is blank"
+                    if cell == ""
+                    else f"holds {cell!r}, which is not a number{NAMED if name == 'class' else ''}"
+                )
                 raise LabelError(f"{where} {held}; {EXPECTED}.")
             if name in ("slice", "class") and value != int(value) and "lesion" not in columns:
                 raise LabelError(f"{where} holds {cell!r}, which is not a whole number; {EXPECTED}.")
             if name == "diameter_mm" and value <= 0:
                 raise LabelError(f"{where} holds {cell!r}; a diameter is more than 0 mm, or left blank.")
 
+    if by_position and "class" in columns:
+        _check_class_by_position(path, cells, values)
     keep = values["class"] != 0 if "class" in columns else np.ones(len(cells), dtype=bool)
     return Table(
         rows=np.stack([values["slice"], values["x"], values["y"]], axis=1)[keep],
         diameter_mm=values.get("diameter_mm", np.full(len(cells), np.nan))[keep],
         row_numbers=[number for (number, _), kept in zip(cells, keep, strict=True) if kept],
         lesion=values["lesion"][keep] if "lesion" in columns else None,
+        notices=notices,
     )
+
+
+def _column_name(cell: Any) -> str | None:
+    """The column that a cell of a header row names; None for another text."""
+    text = str(cell).strip().lower()
+    for name, pattern in HEADERS.items():
+        if re.fullmatch(pattern, IN_PIXELS.sub("", text) if name in ("slice", "x", "y") else text):
+            return name
+    return None
+
+
+def _columns_by_name(path: Path, number: int, header: list[Any]) -> dict[str, int]:
+    columns: dict[str, int] = {}
+    exact = [str(cell).strip().lower() for cell in header]
+    for column, cell in enumerate(header):
+        name = _column_name(cell)
+        if name is None or (exact[column] != name and exact.count(name) == 1):
+            continue
+        if name in columns:
+            raise LabelError(
+                f"{path}: in the header row {number} both {header[columns[name]]!r} and {cell!r} mean {name}. "
+                f"Rename the one that is not it; {EXPECTED}."
+            )
+        columns[name] = column
+    missing = ", ".join(name for name in ("slice", "x", "y") if name not in columns)
+    if missing:
+        raise LabelError(f"{path}: the header row {number} has {', '.join(exact)} but not {missing}; {EXPECTED}.")
+    return columns
+
+
+def _check_no_mimic(path: Path, header: list[Any], cells: list[tuple[int, list[Any]]], columns: dict) -> None:
+    """Refuse a table without a class that calls a row a mimic in a column that is not read."""
+    if "class" in columns:
+        return
+    for number, row in cells:
+        for column, cell in enumerate(row):
+            if str(cell).strip().lower() in MIMICS:
+                name = header[column] if column < len(header) else ""
+                raise LabelError(
+                    f"{path}: row {number}, column {column + 1} ({name}) holds {cell!r}, but there is no column class, "
+                    "so that the row would count as a microbleed. Name the column class, or remove the row."
+                )
+
+
+def _check_class_by_position(path: Path, cells: list[tuple[int, list[Any]]], values: dict[str, np.ndarray]) -> None:
+    """Refuse a fourth column without a header where the four columns may be an index, slice, x and y."""
+    advice = (
+        "If the columns are a running number, slice, x and y, delete the first one; else add a header row that names "
+        "them, such as slice,x,y,class."
+    )
+    wrong = np.flatnonzero((values["class"] < 0) | (values["class"] > LARGEST_CLASS))
+    if len(wrong):
+        number, row = cells[wrong[0]]
+        raise LabelError(
+            f"{path}: row {number}, column 4 holds {row[3]!r}, which is hardly a class: without a header row, expected "
+            f"slice, x, y, class, and as class 0 (not a microbleed) to {LARGEST_CLASS}. {advice}"
+        )
+    counted = values["slice"]
+    if len(counted) > 1 and counted[0] in (0, 1) and (np.diff(counted) == 1).all():
+        raise LabelError(
+            f"{path}: the first of four columns only counts up, {counted[0]:g} to {counted[-1]:g}; without a header "
+            f"row, expected the slice there, and x, y and class in the others. {advice}"
+        )
 
 
 def _columns_by_position(path: Path, cells: list[tuple[int, list[Any]]]) -> dict[str, int]:
@@ -202,10 +387,11 @@ def read_components(path: Path) -> tuple[np.ndarray, np.ndarray]:
         values = values[..., 0]
     if values.ndim != 3:
         raise LabelError(f"{path}: a label map must have three axes, but this one has the shape {values.shape}.")
-    wrong = values[~((values >= 0) & (values == np.round(values)))]
+    whole = np.round(values)
+    wrong = values[~((whole >= 0) & (np.abs(values - whole) <= CLASS_TOLERANCE))]
     if wrong.size:
         raise LabelError(
             f"{path}: a label map holds whole numbers from 0 (0 is background), but this one has values such as "
             f"{wrong[0]:g}; is it a probability map?"
         )
-    return label_components(values.astype(np.int64), connectivity=3), np.asarray(image.affine, dtype=float)
+    return label_components(whole.astype(np.int64), connectivity=3), np.asarray(image.affine, dtype=float)

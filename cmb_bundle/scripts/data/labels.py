@@ -6,21 +6,29 @@ Only this file deals with slice, x and y; its results are in voxels of the image
 from __future__ import annotations
 
 import itertools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 
 from ..errors import LabelError
 from ..files import IMAGE_SUFFIXES
 from ..geometry import corners_apart_mm, same_grid
 from ..options import check_flags
 from .label_files import Table, label_suffix, read_components, read_table
+
+logger = logging.getLogger(__name__)
+
+LARGE_MM = 20.0
+"""A component of a label map that is longer is hardly a microbleed: those are up to 10 mm."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +102,13 @@ class Points:
         voxel: (N, 3) 0-based continuous indices on the image's own grid.
         ras_mm: (N, 3) world coordinates in mm, RAS.
         diameter_mm: (N,) diameters in mm, NaN where unknown.
+        notices: sentences on how the file was read, such as on hidden rows; they are logged, too.
     """
 
     voxel: np.ndarray
     ras_mm: np.ndarray
     diameter_mm: np.ndarray
+    notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.voxel)
@@ -120,11 +130,14 @@ def read_points(
     slices (along the third array axis) are joined, nearest first, each with at most one point on the slice
     above and one on the slice below. With a column lesion, only rows with the same lesion number are joined.
 
+    A class is a number or a name (cmb, mimic); decimal commas are read.
+
     In a label map each connected component (26 neighbours, separately for each value) is a lesion at its
-    centroid, with the diameter of a sphere of the same volume. The convention does not apply to label maps.
+    centroid, with the diameter of a sphere of the same volume. Its axes may be turned over or permuted against those
+    of the image. The convention does not apply to label maps.
 
     Args:
-        path: .xlsx, .xls, .csv, .nii, .nii.gz, .nrrd or .mha.
+        path: .xlsx, .xlsm, .xls, .csv, .tsv, .txt, .nii, .nii.gz, .nrrd or .mha.
         shape: the three extents of the image array that the label belongs to.
         affine: 4 x 4, voxel to RAS mm, of that image.
         convention: what slice, x and y mean; default: 1-based, i = x - 1, j = y - 1, k = slice - 1.
@@ -143,14 +156,17 @@ def read_points(
     shape = tuple(int(extent) for extent in tuple(shape)[:3])
     affine = np.asarray(affine, dtype=float)
     if label_suffix(path) in IMAGE_SUFFIXES:
-        voxel, diameter_mm = _read_label_map(path, shape, affine)
+        voxel, diameter_mm, notices = _read_label_map(path, shape, affine)
     else:
         table = read_table(path)
         voxel = convention.to_voxel(table.rows, shape)
         _check_inside(path, table, voxel, shape, convention)
         group = _chains(voxel, affine, join_mm) if table.lesion is None else table.lesion
         voxel, diameter_mm = _merge(voxel, table.diameter_mm, group)
-    return Points(voxel, voxel @ affine[:3, :3].T + affine[:3, 3], diameter_mm)
+        notices = table.notices
+    for notice in notices:
+        logger.warning(notice)
+    return Points(voxel, voxel @ affine[:3, :3].T + affine[:3, 3], diameter_mm, notices)
 
 
 def count_points(path: str | Path) -> int:
@@ -209,17 +225,41 @@ def _chains(voxel: np.ndarray, affine: np.ndarray, join_mm: float) -> np.ndarray
     if not len(voxel):
         return np.zeros(0, dtype=int)
     unique, inverse = np.unique(voxel, axis=0, return_inverse=True)
-    step = unique[None] - unique[:, None]
-    in_plane_mm = np.linalg.norm(step[..., :2] @ affine[:3, :2].T, axis=-1)
-    below, above = np.nonzero((step[..., 2] == 1) & (in_plane_mm < join_mm))
+    below, above, in_plane_mm = _near_pairs(unique, affine, join_mm)
     links: list[tuple[int, int]] = []
-    for pair in np.argsort(in_plane_mm[below, above], kind="stable"):
-        link = (int(below[pair]), int(above[pair]))
-        if all(link[0] != lower and link[1] != upper for lower, upper in links):
-            links.append(link)
+    lowers, uppers = set(), set()
+    for pair in np.lexsort((above, below, in_plane_mm)):
+        lower, upper = int(below[pair]), int(above[pair])
+        if lower not in lowers and upper not in uppers:
+            links.append((lower, upper))
+            lowers.add(lower)
+            uppers.add(upper)
     lower, upper = np.array(links, dtype=int).reshape(-1, 2).T
     graph = coo_array((np.ones(len(links)), (lower, upper)), shape=(len(unique), len(unique)))
     return connected_components(graph, directed=False)[1][inverse.reshape(-1)]
+
+
+def _near_pairs(voxel: np.ndarray, affine: np.ndarray, join_mm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    The pairs of points on consecutive slices that are less than a distance apart in the plane.
+
+    A tree finds them slice by slice: a matrix of all points against all takes 24 bytes for each pair.
+    """
+    below, above = [np.zeros(0, dtype=int)], [np.zeros(0, dtype=int)]
+    in_plane = voxel[:, :2] @ affine[:3, :2].T
+    on_slice = {number: np.flatnonzero(voxel[:, 2] == number) for number in np.unique(voxel[:, 2])}
+    for number, lower in on_slice.items():
+        upper = on_slice.get(number + 1)
+        if upper is None or join_mm <= 0:
+            continue
+        near = KDTree(in_plane[upper]).query_ball_point(in_plane[lower], join_mm * (1 + 1e-6))
+        below.append(np.repeat(lower, [len(ones) for ones in near]))
+        above.append(upper[np.concatenate(near).astype(int)])
+    lower, upper = np.concatenate(below), np.concatenate(above)
+    # the distance from differences of indices, which do not depend on where on the grid the points are
+    apart_mm = np.linalg.norm((voxel[upper] - voxel[lower])[:, :2] @ affine[:3, :2].T, axis=1)
+    joined = apart_mm < join_mm
+    return lower[joined], upper[joined], apart_mm[joined]
 
 
 def _merge(voxel: np.ndarray, diameter_mm: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -228,16 +268,43 @@ def _merge(voxel: np.ndarray, diameter_mm: np.ndarray, group: np.ndarray) -> tup
     return frame[[0, 1, 2]].mean().to_numpy(dtype=float), frame[3].max().to_numpy(dtype=float)
 
 
-def _read_label_map(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _read_label_map(
+    path: Path, shape: tuple[int, ...], affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     components, own_affine = read_components(path)
+    notices = []
     if not same_grid(shape, affine, components.shape, own_affine):
-        apart_mm = corners_apart_mm(shape, affine, own_affine)
-        raise LabelError(
-            f"{path}: the label map is not on the grid of its image: shape {components.shape} and origin "
-            f"{_plain(own_affine[:3, 3])} mm, image {shape} and {_plain(affine[:3, 3])} mm, corners up to "
-            f"{apart_mm:.3g} mm apart. Resample it to the image with nearest-neighbour interpolation."
-        )
+        turned, turned_affine = _turned_to(components, own_affine, affine)
+        if not same_grid(shape, affine, turned.shape, turned_affine):
+            apart_mm = corners_apart_mm(shape, affine, own_affine)
+            raise LabelError(
+                f"{path}: the label map is not on the grid of its image: shape {components.shape} and origin "
+                f"{_plain(own_affine[:3, 3])} mm, image {shape} and {_plain(affine[:3, 3])} mm, corners up to "
+                f"{apart_mm:.3g} mm apart. Resample it to the image with nearest-neighbour interpolation."
+            )
+        components = turned
+        notices.append(f"The axes of {path.name} were turned to those of its image.")
     numbers = np.arange(1, components.max(initial=0) + 1)
     centroids = ndimage.center_of_mass(components > 0, components, numbers) if len(numbers) else []
+    voxel = np.array(centroids, dtype=float).reshape(-1, 3)
+    edges_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    boxes = ndimage.find_objects(components)
+    length_mm = np.array([max(edges_mm * [side.stop - side.start for side in box]) for box in boxes])
+    large = np.flatnonzero(length_mm > LARGE_MM)
+    if len(large):
+        longest = large[length_mm[large].argmax()]
+        notices.append(
+            f"{path.name} has {len(large)} component(s) longer than {LARGE_MM:g} mm, which are hardly microbleeds: the "
+            f"longest has {length_mm[longest]:.0f} mm, around the voxel {_plain(voxel[longest].round())}. They count "
+            "as microbleeds; remove what is none."
+        )
     volume_mm3 = np.bincount(components.ravel(), minlength=1)[1:] * abs(np.linalg.det(affine[:3, :3]))
-    return np.array(centroids, dtype=float).reshape(-1, 3), np.cbrt(6 * volume_mm3 / np.pi)
+    return voxel, np.cbrt(6 * volume_mm3 / np.pi), tuple(notices)
+
+
+def _turned_to(array: np.ndarray, own_affine: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An array and its affine with the axes flipped and permuted to run nearly as those of another affine."""
+    orientations = nib.orientations
+    turn = orientations.ornt_transform(orientations.io_orientation(own_affine), orientations.io_orientation(affine))
+    turned_affine = own_affine @ orientations.inv_ornt_aff(turn, array.shape)
+    return orientations.apply_orientation(array, turn), turned_affine

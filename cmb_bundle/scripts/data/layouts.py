@@ -3,78 +3,65 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..dicom.kinds import nearest_echo
 from ..dicom.series import find_studies
 from ..dicom.volumes import dicom_files
 from ..errors import DicomError, SubjectError
 from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES
+from .names import DERIVED, ROLES, T2STAR, derived, parse_name, without_words
+from .sidecars import read_sidecar
 
-FILE_KEYS = ("image", "phase", "magnitude", "dicom", "label", "truth")
-ROLES = {
-    "swi": "image",
-    "phase": "phase",
-    "pha": "phase",
-    "ph": "phase",
-    "magnitude": "magnitude",
-    "mag": "magnitude",
-    "label": "label",
-    "labels": "label",
-}
+logger = logging.getLogger(__name__)
+
+FILE_KEYS = ("image", "phase", "magnitude", "t2star", "dicom", "label", "truth")
 SUFFIXES = {"label": (*TABLE_SUFFIXES, *IMAGE_SUFFIXES), "truth": (".json",)}
 SPECIAL_FOLDERS = {"data": None, "label": "label", "labels": "label", "truth": "truth"}
-SEPARATORS = "_-. "
-WORD = re.compile(r"[^\W_]+")
 OWN_OUTPUT = re.compile(r"_cmb(_swi)?$", re.IGNORECASE)
+ECHO = re.compile(r"_(e\d+|echo-\d+)(?=_|$)", re.IGNORECASE)
+EXTRACTED = re.compile(r"[-_. ](bet|brain)$", re.IGNORECASE)
+"""The end of a name of what a brain extraction left of a scan; "brain" may be a word of the scan's own name, too."""
+OTHER_TEXT = re.compile(r"(readme|licen[sc]e|notes?)\b.*\.txt$", re.IGNORECASE)
+"""Texts that lie beside labels and are none."""
+Derived = tuple[Path, str | None, str]
+"""A file that was computed from a scan, its role by its name, and the subject whose folder it is in, if any."""
 NO_DATASET = "There are no subjects: no dataset_dir was given. Expected the folder of the scans: --dataset_dir FOLDER."
 LAYOUTS = """\
-  (a) Data/SWI/<id>.nii.gz, Data/Phase/<id>.nii.gz, Data/Magnitude/<id>.nii.gz, Label/<id>.xlsx
+  (a) Data/SWI/<id>.nii.gz, Data/Phase/<id>.nii.gz, Data/Magnitude/<id>.nii.gz, Label/<id>.xlsx; or Data/T2star/
       or Data/<id>/ with files named swi, phase, mag; or Data/<id>_swi.nii.gz, Data/<id>_phase.nii.gz, ...
   (b) <id>_swi.nii.gz, <id>_phase.nii.gz, <id>_mag.nii.gz, <id>_label.xlsx in one folder
   (c) a JSON datalist, given in place of the folder
   (d) <id>/ with files named swi, phase, mag (and label)
   (e) DICOM files at any depth, with any names; or Data/<id>/ with those of a study, and Label/<id>.xlsx
-Images are .nii, .nii.gz, .nrrd, .mha or DICOM; SWI, or magnitude with phase, is needed.
+A T2*-weighted magnitude is named t2star, t2starw, t2s or gre in place of swi.
+Images are .nii, .nii.gz, .nrrd, .mha or DICOM; SWI, magnitude (with phase, if there is one) or T2* is needed.
 docs/reference/data.md and dicom.md beside it have the details."""
-
-
-@dataclass(frozen=True)
-class ParsedName:
-    """
-    The parts of a file's name, without its suffix.
-
-    Attributes:
-        subject: the name without its role word; the whole name where there is no such word.
-        role: what the file is, one of the values of ``ROLES``; None where no word says so.
-        word: the role word in lower case, such as "pha"; empty where there is none.
-    """
-
-    subject: str
-    role: str | None
-    word: str
 
 
 def find_subjects(dataset_dir: str | Path | None) -> list[dict[str, Any]]:
     """Find the subjects of a data set by the names of its files.
 
     The layouts are shown in docs/reference/data.md. Only whole words in file names count, between separators, in upper
-    or lower case: swi; phase, pha or ph; magnitude or mag; label. Outside of Label/, files named <...>_cmb are
-    results of this bundle and are skipped. If no subject is found by name, DICOM files are looked for.
+    or lower case: swi; phase, pha or ph; magnitude or mag; label; and, where none of these is, t2star, t2starw, t2s or
+    gre. Outside of Label/, files named <...>_cmb are results of this bundle and are skipped; so are, with a notice,
+    projections, masks and computed maps. If no subject is found by name, DICOM files are looked for.
 
     Args:
         dataset_dir: a folder, or the path of a JSON datalist.
 
     Returns:
         a dict for each subject, sorted by id, with "subject" and the absolute paths that were found of
-        "image" (SWI), "phase", "magnitude", "label" and "truth", or "dicom", the folder or the list of files of a
-        DICOM study. A subject that cannot be used (neither SWI nor magnitude with phase; two files of one kind; a DICOM
-        file that cannot be read or names no study) has "error", a message, and no paths.
+        "image" (SWI), "phase", "magnitude", "t2star", "label" and "truth", or "dicom", the folder or the list of files
+        of a DICOM study; and "notices" on the files that were left out, if any were. A subject that cannot be used (no
+        SWI, magnitude or T2*-weighted magnitude; two files of one kind; a DICOM file that cannot be read or names no
+        study) has "error", a message, and no paths.
 
     Raises:
         SubjectError: if none is given, if the folder or file does not exist, if none of its subjects can be used, or
@@ -111,7 +98,8 @@ def complete_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
             returned unchanged.
 
     Returns:
-        the dict with "subject", and with "phase" if one was found; with "error" if several were.
+        the dict with "subject", and with "phase" if one was found; with "error" if several were; with "t2star" in place
+        of "image" if there is none and the name is that of a T2*-weighted magnitude.
     """
     if "subject" in subject or not isinstance(subject.get("image"), (str, Path)):
         return dict(subject)
@@ -122,8 +110,11 @@ def complete_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
         return completed
     folders = [folder for parent in (image.parent, image.parent.parent) for folder in _folders_of(parent, "phase")]
     found = [path for folder in folders for path in _entries(folder)]
-    found += [path for path in _entries(image.parent) if _parse_name(_stem(path)).role == "phase"]
+    found += [path for path in _entries(image.parent) if parse_name(_stem(path)).role == "phase"]
     phases = [path for path in found if path != image and _suffix(path, IMAGE_SUFFIXES) and _subject_id(path) == name]
+    if not phases and parse_name(_stem(image)).role == "t2star":
+        completed["t2star"] = completed.pop("image")
+        return completed
     if len(phases) > 1:
         listed = ", ".join(map(str, phases))
         return {
@@ -157,7 +148,7 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
     if not entries:
         raise SubjectError(
             f"Datalist {path}: has no subjects. Expected a list of objects with subject, image, phase, "
-            'magnitude and label, or an object with such lists under "training" and "unlabelled".'
+            'magnitude, t2star and label, or an object with such lists under "training" and "unlabelled".'
         )
     names = set()
     for number, entry in enumerate(entries, start=1):
@@ -180,6 +171,12 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
 
 def _resolve(entry: dict[str, Any], base: Path) -> dict[str, Any]:
     """A datalist's entry with absolute paths, or with an error if one is missing."""
+    for key in FILE_KEYS:
+        given = entry.get(key)
+        listed = given if isinstance(given, list) else [given]
+        if given and not all(isinstance(path, str) for path in listed):
+            error = f'has {given!r} as "{key}" in the datalist, which is no path; expected text. Correct the entry'
+            return {"subject": entry["subject"], "error": error}
     named = {key: [entry[key]] if isinstance(entry[key], str) else entry[key] for key in FILE_KEYS if entry.get(key)}
     files = {key: [base / Path(path).expanduser() for path in paths] for key, paths in named.items()}
     missing = [str(path) for paths in files.values() for path in paths if not path.exists()]
@@ -199,16 +196,56 @@ def _studies(root: Path) -> list[dict[str, Any]]:
 
 def _subject(name: str, files: dict[str, list[Path]]) -> dict[str, Any]:
     found = "; ".join(f"{role} {', '.join(map(str, sorted(paths)))}" for role, paths in files.items())
+    files, notices = _without_other_t2star(files)
+    for path in sorted(files.get("derived", ())):
+        what = derived(_stem(path)) or DERIVED["bet"]
+        notices.append(f"{path.name} was skipped: its name says that it is {what}.")
     if any(len(files.get(role, ())) > 1 for role in FILE_KEYS if role != "dicom"):
         return {"subject": name, "error": f"has two files or more of one kind, keep one of each: {found}"}
-    if not {"image", "dicom"} & set(files) and not ("magnitude" in files and "phase" in files):
+    scans = {"image", "dicom", "magnitude", "t2star"} & set(files)
+    if not scans and set(files) == {"derived"}:
         return {
             "subject": name,
-            "error": f"has neither SWI nor magnitude with phase, but {found or 'no image'}; files are recognised by "
-            "the words swi, phase and mag in their names, and by the same id in every folder",
+            "error": f"has only what its name says was computed from a scan: {found}. Give the scan itself; if it is "
+            f"the scan, rename it without the words {', '.join(DERIVED)}",
+        }
+    if not scans:
+        return {
+            "subject": name,
+            "error": f"has no SWI, magnitude or T2*-weighted image, but {found or 'no image'}; files are recognised by "
+            "the words swi, phase, mag and t2star in their names, and by the same id in every folder",
+        }
+    if scans == {"magnitude", "t2star"} and "phase" not in files:
+        return {
+            "subject": name,
+            "error": f"has two images that can be the scan, a magnitude without phase and a T2*, keep one: {found}",
         }
     paths = {role: [str(path) for path in files[role]] for role in FILE_KEYS if role in files}
-    return {"subject": name} | {role: one[0] if len(one) == 1 else one for role, one in paths.items()}
+    subject = {"subject": name} | {role: one[0] if len(one) == 1 else one for role, one in paths.items()}
+    return subject | ({"notices": " ".join(notices)} if notices else {})
+
+
+def t2star_left_out(names: str, swi: bool) -> str:
+    """The sentence on a T2*-weighted magnitude that is not read, because there is something better."""
+    return (
+        f"The T2*-weighted image {names} was not read: there is {'an SWI' if swi else 'a magnitude with its phase'} "
+        "of the subject."
+    )
+
+
+def _without_other_t2star(files: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], list[str]]:
+    """The files with one T2*-weighted image at most, none beside an SWI; and sentences on those left out."""
+    images = sorted(files.get("t2star", ()))
+    rest = {role: paths for role, paths in files.items() if role != "t2star"}
+    swi = bool({"image", "dicom"} & set(files))
+    if images and (swi or {"magnitude", "phase"} <= set(files)):
+        return rest, [t2star_left_out(", ".join(path.name for path in images), swi)]
+    echoes = [read_sidecar(path).echo_ms for path in images]
+    if len(images) > 1 and all(len(echo) == 1 for echo in echoes) and len(set(echoes)) == len(echoes):
+        taken = nearest_echo([echo[0] for echo in echoes])
+        notice = f"Of {len(images)} echoes, {images[taken].name} was taken ({echoes[taken][0]:g} ms)."
+        return files | {"t2star": [images[taken]]}, [notice]
+    return files, []
 
 
 def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
@@ -216,21 +253,30 @@ def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
     data = next((entry for entry in _entries(root) if entry.is_dir() and entry.name.lower() == "data"), root)
     folders = {entry.name.lower(): entry for entry in (*_entries(data), *_entries(root)) if entry.is_dir()}
     found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    _add_by_name(found, data)
+    computed = _add_by_name(found, data)
     for folder in (entry for entry in _entries(data) if entry.is_dir()):
-        role = ROLES.get(folder.name.lower())
-        if role in ("image", "phase", "magnitude"):
-            _add_folder(found, folder, role, IMAGE_SUFFIXES)
+        role = _role_of_folder(folder)
+        if role in ("image", "phase", "magnitude", "t2star"):
+            computed += _add_folder(found, folder, role, IMAGE_SUFFIXES)
+        elif folder.name.lower() in DERIVED:
+            logger.warning("%s was skipped: its name says that it holds no scans.", folder)
         elif folder.name.lower() not in SPECIAL_FOLDERS:
-            _add_by_name(found, folder, folder.name)
+            computed += _add_by_name(found, folder, folder.name)
             if data is not root:
                 found.setdefault(folder.name, defaultdict(list))
                 if not found[folder.name] and _holds_dicom(folder):
                     found[folder.name]["dicom"].append(folder)
+    _add_derived(found, computed)
     for name, role in SPECIAL_FOLDERS.items():
         if role and name in folders:
             _add_folder(found, folders[name], role, SUFFIXES[role])
     return {name: dict(files) for name, files in found.items()}
+
+
+def _role_of_folder(folder: Path) -> str | None:
+    """The role that a folder is named after; gre is no such name, but often that of a subject's or a study's folder."""
+    name = folder.name.lower()
+    return "t2star" if name in T2STAR and name not in ("gre", "megre") else ROLES.get(name)
 
 
 def _folders_of(parent: Path, role: str) -> list[Path]:
@@ -238,69 +284,122 @@ def _folders_of(parent: Path, role: str) -> list[Path]:
     return [entry for entry in _entries(parent) if ROLES.get(entry.name.lower()) == role and entry.is_dir()]
 
 
-def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...]) -> None:
+def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...]) -> list[Derived]:
     """Add the files of a folder that holds a single role; they are named after their subjects."""
+    computed = []
     for path in _entries(folder):
+        if role == "label" and OTHER_TEXT.match(path.name):
+            continue
         if _suffix(path, suffixes):
-            found[_subject_id(path)][role].append(path)
+            if role not in SUFFIXES and (derived(_stem(path)) or EXTRACTED.search(_stem(path))):
+                computed.append((path, role, ""))
+            else:
+                name = _id_of(path, role)
+                short = parse_name(_stem(path)).subject
+                found[short if name not in found and short in found else name][role].append(path)
         elif suffixes is IMAGE_SUFFIXES and _holds_dicom(path):
             found[path.name][role].append(path)
+    return computed
 
 
-def _add_by_name(found: dict, folder: Path, subject: str = "") -> None:
+def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
     """Add the files of a folder by the words in their names: those of several subjects, or of a single one."""
-    unnamed = []
+    unnamed, tables, computed = [], [], []
     for path in _entries(folder):
         stem = _stem(path)
         if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)) or OWN_OUTPUT.search(stem):
             continue
-        name = _parse_name(stem[len(subject) :] if stem.startswith(subject) else stem)
-        if name.role is None or (name.role != "label" and _suffix(path, TABLE_SUFFIXES)):
-            unnamed.append(path)
+        own = stem[len(subject) :] if stem.startswith(subject) else stem
+        name = parse_name(own)
+        if name.role == "label":
+            found[subject or name.subject or folder.name]["label"].append(path)
+        elif _suffix(path, (".txt",)):
+            continue  # a protocol or a note, as lies beside many scans
+        elif _suffix(path, TABLE_SUFFIXES):
+            tables.append(path)
+        elif derived(own) or (name.role and EXTRACTED.search(own)):
+            computed.append((path, name.role, subject))
+        elif name.role in (None, "t2star"):
+            unnamed.append((path, name))
         else:
             found[subject or name.subject or folder.name][name.role].append(path)
 
-    named = tuple(found)
-    for path in unnamed:
+    for path, name in sorted(unnamed, key=lambda one: one[1].role is None):
         stem = _stem(path)
-        if _suffix(path, TABLE_SUFFIXES):
-            owner = _without_role_words(stem)
-            if owner == subject or (not subject and owner in named):
-                found[owner]["label"].append(path)
-            continue
-        owner = subject or stem
         # Converters such as dcm2niix name the phase like its magnitude plus "_ph"; the series number can differ.
-        phases = [_parse_name(_stem(phase)) for phase in found.get(owner, {}).get("phase", ())]
-        unnumbered = _without_series_number(stem)
-        if any(phase.word == "ph" and _without_series_number(phase.subject) == unnumbered for phase in phases):
-            found[owner]["magnitude"].append(path)
-        elif subject or not any(stem.startswith(f"{name}_") for name in named):
-            found[owner]["other"].append(path)
+        bare = _without_series_number(stem)
+        if any(_without_series_number(phase) == bare for phase in _named_by_ph(found, subject or stem)):
+            found[subject or stem]["magnitude"].append(path)
+            continue
+        if name.role == "t2star" and not subject and "phase" in found.get(stem, {}):
+            found[stem]["magnitude"].append(path)  # a_gre beside a_gre_phase
+            continue
+        scan = subject or _scan_of_echo(found, stem)
+        if name.role == "t2star" and not _named_by_ph(found, scan):
+            found[subject or ECHO.sub("", name.subject) or folder.name]["t2star"].append(path)
+        elif scan or not any(stem.startswith(f"{other}_") for other, files in found.items() if set(files) != {"other"}):
+            found[scan or stem]["other"].append(path)
+    for path in tables:
+        for owner in dict.fromkeys((without_words(_stem(path)), parse_name(_stem(path)).subject)):
+            if owner == subject or (not subject and set(found.get(owner, ())) - {"other"}):
+                found[owner]["label"].append(path)
+                break
+    return computed
 
 
-def _parse_name(stem: str) -> ParsedName:
-    """Read a name by the last of its words that names a role."""
-    role_words = [match for match in WORD.finditer(stem) if match.group().lower() in ROLES]
-    if not role_words:
-        return ParsedName(stem, None, "")
-    last = role_words[-1]
-    word = last.group().lower()
-    # SWI_phase_01 is the phase of an SWI sequence, as is 01_SWI_phase: adjacent role words are removed together.
-    parts = (_without_role_words(stem[: last.end()]), stem[last.end() :].lstrip(SEPARATORS))
-    return ParsedName("_".join(part for part in parts if part), ROLES[word], word)
+def _named_by_ph(found: dict, subject: str) -> list[str]:
+    """The names, without that word, of the phases of a subject that a converter named by "_ph"."""
+    names = [parse_name(_stem(phase)) for phase in found.get(subject, {}).get("phase", ())]
+    return [name.subject for name in names if name.word == "ph"]
+
+
+def _scan_of_echo(found: dict, stem: str) -> str:
+    """The subject of which a file is another echo, by its name: b_gre_e1 beside b_gre_e2_ph; empty if there is none."""
+    bare = ECHO.sub("", _without_series_number(stem))
+    subjects = [name for name in found if ECHO.sub("", _without_series_number(name)) == bare]
+    return next((name for name in subjects if _named_by_ph(found, name)), "")
+
+
+def _add_derived(found: dict, computed: list[Derived]) -> None:
+    """
+    Give projections, masks and maps to the subjects that they are of, who get a notice.
+
+    One that seems to be of a scan that is not there makes a subject, which fails; other ones are logged. What a brain
+    extraction left of a scan is that scan where the whole one is not there.
+    """
+    lost = []
+    for path, role, subject in computed:
+        stem = _stem(path)
+        bare = EXTRACTED.sub("", stem)
+        if bare != stem and not derived(bare) and role in ("image", "phase", "magnitude", "t2star"):
+            owner = subject or parse_name(bare).subject
+            if role in found.get(owner, {}):
+                found[owner]["derived"].append(path)
+            else:
+                found[subject or parse_name(bare if derived(stem) else stem).subject][role].append(path)
+            continue
+        owners = [name for name in found if name and re.match(re.escape(name) + r"($|[-_. ])", stem)]
+        if subject in found or owners:
+            found[subject or max(owners, key=len)]["derived"].append(path)
+        elif role or derived(stem) == "a projection":
+            found[subject or stem]["derived"].append(path)
+        else:
+            lost.append(path.name)
+    if lost:
+        logger.warning("Skipped, as their names say that they are masks or maps, not scans: %s", ", ".join(lost))
+
+
+def _id_of(path: Path, role: str) -> str:
+    """The subject of a file in a folder of one role."""
+    if role != "t2star":
+        return _subject_id(path)
+    name = parse_name(_stem(path))
+    return (ECHO.sub("", name.subject) if name.role == role else "") or _subject_id(path)
 
 
 def _subject_id(path: Path) -> str:
     """The subject that a file is named after, or the whole name where it consists of role words."""
-    return _without_role_words(_stem(path)) or _stem(path)
-
-
-def _without_role_words(stem: str) -> str:
-    """Remove the role words at the end of a name: 01_swi_phase becomes 01."""
-    words = list(WORD.finditer(stem))
-    while words and words[-1].group().lower() in ROLES:
-        stem = stem[: words.pop().start()].rstrip(SEPARATORS)
-    return stem
+    return without_words(_stem(path)) or _stem(path)
 
 
 def _without_series_number(stem: str) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from .layouts import FILE_KEYS, find_subjects, read_datalist
 logger = logging.getLogger(__name__)
 
 ADVICE = "Correct the datalist, or delete it or give another datalist_file to have a new split made."
+
+PARTS = ("test", "validation", "train")
+"""The part that a fold is for, by its distance from the test fold; all further folds are for training."""
 
 
 def assign_folds(
@@ -120,78 +124,126 @@ def make_datalist(
     return content
 
 
-def load_subjects(
-    dataset_dir: str | Path | None,
-    datalist_file: str | Path | None = None,
-    subset: str = "all",
-    fold: int = 0,
-    folds: int = 5,
-    seed: int = 0,
-    subjects: Sequence[str] | None = None,
-    convention: LabelConvention | Mapping[str, Any] | None = None,
-) -> list[dict[str, Any]]:
-    """List the subjects of a data set, or of one part of its cross-validation.
+class Split:
+    """
+    The parts of a cross-validation's fold: training, validation and test subjects, found and read once.
+
+    Nothing is read before a part is asked for, so that a config can be looked into (its network, its properties)
+    without data.
 
     Args:
-        dataset_dir: as for :py:func:`find_subjects`. None gives no subjects, so that a config can be looked into
-            (its network, its properties) without data; a run without data is an error of the evaluator.
+        dataset_dir: as for :py:func:`find_subjects`. None gives parts without subjects; a run without data is an error
+            of the evaluator.
         datalist_file: as for :py:func:`make_datalist`; not used for "all".
-        subset: "all": every subject, labelled or not, those that cannot be used with their "error"; "test": the
-            labelled subjects of fold; "validation": of the fold after it, cyclically; "train": of the rest.
         fold: the test fold, 0 to folds - 1; -1 keeps none for testing, and fold 0 is for validation.
         folds: number of folds, 3 or more.
         seed: of the split.
-        subjects: only these ids of the subset.
         convention: of the labels' tables; noted in a new datalist.
 
-    Returns:
-        dicts sorted by id, with "subject", absolute paths and, but for "all", "fold".
-
-    Raises:
-        SubjectError: for an unknown subset, fold or id, for fewer labelled subjects than folds, for a part
-            without subjects, or for a training part without any microbleed.
+    Example:
+        >>> Split(None).part("all")
+        []
     """
-    if dataset_dir is None:
-        return []
-    if subset == "all":
-        return _only(find_subjects(dataset_dir), subjects, dataset_dir)
-    parts = ("test", "validation", "train")
-    if subset not in parts:
-        raise SubjectError(f"subset is {subset!r}; it must be all, {', '.join(parts)}.")
-    if folds < 3 or fold not in range(-1, folds):
-        raise SubjectError(
-            f"fold is {fold} and folds is {folds}; there must be 3 folds or more, for training, validation "
-            "and test, and fold is counted from 0 (-1 for no test fold)."
-        )
-    datalist = make_datalist(dataset_dir, datalist_file, folds, seed, convention)
-    training = sorted(datalist["training"], key=lambda entry: entry["subject"])
-    if len(training) < folds:
-        raise SubjectError(
-            f"{dataset_dir}: {len(training)} subjects have a label that can be read, fewer than the {folds} folds; "
-            f"{len(datalist['unlabelled'])} have no label, {len(datalist['failures'])} cannot be used"
-            f"{_reasons(datalist['failures'])}\nLabels are looked for as Label/<id>.xlsx (.xls, .csv or a "
-            "label map) beside Data/, or as <id>_label.xlsx beside the images; dataset_dir is the folder that holds "
-            "Data/ and Label/. To score a few labelled subjects without a split, set subset to all."
-        )
-    offset = folds if fold >= 0 else folds + 1
-    chosen = [entry for entry in training if parts[min((entry["fold"] - fold) % offset, 2)] == subset]
-    wanted = _only(training, subjects, dataset_dir)
-    chosen = [entry for entry in chosen if entry in wanted]
-    if not chosen:
-        raise SubjectError(f"{dataset_dir}: no subject is in the {subset} part of fold {fold} of {folds}.")
-    if subset == "train" and not any(entry["lesions"] for entry in chosen):
-        raise SubjectError(
-            f"{dataset_dir}: none of the {len(chosen)} training subjects of fold {fold} has a microbleed, so there "
-            "is nothing to learn from. Are their sheets empty, or is the class column 0 everywhere?"
-        )
-    base = Path(datalist["dataset_dir"])
-    keys = ("subject", *FILE_KEYS, "fold")
-    chosen = [
-        {key: str(base / entry[key]) if key in FILE_KEYS else entry[key] for key in keys if entry.get(key) is not None}
-        for entry in chosen
-    ]
-    failed = datalist["failures"].items() if subset != "validation" and subjects is None else ()
-    return chosen + [{"subject": name, "error": message} for name, message in sorted(failed)]
+
+    def __init__(
+        self,
+        dataset_dir: str | Path | None,
+        datalist_file: str | Path | None = None,
+        fold: int = 0,
+        folds: int = 5,
+        seed: int = 0,
+        convention: LabelConvention | Mapping[str, Any] | None = None,
+    ) -> None:
+        self.dataset_dir = dataset_dir
+        self.datalist_file = datalist_file
+        self.fold = fold
+        self.folds = folds
+        self.seed = seed
+        self.convention = convention
+
+    @cached_property
+    def datalist(self) -> dict[str, Any]:
+        """The split of the whole data set, as :py:func:`make_datalist` gives it, with enough subjects for its folds."""
+        content = make_datalist(self.dataset_dir, self.datalist_file, self.folds, self.seed, self.convention)
+        usable = len(content["training"])
+        if usable < self.folds:
+            raise SubjectError(
+                f"{self.dataset_dir}: {usable} subjects have a label that can be read, fewer than the {self.folds} "
+                f"folds; {len(content['unlabelled'])} have no label, {len(content['failures'])} cannot be used"
+                f"{_reasons(content['failures'])}\nLabels are looked for as Label/<id>.xlsx (.xls, .csv or a "
+                "label map) beside Data/, or as <id>_label.xlsx beside the images; dataset_dir is the folder that "
+                "holds Data/ and Label/. To score a few labelled subjects without a split, set subset to all."
+            )
+        return content
+
+    @property
+    def training(self) -> list[dict[str, Any]]:
+        """The training subjects, see :py:meth:`part`."""
+        return self.part("train")
+
+    @property
+    def validation(self) -> list[dict[str, Any]]:
+        """The validation subjects, see :py:meth:`part`."""
+        return self.part("validation")
+
+    @property
+    def test(self) -> list[dict[str, Any]]:
+        """The test subjects, see :py:meth:`part`."""
+        return self.part("test")
+
+    def part(self, subset: str = "all", subjects: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """
+        List the subjects of a part.
+
+        Args:
+            subset: "all": every subject, labelled or not, those that cannot be used with their "error"; "test": the
+                labelled subjects of the fold; "validation": of the fold after it, cyclically; "train": of the rest.
+            subjects: only these ids of the subset.
+
+        Returns:
+            dicts sorted by id, with "subject", absolute paths, "notices" if there are any and, but for "all", "fold".
+
+        Raises:
+            SubjectError: for an unknown subset, fold or id, for fewer labelled subjects than folds, for a part
+                without subjects, or for a training part without any microbleed.
+        """
+        if self.dataset_dir is None:
+            return []
+        if subset == "all":
+            return _only(find_subjects(self.dataset_dir), subjects, self.dataset_dir)
+        if subset not in PARTS:
+            raise SubjectError(f"subset is {subset!r}; it must be all, {', '.join(PARTS)}.")
+        if self.folds < 3 or self.fold not in range(-1, self.folds):
+            raise SubjectError(
+                f"fold is {self.fold} and folds is {self.folds}; there must be 3 folds or more, for training, "
+                "validation and test, and fold is counted from 0 (-1 for no test fold)."
+            )
+        entries = sorted(self.datalist["training"], key=lambda entry: entry["subject"])
+        chosen = [entry for entry in entries if self._part_of(entry) == subset]
+        wanted = _only(entries, subjects, self.dataset_dir)
+        chosen = [entry for entry in chosen if entry in wanted]
+        if not chosen:
+            raise SubjectError(
+                f"{self.dataset_dir}: no subject is in the {subset} part of fold {self.fold} of {self.folds}."
+            )
+        if subset == "train" and not any(entry["lesions"] for entry in chosen):
+            raise SubjectError(
+                f"{self.dataset_dir}: none of the {len(chosen)} training subjects of fold {self.fold} has a "
+                "microbleed, so there is nothing to learn from. Are their sheets empty, or is the class column 0 "
+                "everywhere?"
+            )
+        failures = self.datalist["failures"] if subset != "validation" and subjects is None else {}
+        failed = [{"subject": name, "error": message} for name, message in sorted(failures.items())]
+        return [self._with_paths(entry) for entry in chosen] + failed
+
+    def _part_of(self, entry: Mapping[str, Any]) -> str:
+        cycle = self.folds if self.fold >= 0 else self.folds + 1
+        return PARTS[min((entry["fold"] - self.fold) % cycle, 2)]
+
+    def _with_paths(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        base = Path(self.datalist["dataset_dir"])
+        present = [key for key in ("subject", *FILE_KEYS, "fold", "notices") if entry.get(key) is not None]
+        return {key: str(base / entry[key]) if key in FILE_KEYS else entry[key] for key in present}
 
 
 def _reuse(path: Path, subjects: list[dict], base: Path, wanted: dict[str, Any]) -> dict[str, Any]:

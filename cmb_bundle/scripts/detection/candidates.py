@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..candidate import Candidate
 
-CANDIDATE_COLUMNS = ("i", "j", "k", "diameter_mm", "detector_score", "n_slices", "probability")
+CANDIDATE_COLUMNS = (
+    "i", "j", "k", "diameter_mm", "detector_score", "n_slices", "classifier_probability", "probability",
+)  # fmt: skip
 """Columns of a table of candidates, the form in which they pass through MONAI's engines, which take tensors apart and
 put them together: continuous voxel index on the model's grid, and the fields of :class:`~..candidate.Candidate`."""
 
@@ -25,7 +27,7 @@ def candidates_to_table(candidates: Sequence[Candidate]) -> Tensor:
         candidates: with a ``model_voxel``, a diameter and a number of slices each.
 
     Returns:
-        (N, 7) float32 with the columns :data:`CANDIDATE_COLUMNS`; the probability is NaN where it is None.
+        (N, 8) float32 with the columns :data:`CANDIDATE_COLUMNS`; a probability is NaN where it is None.
     """
     rows = [
         [
@@ -33,7 +35,7 @@ def candidates_to_table(candidates: Sequence[Candidate]) -> Tensor:
             c.diameter_mm,
             c.detector_score,
             c.n_slices,
-            np.nan if c.probability is None else c.probability,
+            *(np.nan if p is None else p for p in (c.classifier_probability, c.probability)),
         ]
         for c in candidates
     ]
@@ -45,7 +47,7 @@ def candidates_from_table(table: Tensor) -> list[Candidate]:
     Read a table of candidates.
 
     Args:
-        table: (N, 7) with the columns :data:`CANDIDATE_COLUMNS`. Rows of NaN, with which subjects of a batch are
+        table: (N, 8) with the columns :data:`CANDIDATE_COLUMNS`. Rows of NaN, with which subjects of a batch are
             filled up to the same number, are skipped.
     """
     candidates = []
@@ -57,7 +59,7 @@ def candidates_from_table(table: Tensor) -> list[Candidate]:
             Candidate(
                 ras_mm=None,
                 detector_score=value["detector_score"],
-                probability=None if np.isnan(value["probability"]) else value["probability"],
+                **{name: None if np.isnan(value[name]) else value[name] for name in CANDIDATE_COLUMNS[-2:]},
                 diameter_mm=value["diameter_mm"],
                 n_slices=int(value["n_slices"]),
                 model_voxel=(value["i"], value["j"], value["k"]),
@@ -154,7 +156,7 @@ def merge_slices(
         score = scores[seed]
         if score_slices > 1:
             score = _score_over_slices(scores[members], slices[members], score_slices, missing_slice_score)
-        rows.append([*position, diameter, score, len(np.unique(slices[members])), np.nan])
+        rows.append([*position, diameter, score, len(np.unique(slices[members])), np.nan, np.nan])
     return candidates_from_table(torch.tensor(rows, dtype=torch.float32))
 
 

@@ -1,6 +1,6 @@
 """Read DICOM studies, and write DICOM results."""
 
-from .kinds import Header, Kind, kind_of, phase_unit
+from .kinds import Header, Kind, kind_of, nearest_echo, phase_unit
 from .pixels import read_pixels, read_volume
 from .series import Choice, choose_series, find_studies, series_in, study_of, use_dicom
 from .volumes import Frame, Volume, dicom_files, frame_kind, is_dicom, read_header, read_volumes, require
@@ -21,6 +21,7 @@ __all__ = [
     "kind_of",
     "make_report",
     "make_segmentation",
+    "nearest_echo",
     "phase_unit",
     "read_header",
     "read_pixels",

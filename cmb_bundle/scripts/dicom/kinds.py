@@ -13,13 +13,24 @@ MR_CLASSES = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.8
 COMPONENTS = {
     "MAGNITUDE": "magnitude", "M": "magnitude", "M_FFE": "magnitude", "M_PCA": "magnitude",
     "PHASE": "phase", "P": "phase", "PHASE MAP": "phase", "PHASE_MAP": "phase",
+    "SW_P_FFE": "phase", "SW_P": "phase",
     "REAL": "real", "R": "real", "IMAGINARY": "imaginary", "I": "imaginary",
 }  # fmt: skip
 """Values of ImageType and of ComplexImageComponent that name a part of the complex image. Siemens writes M and P,
-Philips M_FFE and PHASE MAP, the enhanced classes MAGNITUDE and PHASE (DICOM PS3.3 C.8.13.3.1)."""
+Philips M_FFE and PHASE MAP, of SWIp SW_P_FFE, the enhanced classes MAGNITUDE and PHASE (DICOM PS3.3 C.8.13.3.1)."""
+
+SWI_TYPES = ("SWI", "SW_M_FFE", "SW_M")
+"""Values of ImageType of an SWI: Siemens', and Philips' of SWIp, whose phase is SW_P_FFE in the same series."""
 
 GE_COMPONENTS = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
 """GE's private (0043,xx2F) of the creator GEMS_PARM_01."""
+
+T2STAR_ECHO_MS = 12.0
+"""Shortest echo time of a T2*-weighted gradient echo: those of T1-weighted ones, angiograms and field maps are below 10
+ms at 1.5 and 3 T."""
+
+USUAL_ECHO_MS = (20.0, 25.0)
+"""Of several echoes of a T2*-weighted scan, the one nearest to this range is read: what such scans are made with."""
 
 # patterns for a description in lower case, in which everything except letters and digits has become a space
 PROJECTION = re.compile(r"\b(mip|mnip|minip|min ip|max ip|minimum intensity|mpr|projection( image)?|reformatted)\b")
@@ -28,7 +39,9 @@ DERIVED_MAP = re.compile(r"\b(qsm|r2star|r2 map|t2star map|susceptibility map)\b
 PHASE = re.compile(r"\b(pha|phase|ph)\b")
 SURELY_PHASE = re.compile(r"\bfilt pha\b|^pha images\b")
 MAGNITUDE = re.compile(r"\b(mag|magnitude)\b")
-SWI = re.compile(r"\b(swi(p|3d)?|e?swan|venbold|ven bold|fsbb|susceptibility weighted)\b")
+SWI = re.compile(r"\b((ax|tra|t2)?[23]?d?swi(p|[23]d)?|e?swan2?|veno? ?bold|fsbb|susceptibility weighted)\b")
+HITACHI_SWI = re.compile(r"\bbsi\b")
+"""Hitachi's, now Fujifilm's, Blood Sensitive Imaging; of other makers the three letters can mean anything."""
 SURELY_SWI = re.compile(r"^swi images\b|^swip?$")
 
 
@@ -43,6 +56,8 @@ class Header:
     component: str = ""
     calculation: str = ""
     ge_component: int | None = None
+    gradient_echo: bool = False
+    echo_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,15 +100,20 @@ def kind_of(header: Header) -> Kind:
         return Kind("phase", source if part == "phase" else "SeriesDescription")
     if part in ("real", "imaginary"):
         return Kind("other", f"a {part} part")
-    if "SWI" in values and not MAGNITUDE.search(words):
-        return Kind("swi", "ImageType SWI")
+    for value in values:
+        # Philips' magnitude is an M_FFE: an SW_M is the SWI whatever the description says
+        if value in SWI_TYPES and (value != "SWI" or not MAGNITUDE.search(words)):
+            return Kind("swi", f"ImageType {value}")
     if part is None and PHASE.search(words):
         return Kind("phase", "SeriesDescription")
-    if SWI.search(words) and not MAGNITUDE.search(words):
+    hitachi = re.search("hitachi|fujifilm", header.manufacturer.lower()) and HITACHI_SWI.search(words)
+    if (SWI.search(words) or hitachi) and not MAGNITUDE.search(words):
         sure = bool(SURELY_SWI.search(words)) or part is None or "DERIVED" in values
         return Kind("swi", "SeriesDescription", sure)
     if part == "magnitude" or MAGNITUDE.search(words):
         return Kind("magnitude", source or "SeriesDescription")
+    if part is None and header.gradient_echo and (header.echo_ms or 0) >= T2STAR_ECHO_MS and "DERIVED" not in values:
+        return Kind("magnitude", "a gradient echo with a long echo time", sure=False)
     return Kind("other", "no hint of SWI, phase or magnitude")
 
 
@@ -108,6 +128,19 @@ def _component(header: Header, values: Sequence[str]) -> tuple[str | None, str]:
     if header.ge_component in GE_COMPONENTS:
         return GE_COMPONENTS[header.ge_component], f"GE's (0043,102F) = {header.ge_component}"
     return None, ""
+
+
+def nearest_echo(echoes_ms: Sequence[float]) -> int:
+    """
+    Which of several echoes of a T2*-weighted scan to read: the nearest to ``USUAL_ECHO_MS``, of two the longer.
+
+    Example:
+        >>> nearest_echo([5.0, 12.0, 19.0, 40.0])
+        2
+    """
+    low, high = USUAL_ECHO_MS
+    off = [max(low - echo, echo - high, 0) for echo in echoes_ms]
+    return min(range(len(off)), key=lambda n: (off[n], -echoes_ms[n]))
 
 
 def phase_unit(

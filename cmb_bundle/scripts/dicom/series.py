@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
 from ..errors import DicomError
 from ..geometry import same_grid
+from .kinds import T2STAR_ECHO_MS, nearest_echo
 from .volumes import Volume, dicom_files, read_header, read_volumes, require
 
-KINDS = {"image": "swi", "phase": "phase", "magnitude": "magnitude"}
+KINDS = {"image": "swi", "phase": "phase", "magnitude": "magnitude", "t2star": "magnitude"}
 NAMES = {"swi": "SWI", "phase": "phase", "magnitude": "magnitude"}
+WORDS = {"image": "SWI", "phase": "phase", "magnitude": "magnitude", "t2star": "T2*-weighted magnitude"}
 MINIMUM_SLICES = 3
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 """SOP class Media Storage Directory, of a DICOMDIR under another name, as in lower case; it is of no study."""
@@ -27,7 +31,7 @@ SHORTEST_ECHO_MS = 10.0
 
 @dataclass(frozen=True)
 class Choice:
-    """Volumes by key (image, phase, magnitude), and sentences about how they were chosen."""
+    """Volumes by key (image, phase, magnitude, t2star), and sentences about how they were chosen."""
 
     volumes: dict[str, Volume]
     notices: tuple[str, ...]
@@ -43,14 +47,17 @@ def find_studies(folder: Path) -> list[dict[str, Any]]:
     Returns:
         a dict a study, sorted by id, with "subject" and "dicom", the absolute paths of its files. The id is the
         PatientID; where a patient has several studies, with the StudyDate and, for two of a day, the end of the
-        StudyInstanceUID. Characters other than letters, digits, ``.``, ``-`` and ``_`` become ``_``.
+        StudyInstanceUID. Characters other than letters of any script, digits, ``.``, ``-`` and ``_`` become ``_``; ids
+        that would then be the same, in upper or lower case, get a number. A study is what has one StudyInstanceUID and
+        one PatientID; its StudyDate is that of most of its files.
         After them, a dict for each file that cannot be read or names no study, with "subject", the word ``file`` and
         the file's path below the folder with spaces between its parts, which is no study's id, and "error".
 
     Raises:
         DicomError: there are DICOM files and pydicom is missing.
     """
-    files: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    files: dict[tuple[str, str], list[str]] = defaultdict(list)
+    dates: dict[tuple[str, str], list[str]] = defaultdict(list)
     failed = []
     for path in dicom_files(folder):
         require("pydicom")  # without it no file can be read, which is no fault of this one
@@ -62,21 +69,35 @@ def find_studies(folder: Path) -> list[dict[str, Any]]:
             failed.append({"subject": name, "error": f"{error} {advice}"})
             continue
         if uid:
-            files[uid, patient, date].append(str(path))
-    patients = Counter(patient for _, patient, _ in files)
-    days = Counter((patient, date) for _, patient, date in files)
-    studies = []
-    for (uid, patient, date), paths in files.items():
-        parts = [patient]
-        if patients[patient] > 1:
+            files[uid, patient].append(str(path))
+            dates[uid, patient].append(date)
+    names = {key: _safe(key[1]) or "study" for key in files}
+    # one wrong date must not name a study, and none is needed
+    date_of = {key: _safe(Counter(sorted(filter(None, days))).most_common(1)[0][0]) if any(days) else ""
+               for key, days in dates.items()}  # fmt: skip
+    patients = Counter(name.casefold() for name in names.values())
+    same_day = Counter((names[key].casefold(), date_of[key]) for key in files)
+    studies, taken = [], set()
+    for key in sorted(files, key=lambda key: (names[key], date_of[key], key)):
+        name, date = names[key], date_of[key]
+        parts = [name]
+        if patients[name.casefold()] > 1:
             parts += [date] if date else []
-            parts += [_safe(uid)[-12:]] if days[patient, date] > 1 or not date else []
-        studies.append({"subject": "_".join(parts), "dicom": paths})
+            parts += [_safe(key[0])[-12:]] if same_day[name.casefold(), date] > 1 or not date else []
+        studies.append({"subject": _unique("_".join(parts), taken), "dicom": files[key]})
     return sorted(studies, key=lambda study: study["subject"]) + failed
 
 
+def _unique(name: str, taken: set[str]) -> str:
+    """A name that is not among those taken, in upper or lower case, to which it is added: some disks know one case."""
+    numbered = (name if n == 1 else f"{name}_{n}" for n in count(1))
+    unique = next(one for one in numbered if one.casefold() not in taken)
+    taken.add(unique.casefold())
+    return unique
+
+
 def _study_key(path: Path) -> tuple[str, str, str]:
-    """StudyInstanceUID, PatientID fit for a name, and StudyDate of a file; the first is empty for a DICOMDIR."""
+    """StudyInstanceUID, PatientID and StudyDate of a file; the first is empty for a DICOMDIR."""
     header = read_header(path)
     try:  # pydicom makes a value of the bytes only now
         uid, patient, date = (str(header.get(key) or "") for key in ("StudyInstanceUID", "PatientID", "StudyDate"))
@@ -85,7 +106,11 @@ def _study_key(path: Path) -> tuple[str, str, str]:
         raise DicomError(f"{path} cannot be read as DICOM ({type(error).__name__}: {error}).") from error
     if not uid and not is_directory:
         raise DicomError(f"{path} has no StudyInstanceUID, so that it belongs to no study.")
-    return uid, _safe(patient) or "study", date
+    if not header.get("SpecificCharacterSet"):
+        # read as Latin-1 then; those who forget to name the character set mostly write UTF-8
+        with suppress(UnicodeError):
+            patient = patient.encode("latin-1").decode("utf-8")
+    return uid, patient.strip(), date.strip()
 
 
 def study_of(source: str | os.PathLike | Sequence[str]) -> list[Volume]:
@@ -119,19 +144,21 @@ def choose_series(
     keys: Sequence[str] = tuple(KINDS),
 ) -> Choice:
     """
-    Choose the SWI and the phase of a study, or its magnitude and phase where there is no SWI.
+    Choose the SWI and the phase of a study; where there is no SWI, its magnitude and phase; where there is no phase
+    either, its T2*-weighted magnitude: a gradient echo with an echo time of 12 ms or more.
 
     Args:
         volumes: of one study.
-        wanted: for ``image`` (SWI), ``phase`` and ``magnitude``: a SeriesNumber, or a regular expression that is
-            searched for in SeriesDescription (upper or lower case) or is the whole SeriesInstanceUID; false leaves
-            the kind out; None, or no entry, chooses by the headers.
-        echo: which echo to take of a multi-echo series, by echo time from 0; -1 is the longest.
+        wanted: for ``image`` (SWI), ``phase``, ``magnitude`` and ``t2star``: a SeriesNumber, or a regular expression
+            that is searched for in SeriesDescription (upper or lower case) or is the whole SeriesInstanceUID; false
+            leaves the kind out; None, or no entry, chooses by the headers.
+        echo: which echo to take of a multi-echo series, by echo time from 0; -1 is the longest, or of a T2*-weighted
+            magnitude the one nearest to 20 to 25 ms.
         keys: those to choose among.
 
     Raises:
-        DicomError: there is neither SWI nor magnitude with phase, several series fit, none fits what is wanted, or
-            a series that was chosen is no whole volume. The series that are there are listed.
+        DicomError: there is no SWI, no magnitude with phase and no T2*-weighted magnitude, several series fit, none
+            fits what is wanted, or a series that was chosen is no whole volume. The series that are there are listed.
     """
     wanted = dict(wanted or {})
     unknown = sorted(set(wanted) - set(KINDS))
@@ -141,7 +168,8 @@ def choose_series(
     chosen = chooser.choose()
     for volume in chosen.values():
         _whole(volume, volumes)
-    read = ", ".join(f"{NAMES[KINDS[key]]} from {volume} ({volume.kind.why})" for key, volume in chosen.items())
+        chooser.say_what_is_left_out_of(volume)
+    read = ", ".join(f"{WORDS[key]} from {volume} ({volume.kind.why})" for key, volume in chosen.items())
     return Choice(chosen, (f"DICOM: {read}.", *chooser.notices))
 
 
@@ -166,7 +194,7 @@ def series_in(
     chooser = _Chooser(volumes, {key: asked if _is_named(asked) else None}, echo)
     candidates = volumes if len(volumes) == 1 else chooser.candidates(key)
     if not candidates:
-        raise DicomError(f"no {NAMES[KINDS[key]]} was found.\n{_listing(volumes)}")
+        raise DicomError(f"no {WORDS[key]} was found.\n{_listing(volumes)}")
     return _whole(chooser.one(key, list(candidates)), volumes)
 
 
@@ -213,22 +241,48 @@ class _Chooser:
 
     def choose(self) -> dict[str, Volume]:
         # a magnitude that was asked for comes before an SWI that was not
-        computed = _is_named(self.wanted["magnitude"]) and not _is_named(self.wanted["image"])
-        swi = [] if computed else self.candidates("image")
+        named = {key for key in KINDS if _is_named(self.wanted[key])}
+        if "t2star" in named and "image" not in named:
+            return {"t2star": self.one("t2star", self.candidates("t2star"))}
+        swi = [] if "magnitude" in named and "image" not in named else self.candidates("image")
         if swi:
             image = self.one("image", swi)
             phases = self.beside(image, self.candidates("phase"))
+            self.leave_out_t2star([image])
             return {"image": image} | ({"phase": self.one("phase", phases)} if phases else {})
         pairs = self.pairs()
-        if not pairs:
-            raise DicomError(
-                "no SWI was found, nor a magnitude with its phase. If one of the series is the SWI, say so: "
-                'dicom_series as {"image": "<words of its SeriesDescription, or its SeriesInstanceUID>"}.\n'
-                + _listing(self.volumes)
+        if pairs:
+            phase = self.one("phase", list(dict.fromkeys(phase for _, phase in pairs)))
+            magnitude = self.one("magnitude", [m for m, p in pairs if p is phase])
+            self.leave_out_t2star([magnitude])
+            return {"magnitude": magnitude, "phase": phase}
+        alone = self.candidates("magnitude") if "magnitude" in named else self.candidates("t2star")
+        if alone:
+            return {"t2star": self.one("t2star", alone)}
+        raise DicomError(
+            "no SWI was found, nor a magnitude with its phase, nor a T2*-weighted gradient echo. If one of the series "
+            'is the SWI, say so: dicom_series as {"image": "<words of its SeriesDescription, or its '
+            'SeriesInstanceUID>"}; if one is T2*-weighted, the same with "t2star".\n' + _listing(self.volumes)
+        )
+
+    def leave_out_t2star(self, taken: list[Volume]) -> None:
+        """Say which T2*-weighted scans are not read; the magnitude of the SWI itself, on its grid, is none."""
+        others = [v for v in self.candidates("t2star") if not any(_same_grid(v, one) for one in taken)]
+        if others:
+            what = "an SWI" if taken[0].kind.name == "swi" else "a magnitude with its phase"
+            self.notices.append(f"{', '.join(map(str, others))} (T2*-weighted) was not read: there is {what}.")
+
+    def say_what_is_left_out_of(self, volume: Volume) -> None:
+        """Say that single slices of the series do not fit: one at an end is not missed by the distances."""
+        strays = [
+            v for v in self.volumes
+            if v.series == volume.series and v.kind.name == volume.kind.name and v.shape[2] < MINIMUM_SLICES
+        ]  # fmt: skip
+        if strays:
+            self.notices.append(
+                f"{sum(v.shape[2] for v in strays)} slice(s) of {volume} were left out: their orientation, "
+                "size, pixel size or echo time differs from the others'."
             )
-        phase = self.one("phase", list(dict.fromkeys(phase for _, phase in pairs)))
-        magnitude = self.one("magnitude", [m for m, p in pairs if p is phase])
-        return {"magnitude": magnitude, "phase": phase}
 
     def candidates(self, key: str) -> list[Volume]:
         """The volumes that can be of a kind: those asked for, else those surely of it, else those perhaps of it."""
@@ -237,6 +291,8 @@ class _Chooser:
             return []
         if not _is_named(asked):
             fitting = [v for v in self.stacks if v.kind.name == KINDS[key]]
+            if key == "t2star":
+                fitting = [v for v in fitting if v.gradient_echo and (v.echo_ms or 0) >= T2STAR_ECHO_MS]
             return [v for v in fitting if v.kind.sure] or fitting
         try:
             named = [v for v in self.stacks if _fits(v, asked)]
@@ -269,9 +325,9 @@ class _Chooser:
 
     def one(self, key: str, candidates: list[Volume]) -> Volume:
         """The only candidate, or the echo that is asked for, of echoes of one series."""
-        if len(candidates) == 1:
-            return candidates[0]
         ordered = sorted(candidates, key=lambda v: v.echo_ms or 0)
+        if len(ordered) == 1:
+            return self.taken(ordered, 0)
         echoes = {v.echo_ms for v in ordered}
         one_scan = len({v.series for v in ordered}) == 1 or len({v.description for v in ordered}) == 1
         if one_scan and None not in echoes and len(echoes) == len(ordered) and all(
@@ -283,15 +339,38 @@ class _Chooser:
                     f"echo {self.echo} was asked for, but {ordered[0]} has {number}. Set `echo` to a value from 0 to "
                     f"{number - 1}, or to -1 for the longest."
                 )
-            taken = ordered[self.echo]
-            notice = f"Echo {self.echo % number + 1} of {number} was taken ({taken.echo_ms:g} ms)."
-            self.notices += [] if notice in self.notices else [notice]
-            return taken
+            index = self.echo % number
+            if key == "t2star" and self.echo == -1:
+                index = nearest_echo([v.echo_ms for v in ordered])
+            return self.taken(ordered, index)
+        if len({v.series for v in candidates}) == 1:
+            raise DicomError(
+                f"{candidates[0]} holds {len(candidates)} volumes that can be the {WORDS[key]}, of different "
+                "orientation, place or size; expected one. Export each as a series of its own, or keep only the "
+                f"files of the one that is meant.\n{_listing(candidates)}"
+            )
         raise DicomError(
-            f"{len(candidates)} series can be the {NAMES[KINDS[key]]}. Say which, by words of its SeriesDescription "
+            f"{len(candidates)} series can be the {WORDS[key]}. Say which, by words of its SeriesDescription "
             f'or by its SeriesInstanceUID: dicom_series as {{"{key}": "{candidates[0].series}"}}.\n'
             + _listing(candidates)
         )
+
+    def taken(self, usable: Sequence[Volume], index: int) -> Volume:
+        """One of the echoes that can be read, with a notice that counts all echoes of its scan."""
+        one = usable[index]
+        alike = [
+            v for v in self.stacks
+            if v.kind.name == one.kind.name and v.echo_ms is not None
+            and (v.series == one.series or (v.description == one.description and _same_grid(v, one)))
+        ]  # fmt: skip
+        times = sorted({v.echo_ms for v in alike})
+        if len(times) > 1 and one.echo_ms in times:
+            notice = f"Echo {times.index(one.echo_ms) + 1} of {len(times)} was taken ({one.echo_ms:g} ms)"
+            known = any(said.startswith(notice) for said in self.notices)  # of the phase, before that of its magnitude
+            if 1 < len(usable) < len(times):
+                notice += f"; `echo` counts the {len(usable)} that can be read, and this one is {index}"
+            self.notices += [] if known else [f"{notice}."]
+        return one
 
 
 def _is_named(asked: Any) -> bool:
@@ -318,4 +397,5 @@ def _listing(volumes: Sequence[Volume]) -> str:
 
 
 def _safe(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text.strip(), flags=re.ASCII).strip("._")
+    """A text fit for the name of a file: letters of any script are kept, and what DICOM allows at most in length."""
+    return re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", text)[:64]).strip("._")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +30,8 @@ GE_CREATOR, GE_GROUP, GE_ELEMENT = "GEMS_PARM_01", 0x0043, 0x2F
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",
     "PatientID", "StudyDate", "Modality", "Manufacturer", "ImageType", "ComplexImageComponent", "NumberOfFrames",
-    "VolumeBasedCalculationTechnique", "EchoTime", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+    "VolumeBasedCalculationTechnique", "EchoTime", "ScanningSequence", "EchoPulseSequence", "EchoPlanarPulseSequence",
+    "InversionRecovery", "MagneticFieldStrength", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "Rows", "Columns", "SamplesPerPixel", "BitsStored", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
     "RescaleType", "RealWorldValueMappingSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
@@ -63,6 +64,9 @@ class Volume:
         shape: (i, j, k).
         affine: voxel (i, j, k) to RAS mm; i runs along a row of pixels, j along a column.
         problem: why it is not a complete volume; empty if it is.
+        gradient_echo: whether the header says that it is of a gradient echo, neither echo-planar nor inverted.
+        field_tesla: field strength, None where the header has none.
+        manufacturer: of the scanner, empty where the header has none.
     """
 
     study: str
@@ -75,6 +79,9 @@ class Volume:
     shape: tuple[int, int, int]
     affine: np.ndarray
     problem: str
+    gradient_echo: bool = False
+    field_tesla: float | None = None
+    manufacturer: str = ""
 
     def __str__(self) -> str:
         number = "" if self.number is None else f" {self.number}"
@@ -149,7 +156,7 @@ def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
         DicomError: a file cannot be read, or pydicom is missing.
     """
     groups: dict[tuple, list[Frame]] = defaultdict(list)
-    shapes, seen = {}, set()
+    shapes, about, seen = {}, {}, set()
     for path in files:
         dataset = read_header(path)
         instance = str(dataset.get("SOPInstanceUID") or path)
@@ -166,7 +173,15 @@ def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
             key = (*series, kind, echo, near, spacing, int(dataset.Columns), int(dataset.Rows))
             groups[key].append(frame)
             shapes.setdefault(key, orientation)
-    volumes = [_volume(key, frames, shapes[key]) for key, frames in groups.items()]
+            about.setdefault(
+                key,
+                {
+                    "gradient_echo": _is_gradient_echo(dataset),
+                    "field_tesla": _number(dataset.get("MagneticFieldStrength"), float),
+                    "manufacturer": str(dataset.get("Manufacturer", "")).strip(),
+                },
+            )
+    volumes = [replace(_volume(key, frames, shapes[key]), **about[key]) for key, frames in groups.items()]
     return sorted(volumes, key=lambda v: (v.number or 0, v.series, v.kind.name, v.echo_ms or 0))
 
 
@@ -188,6 +203,8 @@ def frame_kind(dataset: Any, index: int = 0) -> Kind:
         component=str(find("ComplexImageComponent", "MRImageFrameTypeSequence") or "").upper(),
         calculation=str(find("VolumeBasedCalculationTechnique", "MRImageFrameTypeSequence") or "").upper(),
         ge_component=_ge_component(dataset),
+        gradient_echo=_is_gradient_echo(dataset),
+        echo_ms=_number(find("EffectiveEchoTime", "MREchoSequence") or find("EchoTime"), float),
     )
     return kind_of(header) if dataset.get("SamplesPerPixel", 1) == 1 else Kind("other", "a colour image")
 
@@ -215,7 +232,7 @@ def _frame(dataset: Any, path: str, index: int) -> tuple:
     stored = int(dataset.get("BitsStored", 16)), bool(dataset.get("PixelRepresentation", 0))
     manufacturer = str(dataset.get("Manufacturer", ""))
     scale = phase_unit(manufacturer, *stored, slope, intercept, unit) if kind.name == "phase" else None
-    echo = None if echo is None else round(echo, 2)
+    echo = round(echo, 2) if echo else None  # Philips writes 0 for SWIp, which combines echoes
     return kind, echo, orientation, spacing, Frame(path, index, position, slope, intercept, scale)
 
 
@@ -236,6 +253,16 @@ def _rescaling(find: Any) -> tuple[float, float, str]:
     if not real:
         return 1.0, 0.0, ""
     return float(real), float(intercept or 0), str(unit[0].get("CodeValue", "")) if unit else ""
+
+
+def _is_gradient_echo(dataset: Any) -> bool:
+    """Whether a header names a gradient echo that is neither echo-planar, nor a spin echo, nor inverted."""
+    sequence = dataset.get("ScanningSequence") or ()
+    names = {sequence} if isinstance(sequence, str) else set(map(str, sequence))
+    if names:
+        return "GR" in names and not names & {"EP", "SE", "IR"}
+    on = {str(dataset.get(name) or "").upper() for name in ("EchoPlanarPulseSequence", "InversionRecovery")}
+    return str(dataset.get("EchoPulseSequence") or "").upper() == "GRADIENT" and "YES" not in on
 
 
 def _ge_component(dataset: Any) -> int | None:

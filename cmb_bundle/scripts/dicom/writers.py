@@ -81,13 +81,73 @@ def read_source(source: str) -> tuple[list[Any], list[tuple[int, int]]]:
     slices = json.loads(source)
     files = list(dict.fromkeys(file for file, _ in slices))
     images = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    frames = [(files.index(file), int(index)) for file, index in slices]
     frame_of_reference = images[0].get("FrameOfReferenceUID") or pydicom.uid.generate_uid()
     for image in images:
         for name in IDENTITY:
             if name not in image:
                 setattr(image, name, "")
+        _empty_what_is_invalid(image)
         image.FrameOfReferenceUID = image.get("FrameOfReferenceUID") or frame_of_reference
-    return images, [(files.index(file), int(index)) for file, index in slices]
+    _complete_geometry(images, frames)
+    return images, frames
+
+
+def _empty_what_is_invalid(image: Any) -> None:
+    """Empty dates, times and a sex that DICOM does not know, such as the ``***`` of an anonymiser."""
+    from pydicom.valuerep import validate_value
+
+    for element in [image[name] for name in IDENTITY]:
+        if element.VR in ("DA", "TM"):
+            try:
+                validate_value(element.VR, str(element.value or ""), require("pydicom").config.RAISE)
+            except ValueError:
+                element.value = ""
+    if image.PatientSex not in ("M", "F", "O"):
+        image.PatientSex = ""
+
+
+def _complete_geometry(images: list[Any], frames: list[tuple[int, int]]) -> None:
+    """
+    Put, in memory, the geometry of the sources where highdicom looks for it.
+
+    It asks for pixel size and orientation of an enhanced file in the shared functional groups, while most scanners
+    write them in those of each frame, and for SliceThickness, which some leave out. The frames of a volume have one
+    pixel size and one orientation.
+    """
+    hd = require("highdicom")
+    positions = [_position(images[i], n) for i, n in frames]
+    gap = float(np.linalg.norm(positions[1] - positions[0])) if len(positions) > 1 else 1.0
+    for number, image in enumerate(images):
+        if "PerFrameFunctionalGroupsSequence" not in image:
+            image.SliceThickness = image.get("SliceThickness") or f"{gap:.6g}"
+            continue
+        if not image.get("SharedFunctionalGroupsSequence"):
+            image.SharedFunctionalGroupsSequence = [require("pydicom").Dataset()]
+        shared = image.SharedFunctionalGroupsSequence[0]
+        index = next(n for i, n in frames if i == number)
+        measures = _group(image, index, "PixelMeasuresSequence")[0]
+        thickness = float(measures.get("SliceThickness") or gap)
+        orientation = _group(image, index, "PlaneOrientationSequence")[0].ImageOrientationPatient
+        # made anew: numbers of scanners can have more digits than DICOM allows
+        spacing = [float(mm) for mm in measures.PixelSpacing]
+        shared.PixelMeasuresSequence = hd.PixelMeasuresSequence(spacing, thickness, gap)
+        patient = hd.CoordinateSystemNames.PATIENT
+        shared.PlaneOrientationSequence = hd.PlaneOrientationSequence(patient, [float(v) for v in orientation])
+
+
+def _group(image: Any, index: int, name: str) -> Any:
+    """A sequence of a frame's functional groups, or of those that all frames share."""
+    own = image.PerFrameFunctionalGroupsSequence[index]
+    shared = image.get("SharedFunctionalGroupsSequence") or [{}]
+    return own.get(name) or shared[0].get(name)
+
+
+def _position(image: Any, index: int) -> np.ndarray:
+    """Position of a frame in LPS mm."""
+    enhanced = "PerFrameFunctionalGroupsSequence" in image
+    place = _group(image, index, "PlanePositionSequence")[0] if enhanced else image
+    return np.array(place.ImagePositionPatient, dtype=float)
 
 
 def make_segmentation(
@@ -129,7 +189,7 @@ def make_segmentation(
         for number, name in enumerate(names, 1)
     ]
     planes = np.ascontiguousarray(np.asarray(labels).transpose(2, 1, 0)).astype(np.uint16)
-    return hd.seg.Segmentation(
+    segmentation = hd.seg.Segmentation(
         **_placed(images, frames, planes),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
@@ -140,6 +200,38 @@ def make_segmentation(
         series_description=DESCRIPTION,
         **_made_by(hd, version),
     )
+    _name_source_frames(segmentation, images, frames)
+    return segmentation
+
+
+def _name_source_frames(segmentation: Any, images: list[Any], frames: list[tuple[int, int]]) -> None:
+    """
+    Let each frame refer to the source frame that it was drawn on.
+
+    Where an enhanced file has several frames at one place (echoes, a phase), highdicom names all of them, and of
+    several files, those of the first alone.
+    """
+    if "PerFrameFunctionalGroupsSequence" not in images[0]:
+        return
+    hd = require("highdicom")
+    from pydicom.sr.codedict import codes
+
+    positions = np.array([_position(images[i], n) for i, n in frames])
+    for group in segmentation.PerFrameFunctionalGroupsSequence:
+        place = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        image, index = frames[int(np.linalg.norm(positions - place, axis=1).argmin())]
+        source = require("pydicom").Dataset()
+        source.ReferencedSOPClassUID = images[image].SOPClassUID
+        source.ReferencedSOPInstanceUID = images[image].SOPInstanceUID
+        source.ReferencedFrameNumber = index + 1
+        source.PurposeOfReferenceCodeSequence = [
+            hd.sr.CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)
+        ]
+        source.SpatialLocationsPreserved = "YES"
+        derivation = require("pydicom").Dataset()
+        derivation.DerivationCodeSequence = [hd.sr.CodedConcept.from_code(codes.DCM.SegmentationImageDerivation)]
+        derivation.SourceImageSequence = [source]
+        group.DerivationImageSequence = [derivation]
 
 
 def _placed(images: list[Any], frames: list[tuple[int, int]], planes: np.ndarray) -> dict[str, Any]:
@@ -152,16 +244,10 @@ def _placed(images: list[Any], frames: list[tuple[int, int]], planes: np.ndarray
     if len(images) == 1 and int(images[0].NumberOfFrames) == len(frames):
         return {"source_images": images, "pixel_array": planes[order]}
     first, shared = images[0], images[0].SharedFunctionalGroupsSequence[0]
-
-    def group(image: int, index: int, name: str) -> Any:
-        own = images[image].PerFrameFunctionalGroupsSequence[index]
-        return own.get(name) or shared.get(name)
-
-    image, index = frames[0]
-    measures = group(image, index, "PixelMeasuresSequence")[0]
-    positions = [np.array(group(i, n, "PlanePositionSequence")[0].ImagePositionPatient, dtype=float) for i, n in frames]
+    measures = shared.PixelMeasuresSequence[0]
+    positions = [_position(images[i], n) for i, n in frames]
     gap = float(np.linalg.norm(positions[1] - positions[0]))
-    orientation = group(image, index, "PlaneOrientationSequence")[0].ImageOrientationPatient
+    orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
     patient = hd.CoordinateSystemNames.PATIENT
     return {
         "source_images": [first],

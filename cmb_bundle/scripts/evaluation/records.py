@@ -75,6 +75,8 @@ class SubjectRecord:
         probability_threshold: at or above which a candidate is accepted.
         simulated: whether the scan is a simulation; None where not known.
         notices: how the subject was read.
+        contrast: what was read, see :class:`~..transforms.load.LoadSubjectd`; None where not known.
+        warnings: what of the scan is outside of what was tested.
     """
 
     subject: str
@@ -89,6 +91,8 @@ class SubjectRecord:
     probability_threshold: float | None = None
     simulated: bool | None = None
     notices: str = field(default="")
+    contrast: str | None = None
+    warnings: str = ""
 
 
 def save_records(path: str | PathLike, records: Iterable[SubjectRecord]) -> Path:

@@ -5,12 +5,14 @@ from .api import Detection, Detector, Finding, JudgedCandidate, detect
 from .evaluator import CohortEvaluator, collate_subject, prepare_volume, raise_failures
 from .findings import Findingsd, KeepInputGridd, background, to_file_grid
 from .inferers import MixedPrecisionInferer, TwoStageInferer
+from .phase_sign import ChooseSignd
 from .pictures import draw_findings
 from .radial_symmetry import RadialSymmetryInferer, radial_symmetry
 from .writers import SubjectWriter, findings_table, write_findings
 
 __all__ = [
     "Accelerated",
+    "ChooseSignd",
     "CohortEvaluator",
     "Detection",
     "Detector",

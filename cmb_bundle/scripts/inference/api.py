@@ -35,6 +35,7 @@ class Finding:
         ras_mm: the same place in mm, RAS.
         diameter_mm: of a sphere with the volume of its voxels in the label map.
         detector_score: of stage 1, in [0, 1].
+        classifier_probability: of stage 2, in [0, 1].
         probability: of a microbleed, by both stages, in [0, 1].
         n_slices: slices with a box of stage 1.
     """
@@ -43,6 +44,7 @@ class Finding:
     ras_mm: tuple[float, float, float]
     diameter_mm: float
     detector_score: float
+    classifier_probability: float | None
     probability: float | None
     n_slices: int
 
@@ -71,12 +73,16 @@ class Detection:
         candidates: all candidates of stage 1, most probable first.
         label_map: int16 on the input's own grid: 0 background, n the voxels of ``findings[n - 1]``.
         notices: sentences on how the scan was read, such as the scale of the phase.
+        contrast: what was read: "swi", "swi + phase", "magnitude + phase" or "t2star".
+        warnings: sentences on what is outside of what was tested; empty if nothing is.
     """
 
     findings: tuple[Finding, ...]
     candidates: tuple[JudgedCandidate, ...]
     label_map: nib.Nifti1Image
     notices: str
+    contrast: str = "swi"
+    warnings: str = ""
 
 
 class Detector:
@@ -132,7 +138,8 @@ class Detector:
             swi: a path to NIfTI, NRRD or MHA, or a nibabel image; or a folder with a DICOM study, from which the phase
                 is taken too. None computes it from ``magnitude`` and ``phase``.
             phase: the same for the phase, on the SWI's grid. None works on SWI alone; no file beside it is looked for.
-            magnitude: the same for the magnitude; not used where there is an SWI.
+            magnitude: the same for the magnitude; not used where there is an SWI. Without a phase, it is read as a
+                T2*-weighted magnitude in place of the SWI.
             operating_point: ``"balanced"``, the default, ``"sensitive"`` or ``"specific"``.
             candidate_threshold: smallest score of stage 1, in [0, 1]; that of the operating point by default.
             probability_threshold: smallest probability of a microbleed, likewise.
@@ -248,8 +255,12 @@ def _as_paths(images: Mapping[str, Image | None]):
         for key, image in given.items():
             if isinstance(image, nib.spatialimages.SpatialImage):
                 path = Path(folder) / f"{key}.nii"
-                values = np.asanyarray(image.dataobj).astype(np.float32)
-                nib.save(nib.Nifti2Image(values, image.affine), path)
+                values = np.asanyarray(image.dataobj)
+                values = values.astype(np.complex64 if np.iscomplexobj(values) else np.float32)
+                aside = nib.Nifti2Image(values, image.affine)
+                if hasattr(image.header, "get_xyzt_units"):
+                    aside.header.set_xyzt_units(image.header.get_xyzt_units()[0])
+                nib.save(aside, path)
                 subject[key] = str(path)
                 written.append(str(path))
             elif isinstance(image, str | os.PathLike):
@@ -285,6 +296,8 @@ def _detection(data: Mapping) -> Detection:
         candidates=tuple(_record(JudgedCandidate, entry) for entry in result["candidates"]),
         label_map=label_map,
         notices=data["notices"],
+        contrast=data["contrast"],
+        warnings=data.get("warnings", ""),
     )
 
 

@@ -17,6 +17,9 @@ from ..candidate import Candidate
 from ..detection.candidates import candidates_from_table
 from ..geometry import suppressed_by, to_voxel
 
+HEAD_MARGIN_MM = 3.0
+"""The mask of the head is coarse, by blocks of 4 mm."""
+
 
 class KeepInputGridd(MapTransform):
     """
@@ -26,8 +29,8 @@ class KeepInputGridd(MapTransform):
         keys: key of the SWI, in RAS order.
 
     Returns:
-        the dictionary with ``swi`` (1, i, j, k), the SWI as it was read but in RAS order; its meta data hold
-        ``original_affine`` and ``spatial_shape`` of the file.
+        the dictionary with ``swi`` (1, i, j, k), the SWI as it was read but in RAS order, whose meta data hold
+        ``original_affine`` and ``spatial_shape`` of the file; and ``head``, bool, the mask on the same grid, if any.
 
     Example:
         >>> image = MetaTensor(torch.arange(8.0).reshape(1, 2, 2, 2))
@@ -41,6 +44,8 @@ class KeepInputGridd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             d["swi"] = d[key].clone()
+        if "mask" in d:
+            d["head"] = d["mask"].bool()
         return d
 
 
@@ -48,7 +53,8 @@ class Findingsd(Transform):
     """
     Turn the candidates of one subject into its findings.
 
-    A candidate with a probability of at least ``probability_threshold`` is a microbleed. Its voxels are grown on the
+    A candidate with a probability of at least ``probability_threshold`` is a microbleed, unless it is farther than
+    3 mm outside of the head. Its voxels are grown on the
     SWI from the darkest voxel near it: the connected voxels darker than half-way between that and the surroundings
     (the half-maximum rule for the edge of a blurred object), within ``reach_mm``. Of two that touch, each has the
     voxels nearer to its own place. Background (0 and joined to the outside, as of a stripped skull) belongs to none.
@@ -62,17 +68,18 @@ class Findingsd(Transform):
 
     Returns:
         the dictionary with ``pred``, the label map (1, i, j, k) int16 on the input's own grid and orientation
-        (0 background, 1..n microbleeds, most probable first), and ``result``: ``notices`` on how the scan was read, if
-        any; ``microbleeds`` and ``candidates`` as lists of dictionaries with ``voxel`` (0-based, continuous, input
-        grid), ``ras_mm``, ``diameter_mm``, ``detector_score``, ``probability``, ``n_slices``; candidates also
-        ``accepted`` and ``reason``; and ``probability_threshold`` as given.
+        (0 background, 1..n microbleeds, most probable first), and ``result``: ``contrast``, ``notices`` and
+        ``warnings`` on how the scan was read, if any; ``microbleeds`` and ``candidates`` as lists of dictionaries with
+        ``voxel`` (0-based, continuous, input grid), ``ras_mm``, ``diameter_mm``, ``detector_score``,
+        ``classifier_probability``, ``probability``,
+        ``n_slices``; candidates also ``accepted`` and ``reason``; and ``probability_threshold`` as given.
 
     Example:
         >>> swi = torch.full((1, 12, 12, 6), 0.5)
         >>> swi[0, 4:6, 5, 3] = 0.0  # two dark voxels
         >>> meta = {"original_affine": np.eye(4), "spatial_shape": (12, 12, 6)}
         >>> swi = MetaTensor(swi, affine=torch.eye(4), meta=meta)
-        >>> rows = torch.tensor([[4.4, 5.0, 3.0, 2.0, 0.9, 1.0, 0.8], [9.0, 9.0, 3.0, 2.0, 0.5, 1.0, 0.1]])
+        >>> rows = torch.tensor([[4.4, 5.0, 3.0, 2.0, 0.9, 1.0, 0.8, 0.8], [9.0, 9.0, 3.0, 2.0, 0.5, 1.0, 0.1, 0.1]])
         >>> d = Findingsd(probability_threshold=0.4)({"image": swi, "swi": swi, "pred": rows})
         >>> torch.as_tensor(d["pred"]).nonzero().tolist()  # the voxels of the first; the second is not probable enough
         [[0, 4, 5, 3], [0, 5, 5, 3]]
@@ -101,7 +108,8 @@ class Findingsd(Transform):
         candidates.sort(key=lambda c: (-(c.probability or 0.0), -c.detector_score))
         voxels = np.array([c.model_voxel for c in candidates]).reshape(-1, 3)
         ras = nib.affines.apply_affine(d["image"].affine.numpy(), voxels)
-        reasons = self._reasons_to_drop(candidates, ras)
+        outside = _outside(d["head"], ras) if "head" in d else np.zeros(len(ras), dtype=bool)
+        reasons = self._reasons_to_drop(candidates, ras, outside)
         judged = [
             replace(
                 candidate,
@@ -109,7 +117,8 @@ class Findingsd(Transform):
                 voxel=tuple(round(v, 3) for v in on_file.tolist()),
                 diameter_mm=round(candidate.diameter_mm, 2),
                 detector_score=round(candidate.detector_score, 4),
-                probability=None if candidate.probability is None else round(candidate.probability, 4),
+                classifier_probability=_rounded(candidate.classifier_probability),
+                probability=_rounded(candidate.probability),
                 accepted=reason is None,
                 reason=reason or "accepted",
             )
@@ -127,18 +136,19 @@ class Findingsd(Transform):
             "microbleeds": [c.finding() for c in microbleeds],
             "candidates": [c.judged() for c in judged],
         }
-        if d.get("notices"):
-            d["result"]["notices"] = d["notices"]
+        d["result"] |= {key: d[key] for key in ("contrast", "notices", "warnings") if d.get(key)}
         if not self.number:
             labels = (labels > 0).astype(labels.dtype)
         d["pred"] = to_file_grid(labels, swi.affine.numpy(), file_affine, file_shape)
         return d
 
-    def _reasons_to_drop(self, candidates: Sequence[Candidate], ras: np.ndarray) -> list[str | None]:
+    def _reasons_to_drop(
+        self, candidates: Sequence[Candidate], ras: np.ndarray, outside: np.ndarray
+    ) -> list[str | None]:
         """For each candidate, most probable first, why it is no microbleed; None where it is one."""
         probability = np.array([np.nan if c.probability is None else c.probability for c in candidates])
         unknown, below = np.isnan(probability), probability < self.probability_threshold
-        likely = np.flatnonzero(~unknown & ~below)
+        likely = np.flatnonzero(~unknown & ~below & ~outside)
         by = suppressed_by(ras[likely], self.duplicate_mm)
         number_of = np.cumsum(by < 0)  # of the microbleed that each kept candidate becomes
         reasons: list[str | None] = [None] * len(probability)
@@ -146,6 +156,8 @@ class Findingsd(Transform):
             reasons[row] = "not classified"
         for row in np.flatnonzero(below):
             reasons[row] = f"probability below {self.probability_threshold:g}"
+        for row in np.flatnonzero(outside & ~unknown & ~below):
+            reasons[row] = "outside of the head"
         for row, other in zip(likely, by, strict=True):
             if other >= 0:
                 reasons[row] = f"within {self.duplicate_mm:g} mm of microbleed {number_of[other]}"
@@ -177,6 +189,21 @@ class Findingsd(Transform):
         grown = parts == parts[core]
         labels[box][grown] = number
         return float((6 / np.pi * grown.sum() * spacing.prod()) ** (1 / 3))
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 4)
+
+
+def _outside(head: MetaTensor, ras: np.ndarray) -> np.ndarray:
+    """Which of the places in RAS mm (N, 3) are farther than ``HEAD_MARGIN_MM``, along each axis, from the head."""
+    mask, shape = head[0].numpy() > 0, np.array(head.shape[1:])
+    reach = np.ceil(HEAD_MARGIN_MM / head.pixdim.numpy()).astype(int)
+    found = []
+    for centre in to_voxel(head.affine.numpy(), ras).round().astype(int):
+        box = tuple(map(slice, np.clip(centre - reach, 0, shape), np.clip(centre + reach + 1, 0, shape)))
+        found.append(not mask[box].any())
+    return np.array(found, dtype=bool)
 
 
 def background(values: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
 
@@ -12,7 +13,7 @@ from monai.inferers import Inferer, SimpleInferer
 from ..candidate import Candidate
 from ..detection.candidates import CANDIDATE_COLUMNS, candidates_to_table, merge_slices
 from ..errors import OptionError
-from ..transforms.patches import cut_patch, to_classifier_input
+from ..transforms.patches import cut_patch
 from ..transforms.slices import average_slices, stack_slices
 
 
@@ -59,12 +60,16 @@ class TwoStageInferer(Inferer):
         patch_batch_size: patches at a time.
         candidate_threshold: what has a lower detector score is no candidate.
         merge_mm: in-plane distance in mm within which boxes of neighbouring slices are one candidate.
-        patch_size: edge in voxels of the classifier's patches.
-        max_candidates: candidates kept, the best by detector score.
+        patch_size: voxels along the axes of the classifier's patches; one number makes a cube.
+        max_candidates: candidates kept, the best by detector score: a budget that does not depend on how sure the
+            detector is on scans of this kind.
         classify: False stops after the first stage; the probability is then NaN.
         score_slices: slices that a candidate's score is taken over, see :func:`~.merge_slices`. For more than one, the
             detector must have a ``score_thresh``; a slice without a box counts as half of it.
         context: slices that are the channels of one image, as in training, see :func:`~.stack_slices`.
+
+    Raises:
+        OptionError: a size of a batch or a patch, or the number of candidates, is below 1.
 
     Example:
         >>> from types import SimpleNamespace
@@ -77,9 +82,13 @@ class TwoStageInferer(Inferer):
         >>> volume = torch.ones(1, 2, 9, 9, 5)
         >>> volume[:, 0, 4, 4, 2] = 0.2
         >>> table = TwoStageInferer(spacing=(0.6, 0.6, 2.0), average=1)(volume, network)
-        >>> {name: round(value, 3) for name, value in zip(CANDIDATE_COLUMNS, table[0, 0].tolist())}
-        {'i': 4.0, 'j': 4.0, 'k': 2.0, 'diameter_mm': 1.8, 'detector_score': 0.8, 'n_slices': 1.0, 'probability': 0.881}
+        >>> found = dict(zip(CANDIDATE_COLUMNS, table[0, 0].tolist()))
+        >>> {name: round(found[name], 3) for name in ("i", "j", "k", "diameter_mm", "detector_score", "probability")}
+        {'i': 4.0, 'j': 4.0, 'k': 2.0, 'diameter_mm': 1.8, 'detector_score': 0.8, 'probability': 0.881}
     """
+
+    decides_jointly = True
+    """Whether the network's ``decision`` was fitted to scores of this kind."""
 
     def __init__(
         self,
@@ -88,7 +97,7 @@ class TwoStageInferer(Inferer):
         batch_size: int = 12,
         candidate_threshold: float = 0.1,
         merge_mm: float = 4.0,
-        patch_size: int = 16,
+        patch_size: int | Sequence[int] = 16,
         max_candidates: int = 500,
         classify: bool = True,
         patch_batch_size: int = 64,
@@ -96,6 +105,13 @@ class TwoStageInferer(Inferer):
         context: int = 1,
     ) -> None:
         super().__init__()
+        for name, number in (("batch_size", batch_size), ("patch_batch_size", patch_batch_size),
+                             ("max_candidates", max_candidates)):  # fmt: skip
+            if not _is_count(number):
+                raise OptionError(f"{name} is {number!r}; expected a whole number, 1 or more.")
+        several = isinstance(patch_size, Sequence) and len(patch_size) == 3
+        if not all(map(_is_count, patch_size if several else [patch_size])):
+            raise OptionError(f"patch_size is {patch_size!r}; expected a whole number, 1 or more, or three of them.")
         self.spacing = tuple(float(s) for s in spacing)
         self.average = average
         self.batch_size = batch_size
@@ -115,9 +131,10 @@ class TwoStageInferer(Inferer):
             network: a module with children ``detector`` and ``classifier``; or, without ``classify``, a detector.
 
         Returns:
-            (B, N, 7), one row per candidate with the columns :data:`~..detection.candidates.CANDIDATE_COLUMNS`: i, j,
-            k (continuous voxel of the model's grid), diameter_mm, detector_score, n_slices, probability; best detector
-            score first. Where subjects of a batch have fewer than N candidates, rows of NaN follow.
+            (B, N, 8), one row per candidate with the columns :data:`~..detection.candidates.CANDIDATE_COLUMNS`: i, j,
+            k (continuous voxel of the model's grid), diameter_mm, detector_score, n_slices, classifier_probability,
+            probability; best detector score first. Where subjects of a batch have fewer than N candidates, rows of NaN
+            follow.
         """
         volumes = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         tables = [candidates_to_table(self._subject(volume, network)) for volume in volumes]
@@ -130,9 +147,18 @@ class TwoStageInferer(Inferer):
     def _subject(self, volume: torch.Tensor, network: torch.nn.Module) -> list[Candidate]:
         candidates = self.find_candidates(volume, getattr(network, "detector", network))
         if self.classify and candidates:
-            voxels = torch.tensor([c.model_voxel for c in candidates])
-            probabilities = self.probabilities(volume, voxels, network.classifier)
-            candidates = [replace(c, probability=p) for c, p in zip(candidates, probabilities.tolist(), strict=True)]
+            logits = self.logits(volume, torch.tensor([c.model_voxel for c in candidates]), network.classifier)
+            alone, decision = logits.sigmoid(), getattr(network, "decision", None) if self.decides_jointly else None
+            joint = alone
+            if decision is not None:
+                joint = decision(torch.tensor([c.detector_score for c in candidates]), logits)
+                _check_finite(joint, "the decision")
+            candidates = [
+                replace(candidate, classifier_probability=by_classifier, probability=probability)
+                for candidate, by_classifier, probability in zip(
+                    candidates, alone.tolist(), joint.tolist(), strict=True
+                )
+            ]
         return candidates
 
     @torch.no_grad()
@@ -167,16 +193,24 @@ class TwoStageInferer(Inferer):
         return detections
 
     @torch.no_grad()
-    def probabilities(self, volume: torch.Tensor, voxels: torch.Tensor, classifier: torch.nn.Module) -> torch.Tensor:
-        """Stage 2: the probability of a microbleed at each of ``voxels`` (N, 3), as (N,) on the CPU."""
+    def logits(self, volume: torch.Tensor, voxels: torch.Tensor, classifier: torch.nn.Module) -> torch.Tensor:
+        """Stage 2: the logit of a microbleed minus that of another thing at each of ``voxels`` (N, 3), as (N,)."""
         found = []
         for batch in voxels.split(self.patch_batch_size):
-            patches = torch.stack([to_classifier_input(cut_patch(volume.float(), v, self.patch_size)) for v in batch])
-            found.append(classifier(patches).float().softmax(dim=1)[:, 1].cpu())
-        probabilities = torch.cat(found)
-        if not bool(torch.isfinite(probabilities).all()):
-            raise ValueError(
-                "The classifier's network returned probabilities that are not finite. Look for NaN or infinite values "
-                "in the weights of stage 2; without them every candidate would be dropped in silence."
-            )
-        return probabilities
+            logits = classifier(torch.stack([cut_patch(volume.float(), v, self.patch_size) for v in batch])).float()
+            found.append(logits[:, 1] - logits[:, 0])
+        logits = torch.cat(found).cpu()
+        _check_finite(logits, "stage 2")
+        return logits
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
+
+
+def _check_finite(values: torch.Tensor, where: str) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            f"The network returned values of {where} that are not finite. Look for NaN or infinite values in its "
+            "weights; without them every candidate would be dropped in silence."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,9 +13,11 @@ from matplotlib.patheffects import withStroke
 from ..geometry import to_voxel
 
 MAXIMUM_SLICES = 12
+LETTERS = 50
+"""How many letters of a warning fit below one slice."""
 
 
-def draw_findings(path: str | Path, subject: str, swi, result: dict) -> None:
+def draw_findings(path: str | Path, subject: str, swi, result: dict, warnings: str = "") -> None:
     """
     Draw the slices with microbleeds, each circled with its number and probability, in radiological view.
 
@@ -26,6 +29,7 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict) -> None:
         subject: for the title.
         swi: MetaTensor (1, i, j, k) in RAS order, at the input's resolution.
         result: see :class:`~.findings.Findingsd`.
+        warnings: sentences that are written below the slices.
     """
     microbleeds = result["microbleeds"]
     volume, spacing = swi[0].numpy(), swi.pixdim.numpy()
@@ -43,7 +47,9 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict) -> None:
         -0.5 * spacing[1],
         (volume.shape[1] - 0.5) * spacing[1],
     ]
-    figure = Figure(figsize=(3.2 * columns, 3.6 * rows + 0.6), facecolor="black")
+    lines = wrap(f"Warning: {warnings}", width=LETTERS * columns) if warnings else []
+    below = 0.15 * len(lines)
+    figure = Figure(figsize=(3.2 * columns, 3.6 * rows + 0.6 + below), facecolor="black")
     FigureCanvasAgg(figure)
     tissue = volume[::2, ::2]  # a quarter tells as much
     tissue = tissue[tissue > 0]
@@ -65,5 +71,8 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict) -> None:
     found = f"{len(microbleeds)} microbleed{'' if len(microbleeds) == 1 else 's'}"
     title = f"{subject}: {found} by the program{more}.\nR is left. Not for diagnosis."
     figure.suptitle(title, color="white", fontsize=9, wrap=True)
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.4 / figure.get_figheight()))
+    height = figure.get_figheight()
+    if lines:
+        figure.text(0.02, 0.05 / height, "\n".join(lines), color="#ff6060", fontsize=8, va="bottom")
+    figure.tight_layout(rect=(0, below / height, 1, 1 - 0.4 / height))
     figure.savefig(path, dpi=110, facecolor="black")

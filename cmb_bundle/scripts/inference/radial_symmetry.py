@@ -164,6 +164,8 @@ class RadialSymmetryInferer(TwoStageInferer):
         (3.0, 0.57, 6)
     """
 
+    decides_jointly = False
+
     def __init__(
         self,
         spacing: tuple[float, float, float],
@@ -204,7 +206,7 @@ class RadialSymmetryInferer(TwoStageInferer):
             "diameter_mm": diameter,
             "detector_score": score,
             "n_slices": np.maximum(1, np.round(diameter / self.spacing[2])),
-            "probability": np.full(len(score), np.nan),
+            **dict.fromkeys(("classifier_probability", "probability"), np.full(len(score), np.nan)),
         }
         table = np.column_stack([columns[name] for name in CANDIDATE_COLUMNS])
         return candidates_from_table(torch.as_tensor(table, dtype=torch.float32))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 TABLE_HEADER = [
     "lesion", "slice", "x", "y", "voxel_i", "voxel_j", "voxel_k", "ras_r_mm", "ras_a_mm", "ras_s_mm",
-    "diameter_mm", "detector_score", "probability",
+    "diameter_mm", "detector_score", "classifier_probability", "probability",
 ]  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def findings_table(microbleeds: list[dict], shape: tuple, convention: LabelConve
             **dict(zip(("slice", "x", "y"), pixel, strict=True)),
             **dict(zip(("voxel_i", "voxel_j", "voxel_k"), microbleed["voxel"], strict=True)),
             **dict(zip(("ras_r_mm", "ras_a_mm", "ras_s_mm"), microbleed["ras_mm"], strict=True)),
-            **{name: microbleed[name] for name in ("diameter_mm", "detector_score", "probability")},
+            **{name: microbleed[name] for name in TABLE_HEADER[10:]},
         }
         for number, (pixel, microbleed) in enumerate(zip(pixels, microbleeds, strict=True), 1)
     ]
@@ -100,7 +101,8 @@ class SubjectWriter:
         convention: keyword arguments of :class:`LabelConvention`, for the table's slice, x and y.
         picture: whether to write ``<subject>_cmb.png`` too.
         dicom_output: whether to write ``<subject>_cmb_seg.dcm`` and ``_cmb_sr.dcm`` too: ``"auto"`` where the source
-            is DICOM, and where it can't be done it is logged; True makes it an error.
+            is DICOM; where that can't be done, the other results are kept and the subject goes into the engine's
+            ``incomplete``, its JSON has ``dicom_error``. True makes it the subject's failure.
 
     Raises:
         ValueError: ``dicom_output`` is none of the values above.
@@ -124,9 +126,10 @@ class SubjectWriter:
         self.convention = LabelConvention(**(convention or {}))
         self.picture = picture
         self.found: dict[str, list[dict]] = {}
+        self.read: dict[str, dict[str, str | None]] = {}
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda _: self.found.clear())
+        engine.add_event_handler(Events.STARTED, lambda _: (self.found.clear(), self.read.clear()))
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.write)
         engine.add_event_handler(Events.COMPLETED, self.remove_stale)
         engine.add_event_handler(Events.COMPLETED, self.print_found)
@@ -134,27 +137,39 @@ class SubjectWriter:
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             subject, result, swi = batch["subject"], output["result"], batch["swi"]
+            read = {
+                "contrast": batch.get("contrast"),
+                "notices": batch["notices"],
+                "warnings": batch.get("warnings", ""),
+            }
             self._remove(subject)
-            folder = write_findings(
-                self.output_dir, subject, result, output["pred"], self.convention, notices=batch["notices"]
+            reason = self._write_dicom(
+                self.output_dir / subject, subject, batch.get("dicom_source"), result, output["pred"]
             )
+            if reason:
+                read["dicom_error"] = reason
+            folder = write_findings(self.output_dir, subject, result, output["pred"], self.convention, **read)
             if batch.get("swi_computed"):
                 self._write_swi(folder / f"{subject}_cmb_swi.nii.gz", swi)
             if self.picture:
                 write_whole(
                     folder / f"{subject}_cmb.png",
-                    lambda aside, s=swi, r=result, n=subject: draw_findings(aside, n, s, r),
+                    lambda aside, s=swi, r=result, n=subject, w=read["warnings"]: draw_findings(aside, n, s, r, w),
                 )
-            self._write_dicom(folder, subject, batch.get("dicom_source"), result, output["pred"])
-            self.found[subject] = result["microbleeds"]
+            if reason and not hasattr(engine, "incomplete"):
+                raise DicomError(f"{subject}: {reason}")
+            if reason:
+                engine.incomplete[subject] = reason
+            self.found[subject], self.read[subject] = result["microbleeds"], read
             logger.info(
                 f"{subject}: {len(result['microbleeds'])} microbleeds of {len(result['candidates'])} candidates. "
                 f"{batch['notices']}"
             )
 
-    def _write_dicom(self, folder: Path, subject: str, source: str | None, result: Mapping, label_map) -> None:
+    def _write_dicom(self, folder: Path, subject: str, source: str | None, result: Mapping, label_map) -> str:
+        """Write SEG and SR; the reason why they could not be, if the other results are to be kept then, else empty."""
         if self.dicom_output is False or (self.dicom_output == "auto" and source is None):
-            return
+            return ""
         if source is None:
             raise DicomError("dicom_output is true, but the scan is not DICOM; set it to auto or false.")
         try:
@@ -162,7 +177,12 @@ class SubjectWriter:
         except Exception as error:
             if self.dicom_output is True:
                 raise
-            logger.error(f"{subject}: no DICOM SEG and SR were written ({type(error).__name__}: {error})")
+            self._remove(subject)  # a SEG without its SR
+            reason = f"no DICOM SEG and SR were written ({type(error).__name__}: {error}); all other results were. "
+            reason += "If they are not needed, set dicom_output to False."
+            logger.error(f"{subject}: {reason}")
+            return reason
+        return ""
 
     def remove_stale(self, engine: Engine) -> None:
         """Remove what an earlier run wrote of subjects that failed in this one."""
@@ -184,7 +204,7 @@ class SubjectWriter:
         write_whole(path, lambda aside: nib.save(nib.Nifti1Image(image[0].numpy(), affine), aside))
 
     def print_found(self, engine: Engine) -> None:
-        """Print one row per microbleed and the count for each subject."""
+        """Print one row per microbleed, the count for each subject, what was read, and the warnings."""
         rows = [
             {"subject": subject, "lesion": number, **dict(zip("ijk", bleed["voxel"], strict=True)),
              **dict(zip("RAS", bleed["ras_mm"], strict=True)), "diameter_mm": bleed["diameter_mm"],
@@ -196,4 +216,11 @@ class SubjectWriter:
             print(pd.DataFrame(rows).round(2).to_string(index=False))
         without = ", ".join(subject for subject, bleeds in self.found.items() if not bleeds) or "-"
         print(f"\n{len(rows)} microbleeds in {len(self.found)} subjects; subjects with none: {without}")
+        contrasts = Counter(read["contrast"] for read in self.read.values() if read["contrast"])
+        if contrasts:
+            print(f"Read: {', '.join(f'{contrast} ({number})' for contrast, number in sorted(contrasts.items()))}")
+        for subject, read in self.read.items():
+            for text in (read["warnings"], read.get("dicom_error")):
+                if text:
+                    print(f"Warning: {subject}: {text}")
         print(f"Results are in {self.output_dir.resolve()}")

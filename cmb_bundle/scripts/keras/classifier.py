@@ -45,8 +45,9 @@ class KerasClassifier(nn.Module):
         self.order = [0, 1, *(2 + int(axis) for axis in turn[:, 0].argsort())]
 
     def arrange(self, x: Tensor) -> Tensor:
-        """Bring patches (B, 1, s, 2 s, s), RAS and SWI first, into the layout that the layers expect."""
-        halves = [half.flip(self.flipped).permute(self.order) for half in x.chunk(2, dim=3)]
+        """Bring patches, RAS and SWI first, as in :meth:`forward`, into the layout that the layers expect."""
+        halves = x.split(1, dim=1) if x.shape[1] == 2 else x.chunk(2, dim=3)
+        halves = [half.flip(self.flipped).permute(self.order) for half in halves]
         x = torch.cat(halves[::-1] if self.phase_first else halves, dim=3)
         return x.movedim(1, -1) if self.channels_last else x
 
@@ -55,7 +56,7 @@ class KerasClassifier(nn.Module):
         Classify.
 
         Args:
-            x: (B, 1, s, 2 s, s), SWI and phase side by side, values in [0, 1].
+            x: (B, 2, s, s, s), SWI and complement phase, values in [0, 1]; or (B, 1, s, 2 s, s), them side by side.
 
         Returns:
             (B, 2) logits, the microbleed last; their softmax gives the probabilities that Keras computes.

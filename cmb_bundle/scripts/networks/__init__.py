@@ -1,12 +1,15 @@
 """The networks of both stages, and their weights."""
 
-from .blocks import convolution_block, scaled_channels
-from .classifier import PatchClassifier
+from .blocks import convolution_block, scaled_channels, side_by_side
+from .classifier import ContextClassifier, PatchClassifier
+from .decision import JointDecision
 from .two_stage import TwoStageNetwork
 from .weights import fit_weights, initialize, load_weights, read_state, save_weights
 from .yolov2 import Stages, YOLOv2Network
 
 __all__ = [
+    "ContextClassifier",
+    "JointDecision",
     "PatchClassifier",
     "Stages",
     "TwoStageNetwork",
@@ -18,4 +21,5 @@ __all__ = [
     "read_state",
     "save_weights",
     "scaled_channels",
+    "side_by_side",
 ]

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+
+def side_by_side(patches: Tensor) -> Tensor:
+    """Put the C channels of patches (B, C, s, s, s) side by side, SWI first: (B, 1, s, C s, s).
+
+    Example:
+        >>> side_by_side(torch.arange(16.0).reshape(1, 2, 2, 2, 2))[0, 0, 0]
+        tensor([[ 0.,  1.],
+                [ 2.,  3.],
+                [ 8.,  9.],
+                [10., 11.]])
+    """
+    return torch.cat(patches.unbind(1), dim=2).unsqueeze(1)
 
 
 def scaled_channels(channels: int, width: float) -> int:

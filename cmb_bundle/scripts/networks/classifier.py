@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .blocks import scaled_channels
+from .blocks import scaled_channels, side_by_side
 
 
 class PatchClassifier(nn.Module):
-    """Classify patches: a SWI cube and a phase cube side by side along the second axis.
+    """Classify patches as published: a SWI cube and a phase cube side by side along the second axis.
 
     Sizes for a patch of 16 x 32 x 16: zero padding 18 x 34 x 18; convolution, 32 channels, 16 x 32 x 16;
     64 channels, 14 x 30 x 14; 64 channels, 12 x 28 x 12; max pooling 6 x 14 x 6; 128 channels, 4 x 12 x 4;
@@ -21,9 +21,9 @@ class PatchClassifier(nn.Module):
     of 0.001. Dropout follows the layer of 32.
 
     Args:
-        in_channels: channels of a patch.
+        in_channels: channels of what the first convolution sees.
         num_classes: number of logits; the last one is the microbleed.
-        patch_size: voxels of a patch along its three axes.
+        patch_size: voxels along the three axes, the two cubes together.
         width: multiplies the channels of the convolutions, see :func:`~.blocks.scaled_channels`.
         dropout: probability of dropout.
         average_flips: in evaluation mode, whether the logits are the means over the patch and its mirror images along
@@ -44,7 +44,7 @@ class PatchClassifier(nn.Module):
         average_flips: bool = False,
     ) -> None:
         super().__init__()
-        self.average_flips = average_flips
+        self.in_channels, self.average_flips = in_channels, average_flips
         final_size = [((size - 4) // 2 - 4) // 2 for size in patch_size]
         if len(patch_size) != 3 or min(final_size) < 1:
             raise ValueError(f"patch_size is {tuple(patch_size)}; give three numbers of voxels, each 16 or more.")
@@ -75,12 +75,105 @@ class PatchClassifier(nn.Module):
         """Classify.
 
         Args:
-            x: (B, in_channels, *patch_size), values in [0, 1].
+            x: (B, C, s, s, s), values in [0, 1]: SWI and, if there, complement phase. With as many channels as
+                ``in_channels`` it is taken as it is.
 
         Returns:
             (B, num_classes) logits; the loss and the inferer apply the softmax.
         """
+        if x.shape[1] != self.in_channels:
+            x = side_by_side(x)
         if self.training or not self.average_flips:
             return self.head(self.features(x))
         flipped = torch.cat([x.flip(axes) for axes in ((), (2,), (4,), (2, 4))])
         return self.head(self.features(flipped)).unflatten(0, (4, -1)).mean(dim=0)
+
+
+class ContextClassifier(nn.Module):
+    """
+    Classify patches with SWI and phase as two channels, by what stands out from its surroundings.
+
+    Side by side, a convolution never sees SWI and phase of one place together, and only the sign of the phase tells a
+    microbleed from a calcification. SWI is divided by the median of the patch, so that neither the scan's gain
+    nor its shading matters; the phase is centred on 0. Sizes for a patch of 24 x 24 x 8: two convolutions of 3 x 3 x 3
+    at 24 x 24 x 8, two at 12 x 12 x 8, two at 6 x 6 x 4, each followed by batch normalisation and ReLU; then the mean
+    over the patch and the largest value about its centre, 32 units and two logits.
+
+    Args:
+        in_channels: 2 for SWI and complement phase, 1 for SWI alone.
+        patch_size: voxels of a patch along its three axes: multiples of 8, 8 and 4.
+        channels: channels of the three pairs of convolutions.
+        dropout: probability of dropout before the last layer.
+        average_flips: in evaluation mode, whether the logits are the means over the patch and its mirror images along
+            the first axis, the last, and both; it costs four times as much.
+
+    Raises:
+        ValueError: if a patch cannot be halved as above, or has other channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 2,
+        patch_size: Sequence[int] = (24, 24, 8),
+        channels: Sequence[int] = (16, 32, 64),
+        dropout: float = 0.3,
+        average_flips: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(patch_size) != 3 or any(n < m or n % m for n, m in zip(patch_size, (8, 8, 4), strict=True)):
+            raise ValueError(f"patch_size is {tuple(patch_size)}; expected multiples of 8, 8 and 4 voxels.")
+        if in_channels not in (1, 2):
+            raise ValueError(f"in_channels is {in_channels}; expected 2 (SWI and complement phase) or 1 (SWI).")
+        self.average_flips = average_flips
+        layers: list[nn.Module] = []
+        before = 1 if in_channels == 1 else 3
+        for pool, after in zip((None, (2, 2, 1), (2, 2, 2)), channels, strict=True):
+            if pool:
+                layers.append(nn.MaxPool3d(pool))
+            for _ in range(2):
+                layers += [nn.Conv3d(before, after, 3, padding=1, bias=False), nn.BatchNorm3d(after), nn.ReLU()]
+                before = after
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Linear(2 * before, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, 2))
+
+    @staticmethod
+    def standardise(x: Tensor) -> Tensor:
+        """Express SWI as its difference from the patch's median, in units of it, and the phase in units of pi.
+
+        Args:
+            x: (B, C, ...), SWI and, if there, complement phase; 0 is background, or a missing phase.
+
+        Returns:
+            (B, 1, ...) for SWI alone, else (B, 3, ...): SWI, -1 where black; phase, paramagnetic positive; and 1 where
+            the patch has a phase, 0 where it has none.
+        """
+        swi = x[:, :1]
+        values = swi.flatten(1)
+        tissue = values.masked_fill(values <= 0.1, torch.nan).nanmedian(dim=1).values.nan_to_num(0.5)
+        swi = (swi / tissue.view(-1, 1, 1, 1, 1) - 1).clamp(-1, 1)
+        if x.shape[1] == 1:
+            return swi
+        phase = x[:, 1:]
+        measured = (phase > 0).to(x.dtype)
+        has_phase = measured.amax(dim=(1, 2, 3, 4), keepdim=True).expand_as(phase)
+        return torch.cat([swi, (1 - 2 * phase) * measured, has_phase], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify.
+
+        Args:
+            x: (B, in_channels, *patch_size), values in [0, 1].
+
+        Returns:
+            (B, 2) logits, the microbleed last.
+        """
+        if self.training or not self.average_flips:
+            return self._logits(x)
+        flipped = torch.cat([x.flip(axes) for axes in ((), (2,), (4,), (2, 4))])
+        return self._logits(flipped).unflatten(0, (4, -1)).mean(dim=0)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        found = self.features(self.standardise(x))
+        i, j, k = (size // 2 for size in found.shape[2:])
+        centre = found[:, :, i - 1 : i + 1, j - 1 : j + 1, k - 1 : k + 1]
+        return self.head(torch.cat([found.mean(dim=(2, 3, 4)), centre.amax(dim=(2, 3, 4))], dim=1))

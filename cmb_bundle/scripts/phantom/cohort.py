@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -82,12 +82,27 @@ def write_subject(phantom: Phantom, dataset_dir: str | Path, subject: str) -> No
         dataset_dir: folder of the data set.
         subject: name of the subject and of its files.
     """
+    write_scan(phantom.images, phantom.affine, phantom.truth, dataset_dir, subject)
+
+
+def write_scan(
+    images: Mapping[str, np.ndarray], affine: np.ndarray, truth: dict, dataset_dir: str | Path, subject: str
+) -> None:
+    """Write a scan with its label and its truth.
+
+    Args:
+        images: arrays (i, j, k) by the name of their folder below Data.
+        affine: (4, 4) voxel to RAS mm.
+        truth: with the list "microbleeds", whose "voxel" the label repeats.
+        dataset_dir: folder of the data set.
+        subject: name of the subject and of its files.
+    """
     folder = Path(dataset_dir)
-    for name, array in phantom.images.items():
-        _write(folder / "Data" / name / f"{subject}.nii.gz", _nifti_bytes(array, phantom.affine))
-    _write(folder / "Label" / f"{subject}.xlsx", _excel_bytes(excel_rows(phantom.truth)))
-    truth = {"subject": subject, **phantom.truth}
-    _write(folder / "Truth" / f"{subject}.json", (json.dumps(truth, indent=1) + "\n").encode())
+    for name, array in images.items():
+        _write(folder / "Data" / name / f"{subject}.nii.gz", _nifti_bytes(array, affine))
+    _write(folder / "Label" / f"{subject}.xlsx", _excel_bytes(excel_rows(truth)))
+    content = {"subject": subject, **truth}
+    _write(folder / "Truth" / f"{subject}.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _make_subject(

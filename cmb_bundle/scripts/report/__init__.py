@@ -1,17 +1,17 @@
 """Report an evaluation in words, tables and pictures."""
 
 from .figures import draw_bland_altman, draw_froc, draw_strata
-from .handlers import EvaluationReport, Rival, cut_crop, record_subject
+from .handlers import ComparisonSystem, EvaluationReport, cut_crop, record_subject
 from .page import Numbers, kind_of_scans, write_page
 from .published import Published
 from .report import print_scores, write_evaluation
 from .tables import classes, false_positives, froc_points, per_lesion, per_subject
 
 __all__ = [
+    "ComparisonSystem",
     "EvaluationReport",
     "Numbers",
     "Published",
-    "Rival",
     "classes",
     "cut_crop",
     "draw_bland_altman",

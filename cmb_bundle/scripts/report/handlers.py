@@ -31,7 +31,8 @@ def record_subject(
 
     Args:
         batch: the subject's dictionary: ``subject``; where there, ``truth`` (path of a truth file), ``swi`` (on the
-            scan's grid, RAS order), ``image`` (the model's two channels), ``lesions_diameter``, ``notices``.
+            scan's grid, RAS order), ``image`` (the model's two channels), ``lesions_diameter``, ``notices``,
+            ``contrast``, ``warnings``.
         output: ``label`` (N, 3) in RAS mm, and ``result`` of :class:`~..inference.findings.Findingsd`.
         distance_mm: candidates farther than this from all lesions may be pictured as false positives.
         crops: how many of them at most; the accepted and most probable ones.
@@ -59,6 +60,8 @@ def record_subject(
         simulated=True if truth is not None and truth.simulated else None,
         spacing_mm=tuple(float(s) for s in batch["swi"].pixdim) if "swi" in batch else None,
         notices=batch.get("notices", ""),
+        contrast=batch.get("contrast"),
+        warnings=batch.get("warnings", ""),
         **about,
     )
     if "image" in batch:
@@ -149,15 +152,16 @@ class EvaluationReport:
         write_evaluation(self.records, self.output_dir, replace(self.options, left_out=tuple(failures)))
 
 
-class Rival:
+class ComparisonSystem:
     """
     Let another inferer find microbleeds in each subject of an evaluation, and add its records to the report.
 
     Args:
         report: the evaluation's report, attached before.
-        inferer: of the rival; called with the volume and the evaluation's network, so that stage 2 may be the same.
+        inferer: of the other system; called with the volume and the evaluation's network, so that stage 2
+            may be the same.
         postprocessing: makes the findings of a subject's dictionary, as of the evaluation.
-        system: the rival's name.
+        system: its name.
         enabled: False evaluates the main system alone.
     """
 

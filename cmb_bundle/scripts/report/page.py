@@ -111,6 +111,7 @@ def write_page(
         figures=_figures(metrics, curves, subjects),
         options=options,
         subjects=_plain(subjects),
+        warned=[row for row in _plain(subjects) if row["warnings"]],
         misses=[_lesion_card(row, records) for row in _plain(missed)[: options.gallery]],
         n_misses=len(missed),
         worst=[_false_card(row, records) for row in _plain(accepted)[: options.gallery]],

@@ -43,7 +43,9 @@ def per_subject(records: Sequence[SubjectRecord], scored: SystemMatching) -> pd.
             "slice_thickness_mm": [r.spacing_mm[2] if r.spacing_mm else None for r in records],
             "fold": pd.array([r.fold for r in records], dtype="Int64"),
             "system": [r.system for r in records],
+            "contrast": [r.contrast for r in records],
             "notices": [r.notices for r in records],
+            "warnings": [r.warnings for r in records],
         }
     )
 

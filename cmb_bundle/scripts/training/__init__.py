@@ -19,7 +19,7 @@ from .handlers import EpochSeed, EpochTable, Progress, first_output
 from .losses import BatchMeanCrossEntropy
 from .metrics import CandidateFROC, FindingsFROC
 from .multiscale import MultiScale
-from .patches import collect_patches
+from .patches import PatchCollector
 from .trainer import StageTrainer, collate_slices, prepare_slices, sum_of_losses
 
 __all__ = [
@@ -32,13 +32,13 @@ __all__ = [
     "FindingsFROC",
     "LossReweighting",
     "MultiScale",
+    "PatchCollector",
     "Progress",
     "StageTrainer",
     "SynchronisedBatchNorm",
     "TrainingCheckpoint",
     "calibrate",
     "collate_slices",
-    "collect_patches",
     "finish_training",
     "first_output",
     "first_process_first",

@@ -45,37 +45,43 @@ def fit_scaling(difference: np.ndarray, labels: np.ndarray) -> tuple[float, floa
 
 
 @torch.no_grad()
-def calibrate(
-    classifier: nn.Module, data_loader: Iterable[Mapping], device: torch.device | str = "cpu"
-) -> tuple[float, float]:
-    """Calibrate a classifier on patches that it was not trained on.
+def calibrate(network: nn.Module, data_loader: Iterable[Mapping], device: torch.device | str = "cpu") -> None:
+    """Calibrate the probability on patches that the network was not trained on.
 
-    The scaling is merged into the weights of the last layer, so that no other code depends on it.
+    A network with a ``decision`` has it fitted, see :meth:`~..networks.decision.JointDecision.fit`. Otherwise the
+    classifier's logit is scaled (:func:`fit_scaling`), by the weights of its last layer, so that no other code depends
+    on it.
 
     Args:
-        classifier: maps patches to two logits, the last for a microbleed; its last linear layer is changed.
-        data_loader: batches of "image", "label" and "source"; only candidates of stage 1 count. If these are not of
-            both labels, the classifier is left unchanged.
-        device: device of the classifier.
-
-    Returns:
-        slope and offset, see :func:`fit_scaling`.
+        network: both stages; its ``classifier`` maps patches to two logits, the last for a microbleed.
+        data_loader: batches of "image", "label", "source" and "detector_score"; only candidates of stage 1 count. If
+            these are not of both labels, the network is left unchanged.
+        device: device of the network.
     """
-    classifier.eval()
-    difference, labels = [], []
+    classifier, decision = network.classifier.eval(), getattr(network, "decision", None)
+    difference, labels, scores = [], [], []
     for batch in data_loader:
         logits = classifier(torch.as_tensor(batch["image"]).to(device)).float().cpu()
         chosen = torch.tensor([source == "candidate" for source in batch["source"]])
         difference.append((logits[:, 1] - logits[:, 0])[chosen])
         labels.append(torch.as_tensor(batch["label"])[chosen])
+        if decision is not None:
+            scores.append(torch.as_tensor(batch["detector_score"])[chosen])
     difference, labels = torch.cat(difference).double().numpy(), torch.cat(labels).numpy()
     if not 0 < labels.sum() < len(labels):
         logger.warning(f"Not calibrated: {int(labels.sum())} of {len(labels)} validation candidates are microbleeds.")
-        return 1.0, 0.0
+        return
+    if decision is not None:
+        decision.fit(torch.cat(scores).double().numpy(), difference, labels)
+        detector, of_classifier = decision.weights.tolist()
+        logger.info(
+            f"Calibrated on {len(labels)} validation candidates: logit of the score times {detector:.3f}, of the "
+            f"classifier times {of_classifier:.3f}, plus {float(decision.offset):.3f}"
+        )
+        return
     slope, offset = fit_scaling(difference, labels)
     last = [module for module in classifier.modules() if isinstance(module, nn.Linear)][-1]
     last.weight.mul_(slope)
     last.bias.mul_(slope)
     last.bias[1] += offset
     logger.info(f"Calibrated on {len(labels)} validation candidates: logit times {slope:.3f}, plus {offset:.3f}")
-    return slope, offset

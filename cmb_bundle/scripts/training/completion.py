@@ -29,7 +29,8 @@ def join_weights(
         detector_weights: weights file of stage 1.
         classifier_weights: weights file of stage 2.
         path: file to write.
-        data_loader: validation patches to calibrate stage 2 on, see :func:`~.calibration.calibrate`; None skips that.
+        data_loader: validation patches to calibrate the probability on, see :func:`~.calibration.calibrate`; None
+            skips that.
 
     Returns:
         the path.
@@ -40,7 +41,7 @@ def join_weights(
     load_weights(network.detector, detector_weights)
     load_weights(network.classifier, classifier_weights)
     if data_loader is not None:
-        calibrate(network.classifier, data_loader, next(network.classifier.parameters()).device)
+        calibrate(network, data_loader, next(network.classifier.parameters()).device)
     if idist.get_rank() == 0:
         state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
         write_whole(path, lambda aside: torch.save(state, aside))

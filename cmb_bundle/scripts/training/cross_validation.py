@@ -21,7 +21,7 @@ from ..evaluation.records import load_records
 from ..evaluation.scores import EvaluationOptions
 from ..files import write_json
 from ..inference.evaluator import raise_failures
-from ..options import enclosing_workflow
+from ..options import OF_MONAI, enclosing_workflow
 from ..report.report import write_evaluation
 
 logger = logging.getLogger(__name__)
@@ -34,11 +34,8 @@ except ImportError:  # Windows: give two processes different folds by hand
 OWN_IDS = ("run_folds", "evaluation_configs", "cross_validation")
 """Ids of cross_validate.json that are not part of a fold's training."""
 
-MACHINERY = ("imports", "bundle_root", "network", "weights", "initialize", "finalize", "run", "_meta_")
-"""Ids that have the same name in training and evaluation but different meanings."""
-
-OF_INFERENCE = ("inferer", "precision")
-"""Ids for which the evaluation keeps inference's value: training's has fewer options, or describes how to train."""
+OF_INFERENCE = ("network", "inferer", "precision", *OF_MONAI)
+"""Ids of both configurations of which the evaluation keeps its own: what it runs, not what it finds."""
 
 WITHOUT_EFFECT = ("fold", "folds", "output_dir", "datalist_file", "dataset_dir", "bundle_root", "num_workers",
                   "cache_rate", "resume", "device", "debug", "_meta_", "run")  # fmt: skip
@@ -170,7 +167,7 @@ class CrossValidation:
 
     def _shared(self) -> dict[str, Any]:
         """The training's values of ids that the evaluation also has, and of the ids they refer to that it lacks."""
-        keys = [key for key in self.config if key in self.evaluation and key not in (*MACHINERY, *OF_INFERENCE)]
+        keys = [key for key in self.config if key in self.evaluation and key not in OF_INFERENCE]
         shared: dict[str, Any] = {}
         while keys:
             key = keys.pop()
@@ -246,7 +243,10 @@ class CrossValidation:
 
 
 def _run(config: dict[str, Any], path: Path, bundle_root: str) -> None:
-    """Save a configuration and run it; failed subjects are listed in its ``failures.csv`` and do not stop it."""
+    """
+    Save a configuration and run it. Subjects that failed, which its ``failures.csv`` lists, do not stop it: a
+    :class:`CohortError` comes after all else is done. Any other error does.
+    """
     config.pop("_meta_", None)
     write_json(path, json.loads(json.dumps(config, default=str)))
     metadata = str(Path(bundle_root) / "configs" / "metadata.json")

@@ -78,7 +78,7 @@ class CandidateFROC(Metric):
 
 class FindingsFROC(CandidateFROC):
     """
-    Mean sensitivity end to end, by the probability of stage 2 over all candidates, to choose its best epoch.
+    Mean sensitivity end to end, by the probability over all candidates, to choose its best epoch.
 
     Args:
         rates: false positives per subject at which the sensitivity is averaged.
@@ -88,7 +88,7 @@ class FindingsFROC(CandidateFROC):
     Example:
         >>> import torch
         >>> from monai.data import MetaTensor
-        >>> table = torch.tensor([[4.0, 5.0, 3.0, 2.0, 0.9, 1.0, 0.1], [9.0, 9.0, 9.0, 2.0, 0.8, 1.0, 0.7]])
+        >>> table = torch.tensor([[4.0, 5.0, 3.0, 2.0, 0.9, 1.0, 0.1, 0.1], [9.0, 9.0, 9.0, 2.0, 0.8, 1.0, 0.7, 0.7]])
         >>> image = MetaTensor(torch.zeros(2, 12, 12, 12), affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
         >>> metric = FindingsFROC(rates=(0, 1))
         >>> metric.update([{"pred": table, "image": image, "label": torch.tensor([[8.0, 10.0, 7.0]])}])

@@ -5,23 +5,23 @@ from .channels import ScaleSWId, StackComplementPhased
 from .head_mask import HeadMaskd
 from .labels import ReadPointsd
 from .load import LoadSubjectd
-from .notices import add_notice
-from .patches import ClassifierInputd, cut_patch, to_classifier_input
+from .notices import add_notice, add_warning
+from .patches import cut_patch
 from .phase import (
     ComputeSWId,
     NormalizePhased,
     homodyne_filter,
     is_raw,
     paramagnetic_sign,
-    phase_to_radians,
     susceptibility_weighted,
-    wrap,
 )
+from .phase_scale import phase_to_radians, wrap
 from .resample import ResampleSpacingd
 from .slices import RandSlicesd, average_slices, neighbouring_slices, stack_slices
+from .tested import CheckRangesd
 
 __all__ = [
-    "ClassifierInputd",
+    "CheckRangesd",
     "ComputeSWId",
     "HeadMaskd",
     "LoadSubjectd",
@@ -34,6 +34,7 @@ __all__ = [
     "ScaleSWId",
     "StackComplementPhased",
     "add_notice",
+    "add_warning",
     "average_slices",
     "cut_patch",
     "homodyne_filter",
@@ -43,6 +44,5 @@ __all__ = [
     "phase_to_radians",
     "stack_slices",
     "susceptibility_weighted",
-    "to_classifier_input",
     "wrap",
 ]

@@ -8,6 +8,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 
+from .channels import DARKEST_PHASE
+
 
 class RandContrastd(RandomizableTransform, MapTransform):
     """
@@ -24,6 +26,8 @@ class RandContrastd(RandomizableTransform, MapTransform):
         gain: range of the gain of SWI.
         phase_factor: range of the factor of the phase.
         noise: largest standard deviation of added Gaussian noise, in both channels.
+        floor: largest noise floor: in half of the changes a value f up to this turns SWI s into sqrt(s^2 + f^2), as
+            noise does to what is black, and as vendors' processing does.
 
     Example:
         >>> change = RandContrastd("image", prob=1.0, gamma=(2, 2), gain=(1, 1), phase_factor=(1.5, 1.5), noise=0)
@@ -41,6 +45,7 @@ class RandContrastd(RandomizableTransform, MapTransform):
         gain: tuple[float, float] = (0.9, 1.1),
         phase_factor: tuple[float, float] = (0.6, 1.5),
         noise: float = 0.03,
+        floor: float = 0.0,
         slices: int = 1,
     ) -> None:
         MapTransform.__init__(self, keys)
@@ -50,6 +55,7 @@ class RandContrastd(RandomizableTransform, MapTransform):
         self.gain = gain
         self.phase_factor = phase_factor
         self.noise = noise
+        self.floor = floor
 
     def randomize(self, shapes: Sequence[Sequence[int]]) -> None:
         """Draw whether and how to change, and the noise (same shape) of each image of these shapes."""
@@ -60,6 +66,8 @@ class RandContrastd(RandomizableTransform, MapTransform):
         self._gain = self.R.uniform(*self.gain)
         self._phase_factor = self.R.uniform(*self.phase_factor)
         deviation = self.R.uniform(0, self.noise)
+        if self.floor:
+            self._floor = self.R.uniform(0, self.floor) * (self.R.uniform() < 0.5)
         self._grains = [self.R.normal(0, deviation, tuple(shape)) for shape in shapes]
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
@@ -72,8 +80,13 @@ class RandContrastd(RandomizableTransform, MapTransform):
             inside = image > 0
             swi, phase = image[: self.slices], image[self.slices :]
             swi.copy_(0.5 * (2 * self._gain * swi).pow(self._gamma))
+            if self.floor:
+                swi.copy_(torch.hypot(swi, torch.tensor(self._floor, dtype=swi.dtype)))
             phase.copy_(0.5 + self._phase_factor * (phase - 0.5))
-            d[key] = ((image + torch.as_tensor(grain, dtype=image.dtype)).clamp(0, 1)) * inside
+            changed = (image + torch.as_tensor(grain, dtype=image.dtype)).clamp(0, 1)
+            # 0 would be a missing phase
+            changed[self.slices :].clamp_(min=DARKEST_PHASE)
+            d[key] = changed * inside
         return d
 
 

@@ -11,6 +11,9 @@ from monai.transforms import MapTransform, Transform
 
 from .notices import add_notice
 
+DARKEST_PHASE = 1e-3
+"""The least complement of a measured phase: 0 means that there is none."""
+
 
 class ScaleSWId(MapTransform):
     """
@@ -41,7 +44,7 @@ class StackComplementPhased(Transform):
     """
     Stack SWI and the complement of the phase into the channels of ``image``.
 
-    The complement is (pi - phase) / (2 pi), in [0, 1]: paramagnetic tissue is dark in both channels. Without a
+    The complement is (pi - phase) / (2 pi), in (0, 1]: paramagnetic tissue is dark in both channels. Without a
     phase, the channel is zero. Masked-out background is zero in both.
 
     Args:
@@ -79,6 +82,7 @@ class StackComplementPhased(Transform):
         if phase is not None and self.phase_channel != "complement":
             add_notice(d, "The phase was left out: the detection works on SWI alone.")
         elif phase is not None:
-            channels[1] = ((math.pi - phase.as_tensor()[0].clamp(-math.pi, math.pi)) / (2 * math.pi)) * mask[0]
+            complement = (math.pi - phase.as_tensor()[0].clamp(-math.pi, math.pi)) / (2 * math.pi)
+            channels[1] = complement.clamp(min=DARKEST_PHASE) * mask[0]
         d["image"] = MetaTensor(channels, meta=swi.meta)
         return d

@@ -8,6 +8,7 @@ import torch
 from monai.transforms import Transform
 
 from ..data.labels import LabelConvention, read_points
+from .notices import add_warning
 
 
 class ReadPointsd(Transform):
@@ -21,7 +22,8 @@ class ReadPointsd(Transform):
 
     Returns:
         the dictionary with ``lesions_ras`` (N, 3) and ``lesions_diameter`` (N,) in mm, NaN where unknown, as float64
-        tensors; N is 0 for a subject without microbleeds. A subject without a label file is left as it is.
+        tensors; N is 0 for a subject without microbleeds. What is doubtful about the table is in ``notices`` and
+        ``warnings``. A subject without a label file is left as it is.
 
     Example:
         >>> import tempfile
@@ -46,6 +48,8 @@ class ReadPointsd(Transform):
             return d
         grid = d["image"] if d.get("image") is not None else d["magnitude"]
         points = read_points(path, tuple(grid.shape[1:]), grid.affine.numpy(), self.convention, self.join_mm)
+        for notice in points.notices:
+            add_warning(d, notice)
         d["lesions_ras"] = torch.tensor(points.ras_mm, dtype=torch.float64).reshape(-1, 3)
         d["lesions_diameter"] = torch.tensor(points.diameter_mm, dtype=torch.float64).reshape(-1)
         return d

@@ -5,52 +5,72 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
+from scipy import ndimage
 
-from ..data.layouts import complete_subject
+from ..data.layouts import complete_subject, t2star_left_out
+from ..data.sidecars import Acquisition, read_sidecar
+from ..dicom.kinds import nearest_echo
 from ..dicom.pixels import read_volume
 from ..dicom.series import use_dicom
 from ..dicom.volumes import Volume
 from ..errors import DicomError, SubjectError
 from ..files import check_gzip
 from ..geometry import corners_apart_mm, same_grid
-from .notices import add_notice
+from .grid import check_grid, nifti_grid
+from .notices import add_notice, add_warning
+from .plausible import check_image
 
-MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude"}
+MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude", "t2star": "T2*-weighted magnitude"}
+NIFTI = (".nii", ".nii.gz")
 MINIMUM_SLICES = 3
+MOST_ECHOES = 16
+"""A T2*-weighted file with more volumes, whose echo times are not known, is a series over time and not of echoes."""
+MOST_APART = 0.01
+"""Share of the finite voxels that may lie apart from the others for NaN around them to count as background."""
 
 
 class LoadSubjectd(MapTransform):
     """
     Load the volumes of a subject, and refuse with a reason what the pipeline cannot work on.
 
-    The magnitude is read only where there is no SWI. A trailing axis of magnitude and phase is taken as echoes, of
-    which ``echo`` is used. Of a subject with ``dicom``, a folder or a list of the files of a study, the series are
+    An SWI is read with its phase, if there is one; where there is no SWI, a magnitude and its phase; where there is
+    neither, a T2*-weighted magnitude, which takes the place of the SWI. A trailing axis of magnitude and phase is taken
+    as echoes, of which ``echo`` is used; a complex image is its own magnitude and phase. NaN around the head is
+    background, and becomes 0. Of a subject with ``dicom``, a folder or a list of the files of a study, the series are
     chosen by their headers, see :func:`~..dicom.series.choose_series`. Where only an SWI is named, as by MONAI Label,
-    the phase is looked for beside it, see :func:`~..data.layouts.complete_subject`.
+    the phase is looked for beside
+    it, see :func:`~..data.layouts.complete_subject`.
 
     Args:
-        keys: keys of paths to load, by default ``image`` (SWI), ``phase`` and ``magnitude``. A path is a NIfTI,
-            NRRD or MHA file, or a folder with the DICOM series or with the study that it is in.
+        keys: keys of paths to load, by default ``image`` (SWI), ``phase``, ``magnitude`` and ``t2star``. A path is
+            a NIfTI, NRRD or MHA file, or a folder with the DICOM series or with the study that it is in.
         echo: index of the echo used of a multi-echo magnitude and phase; the default, -1, is the last, which has
-            the strongest susceptibility weighting.
+            the strongest susceptibility weighting; of a T2*-weighted magnitude whose echo times are known, the one
+            nearest to 20 to 25 ms.
         dicom_series: which DICOM series to take, see :func:`~..dicom.series.choose_series`.
 
     Returns:
         the dictionary with ``(1, i, j, k)`` float32 MetaTensors on the file's own grid, which have the ``subject`` in
-        their meta data, and ``notices``; of DICOM, also ``dicom_source``, where the slices of the SWI, or of the
-        magnitude, come from (see ``Volume.source``), and ``radians_per_unit`` in the meta data of a phase whose header
-        tells it.
+        their meta data, ``notices``, and ``contrast``, what was read: "swi", "swi + phase", "magnitude + phase" or
+        "t2star", whose image is under ``image``. The meta data of the SWI or the magnitude have ``echo_ms`` and
+        ``field_tesla`` where a JSON file beside it or the DICOM header tells them. Of DICOM, there is also
+        ``dicom_source``, where the slices of the SWI, or of the magnitude, come from (see ``Volume.source``), and
+        ``radians_per_unit`` in the meta data of a phase whose header tells it.
 
     Raises:
         SubjectError: a file is missing or unreadable, is not one 3D volume of at least three slices, has only zeros
-            or values that are not finite, or lies on another grid than its companion; no SWI can be had.
+            or, in the head, values that are not finite, or lies on another grid than its companion; there is no SWI,
+            magnitude or T2*-weighted magnitude; no head can lie on its grid, see :func:`~.grid.check_grid`; it can be
+            no SWI or magnitude, see :func:`~.plausible.check_image`.
 
     Example:
         >>> import tempfile, numpy as np
@@ -79,29 +99,65 @@ class LoadSubjectd(MapTransform):
                 add_notice(d, notice)
         except DicomError as error:
             raise SubjectError(f"{name}: {error}") from error
-        if "image" in d:
-            d.pop("magnitude", None)
-        elif "magnitude" not in d or "phase" not in d:
-            raise SubjectError(
-                f"{name}: there is neither an SWI nor a magnitude with a phase; "
-                f"found {sorted(set(d) & set(self.keys))}. Give an SWI, or a magnitude and a phase to compute it from."
-            )
+        if take_complex(d):
+            add_notice(d, "The image is complex: magnitude and phase were computed from it.")
+        self._choose(d, name)
         paths = {k: d[k] for k in self.key_iterator(d)}
         with ThreadPoolExecutor() as pool:  # unpacking gzip is most of the work, and runs outside of Python's lock
             volumes = dict(zip(paths, pool.map(partial(self._read, name), paths, paths.values()), strict=True))
-        if "image" not in volumes:
-            volumes = self._take_echo(d, name, volumes, paths)
-        for key, volume in volumes.items():
-            d[key] = self._check(name, key, paths[key], volume)
-            d[key].meta["subject"] = name
         reference, *others = volumes
+        acquired = _acquisition(paths[reference])
+        if "image" not in volumes:
+            volumes, acquired = self._take_echo(d, name, volumes, paths, acquired)
+        for volume in volumes.values():
+            for add, sentences in ((add_notice, "notices"), (add_warning, "warnings")):
+                for sentence in volume.meta.pop(sentences, ()):
+                    if sentence not in d["notices"]:  # the phase's header says the same
+                        add(d, sentence)
+        for key, volume in volumes.items():
+            d[key] = self._check(d, name, key, paths[key], volume)
+            d[key].meta["subject"] = name
+        if "phase" in volumes and not is_complex(paths["phase"]):
+            d["phase"].meta.update(_about_phase(paths["phase"], acquired))
+        shown = d[next((key for key in ("image", "magnitude") if key in volumes), reference)]
+        if len(acquired.echo_ms) == 1:
+            shown.meta["echo_ms"] = acquired.echo_ms[0]
+        if acquired.field_tesla is not None:
+            shown.meta["field_tesla"] = acquired.field_tesla
         if isinstance(paths[reference], Volume):
             d["dicom_source"] = paths[reference].source
         for key in others:
             self._check_same_grid(name, d[reference], paths[reference], d[key], paths[key])
-        if "phase" not in volumes:
+        if "t2star" in d:
+            d["image"] = d.pop("t2star")
+            add_notice(d, "A T2*-weighted magnitude without phase was read: the detection works on it in place of SWI.")
+        elif "phase" not in volumes:
             add_notice(d, "No phase was found: the detection works on SWI alone.")
         return d
+
+    def _choose(self, d: dict, name: str) -> None:
+        """Leave of a subject's images those that are read, and name the contrast."""
+        swi = "image" in d
+        if swi or ("phase" in d and {"magnitude", "t2star"} & set(d)):
+            if not swi and "magnitude" not in d:
+                d["magnitude"] = d.pop("t2star")
+            left_out = d.pop("t2star", None)
+            if swi:
+                d.pop("magnitude", None)
+            if left_out is not None:
+                shown = left_out if isinstance(left_out, Volume) else Path(left_out).name
+                add_notice(d, t2star_left_out(str(shown), swi))
+            d["contrast"] = ("swi" if swi else "magnitude") + (" + phase" if "phase" in d else "")
+            return
+        alone = [key for key in ("t2star", "magnitude") if key in d]
+        if len(alone) != 1:
+            raise SubjectError(
+                f"{name}: there is no SWI, no magnitude with a phase, and not one T2*-weighted magnitude; "
+                f"found {sorted(set(d) & set(self.keys))}. Give an SWI, a magnitude and a phase, or one of the "
+                "magnitudes alone."
+            )
+        d["t2star"] = d.pop(alone[0])
+        d["contrast"] = "t2star"
 
     def _read(self, name: str, key: str, path) -> MetaTensor:
         if not isinstance(path, Volume) and not Path(path).exists():
@@ -111,11 +167,14 @@ class LoadSubjectd(MapTransform):
                 return read_volume(path)
             if Path(path).is_file():
                 check_gzip(path)
-            volume = self.load(path)
-            if str(path).endswith((".nii", ".nii.gz")):
+            nifti = str(path).endswith(NIFTI)
+            unusual = nifti and (is_complex(path) or nib.load(path).ndim > 4)
+            volume = read_unusual(path, key) if unusual else self.load(path)
+            if nifti:
                 # MONAI compares all four zooms of a 4D file with its affine and then drops the translation
-                volume.affine = torch.as_tensor(nib.load(path).affine, dtype=torch.float64)
-                volume.meta["original_affine"] = volume.affine.clone()
+                affine, notices, warnings = nifti_grid(path)
+                volume.affine = torch.as_tensor(affine, dtype=torch.float64)
+                volume.meta |= {"original_affine": volume.affine.clone(), "notices": notices, "warnings": warnings}
             # with it, MONAI's Spacingd takes MONAI Label's entry image_path for meta data of image
             volume.meta.pop("filename_or_obj", None)
             return volume
@@ -129,27 +188,33 @@ class LoadSubjectd(MapTransform):
                 "a whole NIfTI, NRRD or MHA file or a DICOM series; copy or convert it again."
             ) from error
 
-    def _take_echo(self, d: dict, name: str, volumes: dict, paths: dict) -> dict:
+    def _take_echo(
+        self, d: dict, name: str, volumes: dict, paths: dict, acquired: Acquisition
+    ) -> tuple[dict, Acquisition]:
         echoes = {k: v.shape[0] for k, v in volumes.items() if v.ndim == 4}
         if len(echoes) < len(volumes) or set(echoes.values()) == {1}:
-            return volumes
+            return volumes, acquired
         if len(set(echoes.values())) > 1:
             raise SubjectError(
                 f"{name}: the magnitude {paths['magnitude']} has {echoes['magnitude']} echo(es) and the phase "
                 f"{paths['phase']} has {echoes['phase']}. Expected as many of each."
             )
         number = next(iter(echoes.values()))
+        known = len(acquired.echo_ms) == number
+        if "t2star" in d and number > MOST_ECHOES and not known:
+            return volumes, acquired
         if not -number <= self.echo < number:
             raise SubjectError(
-                f"{name}: echo {self.echo} was asked for, but {paths['magnitude']} has {number}. "
+                f"{name}: echo {self.echo} was asked for, but {next(iter(paths.values()))} has {number}. "
                 f"Set `echo` to a value from 0 to {number - 1}, or to -1 for the last."
             )
-        taken = self.echo % number
-        add_notice(d, f"Echo {taken + 1} of {number} was taken.")
-        return {k: v[taken : taken + 1] for k, v in volumes.items()}
+        taken = nearest_echo(acquired.echo_ms) if known and self.echo == -1 and "t2star" in d else self.echo % number
+        add_notice(d, f"Echo {taken + 1} of {number} was taken{f' ({acquired.echo_ms[taken]:g} ms)' if known else ''}.")
+        echo_ms = acquired.echo_ms[taken : taken + 1] if known else ()
+        return {k: v[taken : taken + 1] for k, v in volumes.items()}, replace(acquired, echo_ms=echo_ms)
 
     @staticmethod
-    def _check(name: str, key: str, path, volume: MetaTensor) -> MetaTensor:
+    def _check(d: dict, name: str, key: str, path, volume: MetaTensor) -> MetaTensor:
         found = f"{name}: the {MODALITIES[key]} {path}"
         if volume.ndim != 4 or volume.shape[0] != 1:
             size = tuple(volume.shape[1:]) + ((volume.shape[0],) if volume.shape[0] > 1 else ())
@@ -162,12 +227,26 @@ class LoadSubjectd(MapTransform):
             raise SubjectError(
                 f"{found} has {' x '.join(map(str, size))} voxels. Expected at least {MINIMUM_SLICES} slices."
             )
+        check_grid(found, size, volume.affine.numpy())
         low, high = float(volume.min()), float(volume.max())  # NaN if there is any
         if not math.isfinite(high - low):
-            count = int((~torch.isfinite(volume)).sum())
-            raise SubjectError(f"{found} has {count} values that are NaN or infinite. Repair or export it again.")
+            bad = ~torch.isfinite(volume)
+            if not is_background(volume[0].numpy()):
+                raise SubjectError(
+                    f"{found} has {int(bad.sum())} values that are NaN or infinite. Repair or export it again."
+                )
+            inside = volume[~bad]
+            # of a phase, 0 may be any value; the middle one of the head is near the phase 0
+            volume[bad] = float(inside.median()) if key == "phase" else 0.0
+            share = f"{100 * float(bad.float().mean()):.0f} %"
+            add_notice(
+                d, f"The {MODALITIES[key]} is NaN around the head ({share} of it), which is taken as background."
+            )
+            low, high = float(inside.min()), float(inside.max())
         if low == high:
             raise SubjectError(f"{found} has the value {low:g} everywhere. Expected an image; export it again.")
+        if key != "phase":
+            check_image(found, volume.as_tensor())
         return volume
 
     @staticmethod
@@ -184,3 +263,104 @@ class LoadSubjectd(MapTransform):
                 f"{name}: the affines of {path_a} and {path_b} put the same voxel up to {apart:.2f} mm apart. "
                 "Expected the same grid; give the files of one acquisition, or resample one to the other."
             )
+
+
+def is_background(values: np.ndarray) -> bool:
+    """
+    Whether the values that are not finite are NaN around a head, as a brain extraction leaves it, and not in it.
+
+    They are where each piece of them reaches a face of the array, and the finite values are one piece but for 1 %.
+
+    Args:
+        values: (i, j, k).
+
+    Example:
+        >>> values = np.full((9, 9, 9), np.nan)
+        >>> values[2:7, 2:7, 2:7] = 1.0
+        >>> is_background(values)
+        True
+        >>> values[4, 4, 4] = np.nan
+        >>> is_background(values)
+        False
+    """
+    bad = ~np.isfinite(values)
+    if not np.isnan(values[bad]).all():
+        return False
+    outside, number = ndimage.label(bad)
+    faces = np.concatenate([outside.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
+    if np.unique(faces[faces > 0]).size < number:
+        return False
+    parts, _ = ndimage.label(~bad, np.ones((3, 3, 3)))
+    sizes = np.bincount(parts.ravel())[1:]
+    return bool(sizes.size and sizes.max() >= (1 - MOST_APART) * sizes.sum())
+
+
+def is_complex(path) -> bool:
+    """Whether a file is a NIfTI of complex numbers; one that cannot be read is not."""
+    if isinstance(path, Volume) or not str(path).endswith(NIFTI):
+        return False
+    try:
+        return np.issubdtype(nib.load(path).get_data_dtype(), np.complexfloating)
+    except Exception:  # whoever reads it says what is wrong with it
+        return False
+
+
+def take_complex(subject: dict) -> bool:
+    """Name a complex image of a subject as its magnitude, and as its phase where it has no other; say if there is one.
+
+    Args:
+        subject: paths by key, changed in place.
+    """
+    found = [key for key in ("image", "magnitude", "t2star", "phase") if key in subject and is_complex(subject[key])]
+    for key in found:
+        path = subject[key]
+        if key == "image":
+            del subject["image"]
+        if key == "t2star":
+            del subject["t2star"]
+        if key != "phase" or not {"image", "magnitude", "t2star"} & set(subject):
+            subject.setdefault("magnitude", path)
+        subject.setdefault("phase", path)
+    return bool(found)
+
+
+def read_unusual(path, key: str) -> MetaTensor:
+    """
+    Read a NIfTI file that MONAI reads wrongly: of complex numbers, or with axes beyond the fourth.
+
+    Args:
+        path: of the file.
+        key: of complex numbers, ``phase`` gives the phase in rad and any other the magnitude.
+
+    Returns:
+        (1, i, j, k), or (n, i, j, k) where another axis is longer than 1, with the file's shape in the meta data.
+    """
+    image = nib.load(path)
+    values = np.asarray(image.dataobj)
+    if np.iscomplexobj(values):
+        values = np.angle(values) if key == "phase" else np.abs(values)
+    values = values.reshape([*values.shape[:3], *(size for size in values.shape[3:] if size > 1)])
+    values = np.moveaxis(values, -1, 0) if values.ndim > 3 else values[None]
+    meta = {"spatial_shape": np.array(image.shape[:3])}
+    affine = torch.as_tensor(image.affine, dtype=torch.float64)
+    return MetaTensor(torch.as_tensor(values.astype(np.float32)), affine=affine, meta=meta)
+
+
+def _about_phase(source, acquired: Acquisition) -> dict:
+    """What is known of a phase's unit and sign, by its own header or JSON file, else by that of its magnitude."""
+    own = _acquisition(source)
+    known = {
+        "units": own.units,
+        "manufacturer": own.manufacturer or acquired.manufacturer,
+        "echo_ms": next(iter(acquired.echo_ms if len(acquired.echo_ms) == 1 else own.echo_ms), None),
+        "field_tesla": own.field_tesla or acquired.field_tesla,
+    }
+    return {name: value for name, value in known.items() if value}
+
+
+def _acquisition(source) -> Acquisition:
+    """How an image was acquired, by its DICOM header or the JSON file beside it."""
+    if isinstance(source, Volume):
+        echo_ms = () if source.echo_ms is None else (source.echo_ms,)
+        return Acquisition(echo_ms, source.field_tesla, source.manufacturer)
+    return read_sidecar(source)

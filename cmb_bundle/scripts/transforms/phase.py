@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
@@ -12,7 +13,9 @@ from monai.transforms import MapTransform, Transform
 from monai.transforms.utils import generate_spatial_bounding_box
 from scipy import ndimage
 
-from .notices import add_notice
+from ..errors import SubjectError
+from .notices import add_notice, add_warning
+from .phase_scale import phase_to_radians
 
 
 class NormalizePhased(MapTransform):
@@ -24,12 +27,14 @@ class NormalizePhased(MapTransform):
         keys: key of the phase.
         scale: radians a stored unit; None finds it from the range.
         sign: 1 if the stored phase of a vein is positive, -1 if it is negative, ``"auto"`` to find it from the dark
-            structures of the image; where that does not decide, the stored sign is kept, with a notice.
+            structures of the image; where that does not decide, it is the manufacturer's, where known, else the stored
+            one is kept: a guess, which ``sign_guessed`` of the dictionary describes.
         filter_phase: whether to apply the homodyne filter; ``"auto"`` applies it to a raw phase only.
         lines: width of the homodyne filter's window in k-space lines.
 
     Raises:
-        ValueError: ``sign`` or ``filter_phase`` is none of the values above.
+        ValueError: ``scale``, ``sign`` or ``filter_phase`` is none of the values above.
+        SubjectError: it is no phase, see :func:`~.phase_scale.phase_to_radians`.
 
     Example:
         >>> stored = MetaTensor(torch.tensor([0.0, 1024.0, 2048.0, 4095.0]).reshape(1, 4, 1, 1))  # 0 to 4095
@@ -46,6 +51,8 @@ class NormalizePhased(MapTransform):
             raise ValueError(f"phase sign is {sign!r}; expected 'auto', 1 or -1.")
         if filter_phase not in ("auto", True, False):
             raise ValueError(f"filter_phase is {filter_phase!r}; expected 'auto', true or false.")
+        if scale is not None and not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"phase scale is {scale!r}; expected radians per stored unit, above 0, or None.")
         self.scale = scale
         self.sign = sign
         self.filter_phase = filter_phase
@@ -59,10 +66,16 @@ class NormalizePhased(MapTransform):
             mask = d["mask"].as_tensor().bool()
             header_scale = stored.meta.get("radians_per_unit") if self.scale is None else None
             scale = self.scale if header_scale is None else float(header_scale)
-            phase, notice = phase_to_radians(stored.as_tensor(), scale)
+            about = {name: stored.meta[name] for name in PHASE_META if stored.meta.get(name) is not None}
+            try:
+                phase, notice, warning = phase_to_radians(stored.as_tensor(), scale, **about)
+            except SubjectError as error:
+                raise SubjectError(f"{d.get('subject', 'subject')}: {error}") from error
             if header_scale is not None:
                 notice = f"Phase was scaled by {scale:g} rad a unit, as its DICOM header says."
             add_notice(d, notice)
+            if warning:
+                add_warning(d, warning)
             raw = is_raw(phase, image.as_tensor(), mask) if self.filter_phase == "auto" else self.filter_phase
             if raw:
                 phase = homodyne_filter(phase, image.as_tensor(), self.lines)
@@ -71,6 +84,12 @@ class NormalizePhased(MapTransform):
             if sign == "auto":
                 sign, correlation = paramagnetic_sign(phase, image.as_tensor(), mask, image.pixdim)
                 decided = {1: "kept", -1: "turned", 0: "kept, for want of evidence"}[sign]
+                if sign == 0:
+                    maker, sign = sign_of_manufacturer(str(stored.meta.get("manufacturer") or ""))
+                    if sign:
+                        usual = f"as is usual for {maker} without further processing"
+                        decided = f"{'kept' if sign > 0 else 'turned'}, {usual}, for want of evidence"
+                    d["sign_guessed"] = decided
                 add_notice(d, f"Its sign was {decided} (dark structures correlate at {correlation:+.2f}).")
             d[key] = MetaTensor(phase if sign >= 0 else -phase, meta=stored.meta)
         return d
@@ -103,9 +122,19 @@ class ComputeSWId(Transform):
         return d
 
 
+PHASE_META = ("units", "manufacturer", "echo_ms", "field_tesla")
+"""What the meta data of a phase tell of its unit, see :func:`~.phase_scale.phase_to_radians`."""
+
 RAW_PHASE = 0.2
 """Median absolute phase of tissue in rad above which a phase counts as raw: the simulator's filtered scans stay below
 0.15, down to a signal-to-noise ratio of 8, and its raw ones at 3 T and 20 ms are near 0.6."""
+
+MANUFACTURER_SIGNS = {"siemens": 1, "philips": 1, "ge": -1}
+"""Sign of the phase of what is paramagnetic, such as a vein along B0, in the phase that scanners write: it rises with
+the field on those of Siemens and Philips (seen above the air of the sphenoid sinus in a scan of each, of software XA30
+and 5.7.1) and falls on those of GE. Radiologists call the first left-handed and the second right-handed, and often
+count Philips' filtered phase among the second; software and processing after the scan differ, so that this is a guess.
+"""
 
 SIGN_MARGIN = 0.03
 """Correlation of darkness and phase below which the automatic check of the sign does not decide. Without veins in
@@ -118,58 +147,6 @@ VEIN_MM, EDGE_MM, AROUND_MM = 2.5, 20.0, 5.0
 """For the check of the sign: dark structures up to twice the first wide are veins and microbleeds; the scalp, the skull
 and the fluid around the brain lie within the second of the head's edge; the surroundings of a voxel reach to the third.
 """
-
-
-def phase_to_radians(phase: torch.Tensor, scale: float | None = None) -> tuple[torch.Tensor, str]:
-    """
-    Scale a stored phase to radians, by its range where no scale is given.
-
-    Known ways of storing: radians; integers of +-4096 or 0..4095 over the circle (Siemens); milliradians (GE); and
-    any other range, which is taken to span the circle.
-
-    Args:
-        phase: stored values, any shape.
-        scale: radians a stored unit; None finds it.
-
-    Returns:
-        the phase in [-pi, pi] as float32, and a sentence that says how it was read.
-
-    Example:
-        >>> phase, _ = phase_to_radians(torch.tensor([-4096.0, 0.0, 2048.0]))
-        >>> phase
-        tensor([-3.1416,  0.0000,  1.5708])
-        >>> phase, _ = phase_to_radians(torch.tensor([10.0, 350.0]), scale=math.pi / 180)
-        >>> phase
-        tensor([ 0.1745, -0.1745])
-    """
-    phase = phase.float()
-    if scale is not None:
-        return wrap(phase * scale), f"Phase was scaled by {scale:g} rad a unit, as configured."
-    low, high = float(phase.min()), float(phase.max())
-    extent = max(-low, high)
-    if low < 0:
-        if 1.0 <= extent <= 1.01 * math.pi:
-            return phase.clone(), "Phase was read as radians."
-        if 3100 < extent <= 3145:
-            return phase / 1000.0, "Phase was read as milliradians."
-        if 1000 < extent <= 4096:
-            return phase * (math.pi / 4096), "Phase was read as +-4096 over the circle."
-        return phase * (math.pi / extent), f"Phase was read as +-{extent:.4g} over the circle, from its range."
-    if 1.0 <= high <= 2.02 * math.pi:
-        return wrap(phase), "Phase was read as radians from 0."
-    half = 2048.0 if 2048 < high <= 4096 else (high - low) / 2
-    middle = half if half == 2048.0 else (high + low) / 2
-    return (phase - middle) * (math.pi / half), f"Phase was read as 0..{2 * half:g} over the circle."
-
-
-def wrap(phase: torch.Tensor) -> torch.Tensor:
-    """Bring a phase in radians into [-pi, pi).
-
-    Example:
-        >>> wrap(torch.tensor([0.5, 4.0, -math.pi, math.pi]))
-        tensor([ 0.5000, -2.2832, -3.1416, -3.1416])
-    """
-    return torch.remainder(phase + math.pi, 2 * math.pi) - math.pi
 
 
 def homodyne_filter(phase: torch.Tensor, magnitude: torch.Tensor, lines: int = 64) -> torch.Tensor:
@@ -260,6 +237,19 @@ def paramagnetic_sign(
     if abs(correlation) < SIGN_MARGIN:
         return 0, correlation
     return (1 if correlation > 0 else -1), correlation
+
+
+def sign_of_manufacturer(manufacturer: str) -> tuple[str, int]:
+    """
+    The manufacturer's name in short, and the sign of the phase that its scanners usually write; 0 where not known.
+
+    Example:
+        >>> sign_of_manufacturer("SIEMENS"), sign_of_manufacturer("GE MEDICAL SYSTEMS"), sign_of_manufacturer("Canon")
+        (('Siemens', 1), ('GE', -1), ('', 0))
+    """
+    first = (re.findall(r"[a-z]+", manufacturer.lower()) or [""])[0]
+    sign = MANUFACTURER_SIGNS.get(first, 0)
+    return (first.upper() if first == "ge" else first.title()) if sign else "", sign
 
 
 def _window(reach_mm: float, spacing: Sequence[float]) -> tuple[int, int, int]:

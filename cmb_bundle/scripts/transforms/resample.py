@@ -40,6 +40,8 @@ class ResampleSpacingd(MapTransform):
     def __init__(self, keys: KeysCollection, spacing: Sequence[float]) -> None:
         super().__init__(keys, allow_missing_keys=True)
         self.spacing = np.array(spacing, dtype=float)
+        if self.spacing.shape != (3,) or not ((self.spacing >= 0.1) & (self.spacing <= 20)).all():
+            raise ValueError(f"spacing is {spacing!r}; expected three lengths of 0.1 to 20 mm, as [0.6, 0.6, 2.0].")
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = dict(data)

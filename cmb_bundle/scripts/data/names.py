@@ -1,0 +1,126 @@
+"""What a file's name says: whose it is, what it shows, and whether it is a scan at all."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+ROLES = {
+    "swi": "image",
+    "phase": "phase",
+    "pha": "phase",
+    "ph": "phase",
+    "magnitude": "magnitude",
+    "mag": "magnitude",
+    "label": "label",
+    "labels": "label",
+}
+T2STAR = ("t2starw", "t2star", "t2sw", "t2s", "gre", "megre")
+"""Words of a T2*-weighted magnitude. They count only where no word of ``ROLES`` is: ``part-phase_GRE`` is a phase."""
+
+NO_T2STAR = {"t1", "t1w", "mprage", "tof", "field", "fieldmap", "mapping", "localizer", "scout"}
+"""Words of other gradient echoes: with one of them, a word of ``T2STAR`` does not count."""
+
+DERIVED = {
+    **dict.fromkeys(("mip", "minip", "mnip", "mpr"), "a projection"),
+    **dict.fromkeys(("qsm", "chimap"), "a susceptibility map"),
+    **dict.fromkeys(("r2star", "r2s", "r2starmap", "t2starmap", "t2smap", "r2map", "t2map"), "a relaxation map"),
+    **dict.fromkeys(("b0", "b0map", "fieldmap"), "a field map"),
+    **dict.fromkeys(("mask", "bet", "seg"), "a mask or what a mask left"),
+}
+"""Words of what was computed from a scan, and what it is."""
+
+SEPARATORS = "_-. "
+WORD = re.compile(r"[^\W_]+")
+BIDS = re.compile(r"sub-[^\W_]+(?=_|$)", re.IGNORECASE)
+OF_THE_IMAGE = re.compile(r"_(space|desc|part)-[^\W_]+", re.IGNORECASE)
+"""Entities of a BIDS name that tell images of one scan apart."""
+
+
+@dataclass(frozen=True)
+class ParsedName:
+    """
+    The parts of a file's name, without its suffix.
+
+    Attributes:
+        subject: the name without its role word; the whole name where there is no such word.
+        role: what the file is, one of the values of ``ROLES``, or t2star; None where no word says so.
+        word: the role word in lower case, such as "pha"; empty where there is none.
+    """
+
+    subject: str
+    role: str | None
+    word: str
+
+
+def parse_name(stem: str) -> ParsedName:
+    """
+    Read a name by the last of its words that names a role.
+
+    Args:
+        stem: a file's name without its suffix.
+
+    Example:
+        >>> parse_name("01_SWI_phase")
+        ParsedName(subject='01', role='phase', word='phase')
+        >>> parse_name("sub-101_space-T2S_desc-masked_T2S")
+        ParsedName(subject='sub-101', role='t2star', word='t2s')
+        >>> parse_name("sub-3_part-mag_GRE")
+        ParsedName(subject='sub-3', role='magnitude', word='mag')
+        >>> parse_name("sub-101_space-T2S_desc-masked_T1").role is None
+        True
+    """
+    bids = BIDS.match(stem)
+    plain = re.sub(r"_(space|desc)-[^\W_]+", "", stem, flags=re.IGNORECASE)
+    found = list(WORD.finditer(plain))
+    roles = [match for match in found if match.group().lower() in ROLES]
+    if roles:
+        word = roles[-1].group().lower()
+        part = re.search(r"_part-(mag|phase)(?=_|$)", plain, re.IGNORECASE)
+        if bids and part:
+            return ParsedName(without_words(OF_THE_IMAGE.sub("", stem), (*ROLES, *T2STAR)), ROLES[word], word)
+        found = list(WORD.finditer(stem))
+        last = [match for match in found if match.group().lower() in ROLES][-1]
+        return ParsedName(_without(stem, last.end(), ROLES), ROLES[word], word)
+    words = {match.group().lower() for match in found}
+    weak = [match for match in found if match.group().lower() in T2STAR]
+    if not weak or words & NO_T2STAR:
+        return ParsedName(stem, None, "")
+    name = OF_THE_IMAGE.sub("", plain) if bids else plain
+    last = [match for match in WORD.finditer(name) if match.group().lower() in T2STAR]
+    if not last:
+        return ParsedName(stem, None, "")
+    return ParsedName(_without(name, last[-1].end(), T2STAR), "t2star", last[-1].group().lower())
+
+
+def derived(stem: str) -> str | None:
+    """
+    What a file is that was computed from a scan, by the words of its name; None for a scan.
+
+    Example:
+        >>> derived("P1_SWI_brain_mask"), derived("P1_swi"), derived("sub-101_space-T2S_desc-masked_T2S")
+        ('a mask or what a mask left', None, None)
+    """
+    start = BIDS.match(stem)
+    words = [match.group().lower() for match in WORD.finditer(stem[start.end() :] if start else stem)]
+    return next((DERIVED[word] for word in words if word in DERIVED), None)
+
+
+def without_words(stem: str, words=tuple(ROLES)) -> str:
+    """
+    Remove the role words at the end of a name.
+
+    Example:
+        >>> without_words("01_swi_phase"), without_words("01_T2S", T2STAR)
+        ('01', '01')
+    """
+    found = list(WORD.finditer(stem))
+    while found and found[-1].group().lower() in words:
+        stem = stem[: found.pop().start()].rstrip(SEPARATORS)
+    return stem
+
+
+def _without(stem: str, end: int, words) -> str:
+    """A name without the role words that stand together before ``end``: SWI_phase_01 is of 01, as is 01_SWI_phase."""
+    parts = (without_words(stem[:end], words), stem[end:].lstrip(SEPARATORS))
+    return "_".join(part for part in parts if part)

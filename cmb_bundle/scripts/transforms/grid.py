@@ -1,0 +1,103 @@
+"""The grid of a file: refused where no head can lie on it, before anything is resampled to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+
+import nibabel as nib
+import numpy as np
+
+from ..errors import SubjectError
+
+EXTENT_MM = (5.0, 500.0)
+"""Limits of the longest side of a grid: a head is 100 to 300 mm wide; what is smaller is a crop at best."""
+
+VOXEL_MM = (0.15, 12.0)
+"""Smallest and largest edge of a voxel: the finest scans of living people have 0.2 mm; no microbleed is 12 mm wide."""
+
+MILLIMETRES = {"meter": 1000.0, "micron": 1e-3}
+
+GUESSED = (
+    "The header gives no orientation (sform and qform are 0): left and right, and where the findings lie in mm, are a "
+    "guess."
+)
+
+
+def problem_of_grid(shape: Sequence[int], affine: np.ndarray) -> str:
+    """
+    Say why no head can lie on a grid; empty where one can.
+
+    Args:
+        shape: (i, j, k).
+        affine: (4, 4), voxel to mm.
+
+    Example:
+        >>> problem_of_grid((256, 256, 72), np.diag([0.9, 0.9, 2.0, 1.0]))
+        ''
+        >>> problem_of_grid((256, 256, 72), np.diag([9.0, 9.0, 20.0, 1.0]))
+        'voxels of 9 x 9 x 20 mm, so that it is 2304 x 2304 x 1440 mm large'
+    """
+    affine = np.asarray(affine, dtype=float)
+    if not np.isfinite(affine).all():
+        return "an affine with values that are NaN or infinite"
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    if min(edges) == 0 or abs(np.linalg.det(affine[:3, :3] / edges)) < 1e-3:
+        return "an affine that is singular: it puts all voxels onto a plane, a line or a point"
+    extent = edges * np.asarray(shape[:3])
+    at_most, of_voxel = EXTENT_MM, VOXEL_MM
+    if at_most[0] <= extent.max() <= at_most[1] and of_voxel[0] <= edges.min() and edges.max() <= of_voxel[1]:
+        return ""
+    voxels, size = (" x ".join(f"{value:.4g}" for value in values) for values in (edges, extent))
+    return f"voxels of {voxels} mm, so that it is {size} mm large"
+
+
+def check_grid(found: str, shape: Sequence[int], affine: np.ndarray) -> None:
+    """
+    Refuse a grid that no head can lie on.
+
+    Args:
+        found: the beginning of the message, which names the file.
+        shape, affine: as of :func:`problem_of_grid`.
+
+    Raises:
+        SubjectError: the affine is not finite or singular, or the grid or its voxels are far too small or too large.
+    """
+    problem = problem_of_grid(shape, affine)
+    if problem:
+        raise SubjectError(
+            f"{found} has {problem}. Expected the grid of a head: up to {EXTENT_MM[1]:g} mm large, with voxels of "
+            f"{VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm. Correct the voxel size or the affine in its header, or convert it "
+            "again from DICOM."
+        )
+
+
+def nifti_grid(path: str | PathLike) -> tuple[np.ndarray, list[str], list[str]]:
+    """
+    Read the affine of a NIfTI file in mm.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        (4, 4), voxel to mm; sentences about how it was read; and warnings.
+
+    Raises:
+        ValueError: the header gives no voxel size.
+    """
+    image = nib.load(path)
+    with nib.openers.ImageOpener(path) as stream:
+        stored = type(image.header).from_fileobj(stream, check=False)  # as checked, a voxel size of 0 becomes 1
+    notices, warnings = [], []
+    if int(stored["sform_code"]) == 0 and (stored["pixdim"][1:4] == 0).any():
+        raise ValueError("its header gives a voxel size of 0 and no sform")
+    if int(stored["sform_code"]) == 0 and int(stored["qform_code"]) == 0:
+        warnings.append(GUESSED)
+    affine = np.asarray(image.affine, dtype=float)
+    unit = image.header.get_xyzt_units()[0]
+    if unit in MILLIMETRES and problem_of_grid(image.shape, affine):
+        affine = np.diag([*[MILLIMETRES[unit]] * 3, 1.0]) @ affine
+        notices.append(f"The header gives lengths in {unit}s, which were read as such.")
+    elif unit in MILLIMETRES:
+        notices.append(f"The header says that lengths are in {unit}s; they fit a head in mm, and were read as mm.")
+    return affine, notices, warnings

@@ -1,0 +1,71 @@
+"""Refuse what is named as an SWI or a magnitude and can be neither."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..errors import SubjectError
+
+SAMPLE = 200_000
+"""Values that are looked at, at most about twice as many, evenly spaced."""
+
+MOST_NEGATIVE = 0.2
+"""Share of negative values, of those that are not background, that interpolation does not leave."""
+
+LABELS = 8
+"""An image with no more different values than this is a mask or a label map."""
+
+BINS, LEAST_IN_BIN = 16, 0.02
+"""A phase fills its range: of 16 equal parts each holds at least 2 % of the values. Of a magnitude, a few voxels alone
+are in the brightest part."""
+
+RANGES = ((4095.0, 8.0), (2 * math.pi, 0.02))
+"""Widths of unsigned ranges that phases have, and how far they may be off."""
+
+
+def check_image(found: str, volume: torch.Tensor) -> None:
+    """
+    Refuse an image that is no SWI and no magnitude, which are positive and dark around the head.
+
+    Args:
+        found: the beginning of the message, which names the file.
+        volume: the values, any shape, finite.
+
+    Raises:
+        SubjectError: it has no positive value, is negative in much of the head, is a mask or a label map, or fills the
+            range of a phase evenly.
+
+    Example:
+        >>> try:
+        ...     check_image("sub-1: the SWI a.nii", torch.tensor([0.0, 0.0, 1.0, 1.0]))
+        ... except SubjectError as error:
+        ...     print(str(error)[:84])
+        sub-1: the SWI a.nii has 2 different values: it is a mask or a label map. Expected a
+    """
+    values = volume.flatten()
+    if float(values.max()) <= 0:
+        raise SubjectError(f"{found} has no positive value, at most {float(values.max()):g}. {_EXPECTED}")
+    values = values[:: max(1, len(values) // SAMPLE)]
+    different = values.unique()
+    if len(different) <= LABELS:
+        raise SubjectError(f"{found} has {len(different)} different values: it is a mask or a label map. {_EXPECTED}")
+    shown = values[values != values.mode().values]
+    negative = float((shown < 0).float().mean())
+    if negative > MOST_NEGATIVE:
+        raise SubjectError(
+            f"{found} is negative in {100 * negative:.0f} % of what is not background, as a phase, a susceptibility "
+            f"map or a standardised image is. {_EXPECTED} {_PHASE}"
+        )
+    low, high = float(values.min()), float(values.max())
+    if any(abs(high - low - width) <= off for width, off in RANGES):
+        filled = torch.histc(values, BINS, low, high) / len(values)
+        if float(filled.min()) >= LEAST_IN_BIN:
+            raise SubjectError(
+                f"{found} fills its range from {low:.4g} to {high:.4g} evenly, as a phase does. {_EXPECTED} {_PHASE}"
+            )
+
+
+_EXPECTED = "Expected an image that is positive and dark around the head; give the SWI or the magnitude."
+_PHASE = "Name a phase as such, as <id>_phase.nii.gz, beside the SWI or the magnitude."
