@@ -147,8 +147,7 @@ def read_scan(
         read, notice, warning = phase_to_radians(stored, scale, **about)
         if phase_scale is None and (scale is not None or about.get("units") or about.get("manufacturer")):
             # the copy has no header or JSON file that would tell the scale
-            source = "as its DICOM header says" if scale is not None else "with what the JSON file beside it says"
-            stored, notice = read, f"Phase was scaled {source}, and is in radians in the copy."
+            stored, notice = read, "Phase was scaled as its header or JSON file says, and is in radians in the copy."
             images["phase"] = read[0].numpy().copy()
         if warning:
             notices.append(f"Warning: {warning}")
