@@ -1,6 +1,6 @@
 """A MONAI bundle that finds cerebral microbleeds in susceptibility-weighted MRI."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["detect"]
 
 

@@ -51,6 +51,12 @@ def test_planted_weights_are_found(planted):
     assert fitted(*drawn(*planted)) == pytest.approx(planted, abs=0.1)
 
 
+def test_negatives_that_count_half_double_the_odds():
+    scores, logits, labels = drawn(1.0, 0.5, -1.0)
+    found = fitted(scores, logits, labels, np.where(labels, 1.0, 0.5))
+    assert found == pytest.approx((1.0, 0.5, -1.0 + np.log(2)), abs=0.1)
+
+
 @pytest.mark.parametrize("planted", [(-0.8, 1.0, 0.0), (1.0, -0.6, 0.0)])
 def test_no_weight_is_negative(planted):
     found = fitted(*drawn(*planted))

@@ -52,7 +52,7 @@ class JointDecision(nn.Module):
         return (of_detector + weights[1] * logits + self.offset.to(logits)).sigmoid()
 
     @torch.no_grad()
-    def fit(self, scores: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> None:
+    def fit(self, scores: np.ndarray, logits: np.ndarray, labels: np.ndarray, counts: np.ndarray | None = None) -> None:
         """Set the weights and the offset to those that make the labels most probable.
 
         Neither weight may be negative. Labels are smoothed as in Platt (1999), so that a perfect separation gives
@@ -62,7 +62,11 @@ class JointDecision(nn.Module):
             scores: (N,) detector scores.
             logits: (N,) logits of the classifier, see :meth:`forward`.
             labels: (N,) 1 for a microbleed, 0 otherwise; both must occur.
+            counts: (N,) how many candidates each stands for, such as less than 1 where the scans have more of its kind
+                than those to be decided on; None for 1 each.
         """
+        share = np.ones(len(labels)) if counts is None else np.asarray(counts, dtype=float)
+        share = share / share.sum()
         positives, negatives = int(labels.sum()), int((1 - labels).sum())
         target = np.where(labels > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
         clipped = np.clip(scores.astype(float), self.clip, 1 - self.clip)
@@ -71,8 +75,8 @@ class JointDecision(nn.Module):
         def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
             total = terms @ values
             penalty = np.array([values[0] - 1, values[1] - 1, 0.0]) / len(labels)
-            value = (np.logaddexp(0, total) - target * total).mean() + 0.5 * len(labels) * penalty @ penalty
-            return float(value), terms.T @ (expit(total) - target) / len(labels) + penalty
+            value = share @ (np.logaddexp(0, total) - target * total) + 0.5 * len(labels) * penalty @ penalty
+            return float(value), terms.T @ (share * (expit(total) - target)) + penalty
 
         fitted = minimize(loss, [1.0, 1.0, 0.0], jac=True, method="L-BFGS-B", bounds=[(0, 10), (0, 10), (None, None)])
         self.weights.copy_(torch.as_tensor(fitted.x[:2]))
