@@ -1,4 +1,8 @@
-"""Random changes of contrast and phase for training."""
+"""Random changes of contrast and phase for training, which MONAI lacks.
+
+What is applied, with MONAI's flips, turns and blur, is in ``detector_augmentation`` and ``classifier_augmentation`` of
+configs/train.json.
+"""
 
 from __future__ import annotations
 
