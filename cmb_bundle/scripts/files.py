@@ -58,7 +58,7 @@ def write_whole(path: str | os.PathLike, write: Callable[[Path], None]) -> Path:
     return path
 
 
-def take_lock(path: str | os.PathLike, wait: bool = False) -> FileLock | None:
+def take_lock(path: str | os.PathLike) -> FileLock | None:
     """
     Lock a file that stands for something that one process at a time may do.
 
@@ -66,7 +66,6 @@ def take_lock(path: str | os.PathLike, wait: bool = False) -> FileLock | None:
 
     Args:
         path: the file; its folder is made where it is missing. What it holds means nothing.
-        wait: True waits until the lock is free.
 
     Returns:
         the lock, whose ``release()`` frees it; None if another process has it. On a file system without locks it is
@@ -86,7 +85,7 @@ def take_lock(path: str | os.PathLike, wait: bool = False) -> FileLock | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=0)
     except Timeout:
         return None
     except (NotImplementedError, OSError) as error:
