@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cmb_bundle.scripts.errors import CheckpointError, TrainingError
+from cmb_bundle.scripts.training.cross_validation import CrossValidation
 from cmb_bundle.scripts.training.lock import OutputLock
 from cmb_bundle.scripts.training.settings import compare_settings
 
@@ -95,8 +96,29 @@ def test_a_state_of_an_older_version_is_resumed(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- the lock
 
+
+def test_a_fold_that_another_process_works_on_is_passed_over(tmp_path):
+    validation = CrossValidation.__new__(CrossValidation)
+    validation.output_dir = tmp_path
+    hold = "import sys, time; from cmb_bundle.scripts.files import take_lock; lock = take_lock(sys.argv[1]);"
+    hold += "print('held', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", hold, str(tmp_path / "fold_1" / "lock")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        with validation._lock(1) as free, validation._lock(0) as other:
+            assert (free, other) == (False, True)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    with validation._lock(1) as free:
+        assert free
+
+
 HOLD = """
 import sys, time
+from cmb_bundle.scripts.training.cross_validation import CrossValidation
 from cmb_bundle.scripts.training.lock import OutputLock
 OutputLock(sys.argv[1])
 print("held", flush=True)
