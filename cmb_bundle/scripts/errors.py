@@ -62,7 +62,7 @@ class ProcessesError(InputError, RuntimeError):
 
 
 class TrainingError(InputError, RuntimeError):
-    """A stage cannot be trained with what there is to learn from."""
+    """A stage cannot be trained: there is too little to learn from, or another training is in its folder."""
 
 
 class CohortError(InputError, RuntimeError):

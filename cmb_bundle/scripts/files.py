@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
 import uuid
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from os import PathLike
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
+
+logger = logging.getLogger(__name__)
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xls")
 TABLE_SUFFIXES = (*EXCEL_SUFFIXES, ".csv", ".tsv", ".txt")
@@ -52,6 +56,41 @@ def write_whole(path: str | os.PathLike, write: Callable[[Path], None]) -> Path:
     finally:
         aside.unlink(missing_ok=True)
     return path
+
+
+def take_lock(path: str | os.PathLike) -> FileLock | None:
+    """
+    Lock a file that stands for something that one process at a time may do.
+
+    The system frees the lock of a process that has ended, however it ended.
+
+    Args:
+        path: the file; its folder is made where it is missing. What it holds means nothing.
+
+    Returns:
+        the lock, whose ``release()`` frees it; None if another process has it. On a file system without locks it is
+        one that nobody holds, and a warning says so.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "lock"
+        >>> lock = take_lock(path)
+        >>> lock.is_locked
+        True
+        >>> take_lock(path) is None
+        True
+        >>> lock.release()
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except (NotImplementedError, OSError) as error:
+        logger.warning(f"{path} cannot be locked ({error}): start nothing else that writes to {path.parent} meanwhile.")
+    return lock
 
 
 def write_json(path: str | os.PathLike, content: object) -> Path:

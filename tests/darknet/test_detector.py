@@ -20,10 +20,13 @@ from cmb_bundle.scripts.darknet.detector import (
     export_detector,
     fold_input_channels,
     read_weights,
+    write_weights,
 )
-from cmb_bundle.scripts.darknet.layers import MaxPool, Reorg
+from cmb_bundle.scripts.darknet.layers import MaxPool, Reorg, RootBatchNorm2d
 from cmb_bundle.scripts.darknet.network import DarknetNetwork
 from cmb_bundle.scripts.errors import DarknetError
+from cmb_bundle.scripts.inference.acceleration import accelerate
+from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
 
 from ..helpers import CONFIGS, ROOT
 from ..helpers.commands import commands
@@ -78,7 +81,7 @@ SMALL = {
 
 def assert_equals_opencv(cfg, weights):
     """Raw tensor, boxes and scores are those of OpenCV, for pictures of the size in the cfg; return the detector."""
-    detector = darknet_detector(cfg, weights).eval()
+    detector = darknet_detector(cfg, weights, batch_norm_epsilon=1e-6).eval()
     network = detector.network
     rows, columns = spatial_size(network)
     images = torch.rand(1, network.in_channels, rows, columns)
@@ -341,6 +344,54 @@ def test_boxes_do_not_depend_on_the_axes_of_the_pictures(axes, tmp_path):
     if axes[0] in "AP":
         boxes = boxes[:, [1, 0, 3, 2]]
     torch.testing.assert_close(found["boxes"], boxes, rtol=0, atol=1e-3)
+
+
+def darknets_normalisation(x, norm, build):
+    """`normalize_cpu` of pjreddie's and AlexeyAB's `src/blas.c`, and `normalize_kernel` of both, written out."""
+    mean, variance = (value.double()[:, None, None] for value in (norm.running_mean, norm.running_var))
+    root = variance.sqrt() + 1e-6 if build == "pjreddie_cpu" else (variance + 1e-5).sqrt()
+    return (x.double() - mean) / root * norm.weight.double()[:, None, None] + norm.bias.double()[:, None, None]
+
+
+@pytest.mark.parametrize("build", ["pjreddie_cpu", "alexeyab_cpu", "gpu"])
+def test_normalisation_is_that_of_each_build_of_darknet(build, tmp_path):
+    cfg, weights, network = write_small(tmp_path, cfg_text(conv(8, activation="linear"), channels=2))
+    with torch.no_grad():
+        network.layers[0].norm.running_var.copy_(torch.tensor([0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-3, 0.1, 2.0]))
+    write_weights(network, weights)
+    detector = darknet_detector(cfg, weights, batch_norm_epsilon=build).eval()
+    layer, images = detector.network.layers[0], torch.rand(1, 2, 16, 24)
+    with torch.no_grad():
+        found, convolved = layer(images, {}), layer.conv(images)
+        expected = darknets_normalisation(convolved, layer.norm, build)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
+        other = darknets_normalisation(convolved, layer.norm, "gpu" if build == "pjreddie_cpu" else "pjreddie_cpu")
+        assert (found - other).abs().amax((0, 2, 3))[:3].min() > 10, "the other rule is something else"
+        fast = accelerate(TwoStageNetwork(detector, nn.Identity()), precision="float32")
+        torch.testing.assert_close(fast.detector.network(images), detector.network(images), rtol=1e-3, atol=1e-3)
+    export_detector(detector, tmp_path / "b.cfg", tmp_path / "b.weights")
+    assert (tmp_path / "b.weights").read_bytes() == weights.read_bytes()
+
+
+def test_the_default_epsilon_is_that_of_most_builds_and_a_number_is_added_to_the_variance(tmp_path):
+    cfg, weights, _ = write_small(tmp_path, CFG)
+    assert darknet_detector(cfg, weights).network.layers[0].norm.eps == 1e-5
+    norm = darknet_detector(cfg, weights, batch_norm_epsilon=1e-6).network.layers[0].norm
+    assert type(norm) is nn.BatchNorm2d and norm.eps == 1e-6
+    assert json.loads((CONFIGS / "darknet.json").read_text())["darknet_epsilon"] == 1e-5
+    for wrong in ("cpu", 0, -1e-5, True, None):
+        with pytest.raises(DarknetError, match="expected a number above 0, such as 1e-5, or one of gpu, alexeyab_cpu"):
+            darknet_detector(cfg, weights, batch_norm_epsilon=wrong)
+
+
+def test_training_with_the_epsilon_at_the_root_keeps_the_running_statistics_as_usual():
+    torch.manual_seed(0)
+    root, usual = RootBatchNorm2d(3, eps=1e-6, momentum=0.01), nn.BatchNorm2d(3, eps=1e-6, momentum=0.01)
+    x = torch.randn(4, 3, 5, 6) * torch.tensor([0.5, 1.0, 3.0])[:, None, None] + 2
+    torch.testing.assert_close(root(x), usual(x), rtol=1e-4, atol=1e-4)
+    for key, value in usual.state_dict().items():
+        torch.testing.assert_close(root.state_dict()[key], value)
+    assert not torch.equal(root.running_var, torch.ones(3))
 
 
 def test_a_turned_detector_learns_the_same(tmp_path):

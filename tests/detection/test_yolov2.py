@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cmb_bundle.scripts.detection.anchors import fit_anchors
-from cmb_bundle.scripts.detection.boxes import non_max_suppression
+from cmb_bundle.scripts.detection.boxes import non_max_suppression, select_boxes
 from cmb_bundle.scripts.detection.yolov2 import YOLOv2Detector
 from cmb_bundle.scripts.networks.classifier import PatchClassifier
 from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
@@ -166,10 +166,74 @@ def test_classes_are_told_apart():
     raw[0, 1, 2:4, 1, 1] = torch.tensor([math.log(1 / 3), math.log(2 / 1.5)])
     raw[0, 0, 5:, 1, 1] = torch.log(torch.tensor([0.1, 0.3, 0.6]))
     raw[0, 1, 5:, 1, 1] = torch.log(torch.tensor([0.5, 0.3, 0.2]))
-    [found] = fixed_detector(raw)(torch.zeros(1, 2, 32, 48))
+    [found] = fixed_detector(raw, score_thresh=0.45)(torch.zeros(1, 2, 32, 48))
     torch.testing.assert_close(found["boxes"], torch.tensor([[4.0, 8, 20, 16]]).repeat(2, 1))
     assert found["labels"].tolist() == [2, 0]
     assert found["scores"].tolist() == pytest.approx([0.6 * sigmoid(10), 0.5 * sigmoid(10)])
+
+
+def darknets_boxes(boxes, probabilities, thresh, nms):
+    """`get_region_detections` and `do_nms_sort` of darknet written out: rows of box, class, probability."""
+
+    def overlap(a, b):
+        inter = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+        return inter / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inter)
+
+    kept = np.where(probabilities > thresh, probabilities, 0)
+    for k in range(probabilities.shape[1]):
+        order = np.argsort(-kept[:, k], kind="stable")
+        for place, i in enumerate(order):
+            if kept[i, k] == 0:
+                continue
+            for j in order[place + 1 :]:
+                if overlap(boxes[i], boxes[j]) > nms:
+                    kept[j, k] = 0
+    return sorted((*boxes[i], k, kept[i, k]) for i, k in zip(*kept.nonzero(), strict=True))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_box_is_an_object_of_each_class_that_reaches_the_threshold_as_in_darknet(classes):
+    torch.manual_seed(classes)
+    raw = torch.randn(1, 2, 5 + classes, 4, 6)
+    raw[:, :, :4] *= 0.5
+    raw[:, :, 4] += 1.0
+    detector = fixed_detector(raw, score_thresh=0.15, nms_thresh=0.3)
+    boxes, probabilities = (value[0].double().numpy() for value in detector._decode(raw.flatten(1, 2)))
+    expected = np.array(darknets_boxes(boxes, probabilities, 0.15, 0.3))
+    expected[:, :4] = expected[:, :4].clip(0, [32, 48, 32, 48])
+    [found] = detector(torch.zeros(1, 2, 32, 48))
+    assert found["scores"].tolist() == sorted(found["scores"].tolist(), reverse=True)
+    rows = torch.cat([found["boxes"], found["labels"][:, None], found["scores"][:, None]], dim=1).numpy()
+    assert len(rows) == len(expected) > 10
+    # by class and probability, since clipping makes equal edges
+    rows, expected = (np.array(sorted(table.tolist(), key=lambda row: row[4:])) for table in (rows, expected))
+    np.testing.assert_allclose(rows, expected, atol=1e-4)
+    if classes > 1:
+        places = {tuple(np.round(row[:4], 3)) for row in rows}
+        assert len(places) < len(rows), "one place, several classes"
+
+
+def test_boxes_are_compared_as_they_are_and_clipped_afterwards():
+    """Rows -24 to 24 and -8 to 24: they overlap by 32 of 48, and by all of it if the outside were cut off before."""
+    raw = objects((0, 1, 3.0), (1, 1, 2.0))
+    raw[0, 0, 1, :2, 1] = -20.0  # the centres at the first edge of their cells, rows 0 and 8
+    raw[0, 0, 3, 0, 1], raw[0, 0, 3, 1, 1] = math.log(3), math.log(2)
+    both = torch.tensor([[0.0, 8, 24, 16]]).repeat(2, 1)
+    for threshold, number in ((0.7, 2), (0.6, 1)):
+        [found] = fixed_detector(raw, nms_thresh=threshold)(torch.zeros(1, 2, 32, 48))
+        torch.testing.assert_close(found["boxes"], both[:number], atol=1e-3, rtol=0)
+    first = select_boxes(
+        torch.tensor([[-24.0, 8, 24, 16], [-8.0, 8, 24, 16]]), torch.tensor([0.9, 0.8]), torch.zeros(2), (32, 48),
+        0.1, 0.7, 10, 10, clip_first=True,
+    )  # fmt: skip
+    assert len(first["boxes"]) == 1
+
+
+def test_an_endless_box_is_no_fault():
+    raw = objects((1, 1, 3.0), (2, 2, 2.0))
+    raw[0, 0, 2:4, 1, 1] = 200.0
+    [found] = fixed_detector(raw)(torch.zeros(1, 2, 32, 48))
+    assert found["boxes"][0].tolist() == [0, 0, 32, 48] and len(found["boxes"]) == 2
 
 
 def test_boxes_are_clipped_to_the_image_without_padding():

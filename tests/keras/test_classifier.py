@@ -98,6 +98,56 @@ def save_keras_2_weights(model, path, chunks=1, renamed=False):
                 group[weight] = keras.ops.convert_to_numpy(variable)
 
 
+# ------------------------------------------------------------------------------------------- SWI and phase as channels
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("phase_first", [False, True])
+def test_models_of_two_channels(data_format, phase_first, tmp_path):
+    last = data_format == "channels_last"
+    chosen = {"data_format": data_format}
+    layers = [
+        kl.Conv3D(6, 3, activation="relu", **chosen),
+        kl.BatchNormalization(axis=-1 if last else 1),
+        kl.MaxPooling3D(2, **chosen),
+        kl.Flatten(),
+        kl.Dense(2, activation="softmax"),
+    ]
+    model = keras.Sequential([keras.Input((16, 16, 16, 2) if last else (2, 16, 16, 16)), *layers])
+    x = np.random.default_rng(2).random((6, 2, 16, 16, 16), dtype=np.float32)
+    x[:, 1] **= 2
+    theirs = x[:, ::-1] if phase_first else x
+    expected = model.predict(np.ascontiguousarray(np.moveaxis(theirs, 1, -1) if last else theirs), verbose=0)
+    assert_spread(expected)
+    model.save(tmp_path / "model.keras")
+    classifier = keras_classifier(tmp_path / "model.keras", phase_first=phase_first)
+    np.testing.assert_allclose(probabilities(classifier, x), expected, atol=1e-5)
+    beside = np.concatenate([x[:, :1], x[:, 1:]], axis=3)
+    np.testing.assert_allclose(probabilities(classifier, beside), expected, atol=1e-5)
+    wrong = keras_classifier(tmp_path / "model.keras", phase_first=not phase_first)
+    assert np.abs(probabilities(wrong, x) - expected).max() > 1e-3
+
+
+def test_a_patch_of_two_channels_is_turned_to_the_axes_of_the_model(tmp_path):
+    layers = [kl.Conv3D(4, 3, activation="relu"), kl.Flatten(), kl.Dense(1, activation="sigmoid")]
+    model = keras.Sequential([keras.Input((16, 16, 16, 2)), *layers])
+    x = np.random.default_rng(3).random((4, 2, 16, 16, 16), dtype=np.float32)
+    lps = np.ascontiguousarray(np.moveaxis(x[:, :, ::-1, ::-1], 1, -1))
+    expected = model.predict(lps, verbose=0)[:, 0]
+    model.save(tmp_path / "model.keras")
+    found = probabilities(keras_classifier(tmp_path / "model.keras", axes="LPS"), x)
+    np.testing.assert_allclose(found[:, 1], expected, atol=1e-5)
+    plain = probabilities(keras_classifier(tmp_path / "model.keras"), x)
+    assert np.abs(plain[:, 1] - expected).max() > 1e-3
+
+
+def test_a_model_of_other_patches_is_told_both_layouts(tmp_path):
+    keras.Sequential([keras.Input((20, 20, 20, 2)), kl.Flatten(), kl.Dense(2)]).save(tmp_path / "model.keras")
+    with pytest.raises(KerasError, match=r"\(20, 20, 20, 2\); expected \(1, 16, 32, 16\).*\(16, 16, 16, 2\), SWI and"):
+        keras_classifier(tmp_path / "model.keras")
+    assert keras_classifier(tmp_path / "model.keras", patch_size=(20, 40, 20)).two_channels
+
+
 # ------------------------------------------------------------------------------------------- the published network
 
 

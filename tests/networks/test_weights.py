@@ -1,5 +1,9 @@
 """Tests of loading some of the stages from a checkpoint. Whole files, and bad ones, are in test_handlers.py."""
 
+import argparse
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -96,3 +100,67 @@ def test_other_numbers_of_slices_do_not_fit(tmp_path, given, wanted):
     torch.save(small_detector(given).state_dict(), tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=r"1 of another shape; for example detector\."):
         initialize(small_detector(wanted), tmp_path / "model.pt")
+
+
+def wrapped(state, kind):
+    """A checkpoint as training programs write it, with what they put beside the weights."""
+    more = {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}}
+    return {
+        "lightning": {"state_dict": {f"model.{k}": v for k, v in state.items()}, "pytorch-lightning_version": "2.5"}
+        | more,
+        "model": {"model": state, "best": np.float64(0.5), "args": argparse.Namespace(lr=0.1, out=Path("runs"))} | more,
+        "data parallel": {f"module.{k}": v for k, v in state.items()},
+        "both": {"model_state_dict": {f"module.{k}": v for k, v in state.items()}} | more,
+        "compiled": {"net": {f"module._orig_mod.{k}": v.half() for k, v in state.items()}} | more,
+        "of a training": {"network": state, "kinds": {"optimizer": "Adam"}} | more,
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["lightning", "model", "data parallel", "both", "compiled", "of a training"])
+def test_checkpoints_as_others_write_them(kind, tmp_path):
+    torch.save(wrapped(filled(7.0).state_dict(), kind), tmp_path / "theirs.pt")
+    for network in (load_weights(filled(1.0), tmp_path / "theirs.pt"), initialize(filled(1.0), tmp_path / "theirs.pt")):
+        assert values(network) == {7.0}
+        assert {p.dtype for p in network.parameters()} == {torch.float32}
+    torch.save(wrapped(filled(7.0).detector.state_dict(), kind), tmp_path / "stage.pt")
+    network = load_weights(filled(1.0), tmp_path / "stage.pt", stages={"detector": True, "classifier": False})
+    assert (values(network.detector), values(network.classifier)) == ({7.0}, {1.0})
+
+
+def test_a_prefix_is_removed_only_if_every_name_has_it(tmp_path):
+    state = filled(7.0).state_dict()
+    names = list(state)
+    torch.save({f"module.{k}" if k == names[0] else k: v for k, v in state.items()}, tmp_path / "mixed.pt")
+    with pytest.raises(CheckpointError, match="1 tensors are missing, 1 unknown"):
+        load_weights(filled(1.0), tmp_path / "mixed.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 3, "optimizer": {}}, "holds no weights, but epoch, optimizer; expected a state_dict, or one under"),
+        ({}, "holds no weights, but nothing"),
+        ({"model": {"a": torch.zeros(1)}, "network": {"a": torch.ones(1)}}, "holds weights under network and model"),
+    ],
+)
+def test_a_checkpoint_in_which_the_weights_are_not_found(tmp_path, content, message):
+    torch.save(content, tmp_path / "theirs.pt")
+    for load in (load_weights, initialize):
+        with pytest.raises(CheckpointError, match=f"theirs.pt {message}"):
+            load(filled(1.0), tmp_path / "theirs.pt")
+
+
+def test_a_whole_model_in_place_of_its_weights_is_refused_by_the_names_of_its_classes(tmp_path):
+    torch.save(filled(7.0).detector, tmp_path / "whole.pt")
+    with pytest.raises(
+        CheckpointError, match=r"holds objects of torch\.nn\.modules\.linear\.Linear.*state_dict\(\) alone"
+    ):
+        load_weights(filled(1.0), tmp_path / "whole.pt")
+
+
+def test_weights_that_are_not_finite_are_refused_within_a_checkpoint_too(tmp_path):
+    state = filled(7.0).state_dict()
+    state["detector.weight"][0, 0] = float("nan")
+    torch.save({"state_dict": state}, tmp_path / "theirs.pt")
+    with pytest.raises(CheckpointError, match=r"1 of the 6 values of detector\.weight are NaN"):
+        initialize(filled(1.0), tmp_path / "theirs.pt")

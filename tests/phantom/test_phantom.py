@@ -2,6 +2,11 @@
 
 import json
 import multiprocessing
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import nibabel as nib
@@ -485,6 +490,64 @@ def test_an_interrupted_cohort_leaves_nothing(slab, tmp_path, monkeypatch):
         make_cohort(tmp_path / "cohort", 3, SLAB, processes=1, progress=False)
     assert len(calls) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import sys
+from cmb_bundle.scripts.phantom import TINY, make_cohort
+if __name__ == "__main__":
+    make_cohort(sys.argv[1], 40, TINY, seed=1, processes=2, progress=False)
+"""
+
+
+def status_of(pid):
+    """State and parent of a process, from /proc; nothing of one that has ended, even where nobody has waited for it."""
+    with suppress(OSError):
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+        return None if state == "Z" else (state, int(parent))
+
+
+def children_of(pid):
+    found = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [one for one in found if (status_of(one) or (None, None))[1] == pid]
+
+
+def until(true, seconds=120):
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return true()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks for processes in /proc")
+def test_a_killed_simulation_leaves_no_worker_and_the_next_one_removes_its_remains(slab, tmp_path, monkeypatch):
+    (tmp_path / "make.py").write_text(KILLED)
+    process = subprocess.Popen([sys.executable, str(tmp_path / "make.py"), str(tmp_path / "made")])
+    try:
+        assert until(lambda: list(tmp_path.glob(".made-partial-*/Truth/*.json"))), "no subject was made"
+        workers = children_of(process.pid)
+        assert len(workers) >= 2
+    finally:
+        process.kill()
+        process.wait()
+    assert until(lambda: not any(status_of(pid) for pid in workers), 20), "workers go on"
+    (remains,) = tmp_path.glob(".made-partial-*")
+    (tmp_path / ".made-2-partial-x").mkdir()
+    monkeypatch.setattr(cohort, "simulate", lambda spec: slab)
+    make_cohort(tmp_path / "made", 2, SLAB, processes=1, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".made-2-partial-x", "made", "make.py"]
+    assert not remains.exists()
+
+
+def test_a_cohort_that_another_process_is_making_is_waited_for(slab, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(cohort, "simulate", lambda spec: made.append(spec) or time.sleep(0.3) or slab)
+    how = {"subjects": 2, "preset": SLAB, "processes": 1, "progress": False}
+    with ThreadPool(2) as pool:
+        found = pool.map(lambda _: make_cohort(tmp_path / "made", **how), range(2))
+    assert found == [str(tmp_path / "made")] * 2
+    assert len(made) == 2, "simulated once"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 def test_unknown_preset_and_no_subjects(tmp_path):

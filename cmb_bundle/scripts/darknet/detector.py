@@ -83,7 +83,7 @@ def darknet_detector(
     in_channels: int | None = None,
     third_channel: str = "zero",
     channels: Sequence[int | None] | None = None,
-    batch_norm_epsilon: float = 1e-6,
+    batch_norm_epsilon: float | str = 1e-5,
     axes: str = "RA",
     loss_parameters: dict[str, Any] | None = None,
     **detector_arguments: Any,

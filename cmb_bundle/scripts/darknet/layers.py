@@ -14,16 +14,66 @@ ACTIVATIONS = {
 }
 
 
+class RootBatchNorm2d(nn.BatchNorm2d):
+    """
+    Batch normalisation whose epsilon is added to the root of the variance, and not below the root.
+
+    So does pjreddie's darknet on a CPU: ``normalize_cpu`` in ``src/blas.c`` divides by ``sqrt(variance) + .000001f``.
+
+    Example:
+        >>> norm = RootBatchNorm2d(1, eps=1.0).eval()
+        >>> norm.running_var.fill_(9.0)
+        tensor([9.])
+        >>> norm(torch.full((1, 1, 1, 1), 8.0)).item()
+        2.0
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W), with the statistics of the batch in training and the running ones in evaluation."""
+        if self.training:
+            variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+            number = x.numel() // x.shape[1]
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * number / max(1, number - 1), self.momentum)
+                self.num_batches_tracked.add_(1)
+        else:
+            variance, mean = self.running_var, self.running_mean
+        scale = self.weight / (variance.sqrt() + self.eps)
+        shift = self.bias - mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+    def equivalent(self) -> nn.BatchNorm2d:
+        """A usual batch normalisation with the same output in evaluation mode, whose own epsilon is 0."""
+        usual = nn.BatchNorm2d(self.num_features, eps=0.0).eval()
+        usual.load_state_dict(self.state_dict() | {"running_var": (self.running_var.sqrt() + self.eps) ** 2})
+        return usual.to(self.running_var.device)
+
+
+BUILDS = {
+    "gpu": (nn.BatchNorm2d, 1e-5),
+    "alexeyab_cpu": (nn.BatchNorm2d, 1e-5),
+    "pjreddie_cpu": (RootBatchNorm2d, 1e-6),
+}
+"""Batch normalisation as the builds of darknet compute it; ``gpu`` is that of both pjreddie's and AlexeyAB's."""
+
+
+def normalisation(channels: int, epsilon: float | str) -> nn.BatchNorm2d:
+    """Batch normalisation that adds ``epsilon`` to the variance, or as one of the :data:`BUILDS` computes it."""
+    kind, value = BUILDS[epsilon] if isinstance(epsilon, str) else (nn.BatchNorm2d, epsilon)
+    # darknet keeps 0.99 of the running statistics per batch
+    return kind(channels, eps=value, momentum=0.01)
+
+
 class Convolution(nn.Module):
     """Convolution, batch normalisation or a bias, activation (``src/convolutional_layer.c``)."""
 
-    def __init__(self, conv: nn.Conv2d, batch_norm_epsilon: float | None, activation: str) -> None:
+    def __init__(self, conv: nn.Conv2d, batch_norm_epsilon: float | str | None, activation: str) -> None:
         super().__init__()
         self.conv = conv
         self.norm: nn.Module = nn.Identity()
         if batch_norm_epsilon is not None:
-            # darknet keeps 0.99 of the running statistics per batch
-            self.norm = nn.BatchNorm2d(conv.out_channels, eps=batch_norm_epsilon, momentum=0.01)
+            self.norm = normalisation(conv.out_channels, batch_norm_epsilon)
         self.activation = ACTIVATIONS[activation]()
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         if conv.bias is not None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DarknetError
+from ..options import TINY, is_number, is_one_of
 from .cfg import Section, read_cfg
-from .layers import ACTIVATIONS, Convolution, MaxPool, Reorg, Route, Shortcut
+from .layers import ACTIVATIONS, BUILDS, Convolution, MaxPool, Reorg, Route, Shortcut
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,9 @@ class DarknetNetwork(nn.Module):
         cfg: the file. Sections ``net``, ``convolutional``, ``maxpool``, ``route``, ``reorg``, ``shortcut``, and one
             ``region`` at the end.
         in_channels: channels of the input; by default those of the file.
-        batch_norm_epsilon: added to the variance under the square root. The three programs that run such files
-            differ: OpenCV adds 1e-6 there, darknet on a GPU 1e-5, and darknet on a CPU adds 1e-6 to the root. The
+        batch_norm_epsilon: a number is added to the variance, under the square root. Programs that run such files
+            differ: both forks of darknet on a GPU (``gpu``) and AlexeyAB's on a CPU (``alexeyab_cpu``) add 1e-5 there,
+            OpenCV adds 1e-6, and pjreddie's darknet on a CPU (``pjreddie_cpu``) adds 1e-6 to the root. The
             difference matters for variances of this size.
         axes: directions of the rows and the columns of darknet's images, two of the letters R, L, A, P. The input
             always has rows to R and columns to A, like slices of a RAS volume; ``RA`` leaves it unchanged. For
@@ -69,10 +71,15 @@ class DarknetNetwork(nn.Module):
         self,
         cfg: str | Path,
         in_channels: int | None = None,
-        batch_norm_epsilon: float = 1e-6,
+        batch_norm_epsilon: float | str = 1e-5,
         axes: str = "RA",
     ) -> None:
         super().__init__()
+        if not (is_number(TINY)(batch_norm_epsilon) or is_one_of(*BUILDS)(batch_norm_epsilon)):
+            raise DarknetError(
+                f"batch_norm_epsilon (darknet_epsilon) is {batch_norm_epsilon!r}; expected a number above 0, such as "
+                f"1e-5, or one of {', '.join(BUILDS)}."
+            )
         if axes not in ("RA", "RP", "LA", "LP", "AR", "AL", "PR", "PL"):
             raise DarknetError(f"axes is {axes!r}; expected one of R and L with one of A and P, such as PL.")
         self.transposed = axes[0] in "AP"
@@ -183,7 +190,7 @@ def _check_options(section: Section) -> None:
             logger.warning(section.error(f"{key} is not an option of this layer; it is ignored.", key))
 
 
-def _convolutional(section: Section, shapes: list[Shape], batch_norm_epsilon: float) -> tuple[nn.Module, Shape]:
+def _convolutional(section: Section, shapes: list[Shape], batch_norm_epsilon: float | str) -> tuple[nn.Module, Shape]:
     channels, rows, columns = shapes[-1]
     filters = section.integer("filters", 1, minimum=1)
     size = section.integer("size", 1, minimum=1)
@@ -201,7 +208,7 @@ def _convolutional(section: Section, shapes: list[Shape], batch_norm_epsilon: fl
     return layer, (filters, *((extent + 2 * padding - size) // stride + 1 for extent in (rows, columns)))
 
 
-def _maxpool(section: Section, shapes: list[Shape], _: float) -> tuple[nn.Module, Shape]:
+def _maxpool(section: Section, shapes: list[Shape], _: float | str) -> tuple[nn.Module, Shape]:
     channels, rows, columns = shapes[-1]
     stride = section.integer("stride", 1, minimum=1)
     size = section.integer("size", stride, minimum=1)
@@ -221,7 +228,7 @@ def _source(section: Section, key: str, index: int) -> int:
     return source
 
 
-def _route(section: Section, shapes: list[Shape], _: float) -> tuple[nn.Module, Shape]:
+def _route(section: Section, shapes: list[Shape], _: float | str) -> tuple[nn.Module, Shape]:
     sources = [_source(section, "layers", index) for index in section.integers("layers")]
     joined = [shapes[source + 1] for source in sources]
     if len({shape[1:] for shape in joined}) > 1:
@@ -233,7 +240,7 @@ def _route(section: Section, shapes: list[Shape], _: float) -> tuple[nn.Module, 
     return Route(sources), (sum(shape[0] for shape in joined), *joined[0][1:])
 
 
-def _shortcut(section: Section, shapes: list[Shape], _: float) -> tuple[nn.Module, Shape]:
+def _shortcut(section: Section, shapes: list[Shape], _: float | str) -> tuple[nn.Module, Shape]:
     source = _source(section, "from", section.integers("from")[0])
     if shapes[source + 1] != shapes[-1]:
         raise section.error(
@@ -244,7 +251,7 @@ def _shortcut(section: Section, shapes: list[Shape], _: float) -> tuple[nn.Modul
     return Shortcut(source, section.choice("activation", "linear", list(ACTIVATIONS))), shapes[-1]
 
 
-def _reorg(section: Section, shapes: list[Shape], _: float) -> tuple[nn.Module, Shape]:
+def _reorg(section: Section, shapes: list[Shape], _: float | str) -> tuple[nn.Module, Shape]:
     channels, rows, columns = shapes[-1]
     stride = section.integer("stride", 1, minimum=1)
     reverse = section.integer("reverse", 0) > 0

@@ -319,6 +319,6 @@ class RetinaNet2DDetector(RetinaNetDetector):
         boxes, scores = boxes.repeat_interleave(self.num_classes, dim=1), probabilities.flatten(1)
         limits = (self.score_thresh, self.nms_thresh, self.topk_candidates, self.detections_per_image)
         return [
-            select_boxes(boxes[number], scores[number], labels, image_size, *limits)
+            select_boxes(boxes[number], scores[number], labels, image_size, *limits, clip_first=True)
             for number, image_size in enumerate(image_sizes)
         ]

@@ -114,7 +114,9 @@ class YOLOv2Detector(nn.Module):
         return boxes, probabilities.amax(-1)
 
     def detections(self, raw: Tensor, image_sizes: Sequence[Sequence[int]]) -> list[dict[str, Tensor]]:
-        """Decode, select by score, clip, and suppress, for each image by itself and each class by itself.
+        """Decode, select by score, suppress, and clip, for each image by itself and each class by itself.
+
+        As in darknet, a box is an object of every class whose probability reaches ``score_thresh``.
 
         Args:
             raw: (B, A * (5 + C), H, W).
@@ -128,12 +130,14 @@ class YOLOv2Detector(nn.Module):
         """
         check_finite(raw)
         boxes, probabilities = self._decode(raw)
-        scores, labels = probabilities.max(-1)
+        classes = probabilities.shape[2]
+        labels = torch.arange(classes, device=raw.device).repeat(boxes.shape[1])
+        boxes, scores = boxes.repeat_interleave(classes, dim=1), probabilities.flatten(1)
         return [
             select_boxes(
                 boxes[number],
                 scores[number],
-                labels[number],
+                labels,
                 size,
                 self.score_thresh,
                 self.nms_thresh,

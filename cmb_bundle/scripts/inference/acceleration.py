@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..darknet.layers import Convolution
+from ..darknet.layers import Convolution, RootBatchNorm2d
 from ..networks.yolov2 import YOLOv2Network
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -104,8 +104,10 @@ def _fold(sequence: nn.Sequential | Convolution) -> None:
     """Fold each normalisation that directly follows a convolution into it."""
     modules = sequence._modules
     for before, after in pairwise(list(modules)):
-        if isinstance(modules[before], nn.Conv2d) and isinstance(modules[after], nn.BatchNorm2d):
-            modules[before] = fuse_conv_bn_eval(modules[before], modules[after])
+        norm = modules[after]
+        if isinstance(modules[before], nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            norm = norm.equivalent() if isinstance(norm, RootBatchNorm2d) else norm
+            modules[before] = fuse_conv_bn_eval(modules[before], norm)
             modules[after] = nn.Identity()
 
 

@@ -23,10 +23,11 @@ class KerasClassifier(nn.Module):
 
     Args:
         layers: the layers in order, in Keras' own layout; the last one returns logits.
-        channels_last: whether they expect (B, 16, 32, 16, 1).
+        channels_last: whether they expect (B, 16, 32, 16, 1), or (B, 16, 16, 16, 2).
         microbleed_class: index of the microbleed class, 0 or 1.
         phase_first: whether they expect the phase before the SWI.
         axes: directions of the axes of their patches, such as ``RAS`` or ``LPS``.
+        two_channels: whether they expect SWI and phase as two channels, and not side by side.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class KerasClassifier(nn.Module):
         microbleed_class: int = 1,
         phase_first: bool = False,
         axes: str = "RAS",
+        two_channels: bool = False,
     ) -> None:
         super().__init__()
         self.layers = nn.Sequential(OrderedDict(layers))
+        self.two_channels = two_channels
         self.channels_last, self.microbleed_class, self.phase_first = channels_last, microbleed_class, phase_first
         turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(axes))
         self.flipped = [2 + axis for axis in range(3) if turn[axis, 1] < 0]
@@ -48,7 +51,7 @@ class KerasClassifier(nn.Module):
         """Bring patches, RAS and SWI first, as in :meth:`forward`, into the layout that the layers expect."""
         halves = x.split(1, dim=1) if x.shape[1] == 2 else x.chunk(2, dim=3)
         halves = [half.flip(self.flipped).permute(self.order) for half in halves]
-        x = torch.cat(halves[::-1] if self.phase_first else halves, dim=3)
+        x = torch.cat(halves[::-1] if self.phase_first else halves, dim=1 if self.two_channels else 3)
         return x.movedim(1, -1) if self.channels_last else x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +95,8 @@ def keras_classifier(
             ``.keras``.
         architecture: output of ``model.to_json()``, or a ``.keras`` or whole-model ``.h5`` file; None if the weights
             file contains it.
-        patch_size: voxels of a patch along its three axes, SWI and phase together.
+        patch_size: voxels of a patch along its three axes, SWI and phase together. A model that takes them as two
+            channels has half of it along the second axis: (16, 16, 16, 2) or (2, 16, 16, 16).
         microbleed_class: index of the model's microbleed class, 0 or 1.
         phase_first: whether the model was trained with the phase before the SWI.
         axes: directions of the axes of the patches that the model was trained on. ``RAS`` means to right, anterior
@@ -127,14 +131,8 @@ def keras_classifier(
             raise KerasError(f"Layer {name} ({kind}) is not supported: {error}.") from error
         built[f"{number:02d}_{name.replace('.', '_')}"] = nn.Sequential(*modules)
 
-    formats = {False: (1, *patch_size), True: (*patch_size, 1)}
-    fitting = [last for last, shape in formats.items() if fits(input_shape, shape)]
-    if not fitting:
-        raise KerasError(
-            f"The model takes patches of {input_shape}; expected {formats[False]} or {formats[True]}, SWI and phase "
-            "side by side along the second axis. Set patch_size to the edge of the model's patches."
-        )
-    classifier = KerasClassifier(built, fitting[0], microbleed_class, phase_first, axes)
+    channels_last, two_channels = _layout(input_shape, patch_size)
+    classifier = KerasClassifier(built, channels_last, microbleed_class, phase_first, axes, two_channels)
     _check_output(classifier, patch_size, end)
     return classifier
 
@@ -147,6 +145,21 @@ def _input_shape(model: Mapping, layers: Sequence[Layer]) -> tuple[int | None, .
                 return tuple(config[key][1:])
     raise KerasError(
         "The description does not give the shape of the input. Build the model in Keras and save it again."
+    )
+
+
+def _layout(input_shape: Sequence[int | None], patch_size: Sequence[int]) -> tuple[bool, bool]:
+    """Whether a model takes the channels last, and whether it takes SWI and phase as two channels."""
+    i, j, k = patch_size
+    beside, apart = [(1, i, j, k), (i, j, k, 1)], [(2, i, j // 2, k), (i, j // 2, k, 2)]
+    for two_channels, shapes in ((False, beside), (True, apart)):
+        for channels_last, shape in enumerate(shapes):
+            if fits(input_shape, shape):
+                return bool(channels_last), two_channels
+    raise KerasError(
+        f"The model takes patches of {input_shape}; expected {beside[0]} or {beside[1]}, SWI and phase side by side "
+        f"along the second axis, or {apart[0]} or {apart[1]}, SWI and phase as channels. Set patch_size to the edge "
+        "of the model's patches."
     )
 
 

@@ -4,7 +4,7 @@ from .blocks import convolution_block, scaled_channels, side_by_side
 from .classifier import ContextClassifier, PatchClassifier
 from .decision import JointDecision
 from .two_stage import TwoStageNetwork
-from .weights import fit_weights, initialize, load_weights, read_state, save_weights
+from .weights import fit_weights, initialize, load_weights, plain_weights, read_state, save_weights
 from .yolov2 import Stages, YOLOv2Network
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "fit_weights",
     "initialize",
     "load_weights",
+    "plain_weights",
     "read_state",
     "save_weights",
     "scaled_channels",

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
+import pathlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..errors import CheckpointError
 from ..files import write_whole
 from ..options import check_flags
 
+logger = logging.getLogger(__name__)
+
 NOT_WEIGHTS = "Expected a PyTorch state_dict; copy the file again or train again."
+
+WRAPPERS = ("state_dict", "model_state_dict", "network_weights", "network", "model", "net")
+"""Keys under which training programs keep the weights beside the rest of their state."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""First words that DataParallel, torch.compile and Lightning put before the name of every tensor."""
+
+PLAIN = [argparse.Namespace, pathlib.PosixPath, pathlib.WindowsPath, np.dtype, np.ndarray,
+         np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0],  # how numpy's scalars and arrays are made again
+         *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?"))]  # fmt: skip
+"""Classes of harmless values that often lie beside weights: options, paths, the best score so far."""
 
 
 def load_weights(
@@ -27,8 +44,9 @@ def load_weights(
 
     Args:
         network: the module.
-        path: a file of the network's ``state_dict()``, written by :func:`torch.save`; if a single stage is loaded, a
-            file of only that stage will do (``detector_best.pt`` of a training). Not needed if no stage is loaded.
+        path: a file of the network's ``state_dict()``, written by :func:`torch.save`, or a checkpoint with one, see
+            :func:`plain_weights`; if a single stage is loaded, a file of only that stage will do
+            (``detector_best.pt`` of a training). Not needed if no stage is loaded.
         map_location: see :func:`torch.load`.
         stages: names of children, and whether to load them; None loads everything.
 
@@ -47,7 +65,7 @@ def load_weights(
         raise CheckpointError(
             f"The weights {path} do not exist. Train first (run training), or give their path by --checkpoint."
         )
-    state = read_state(path, map_location, NOT_WEIGHTS)
+    state = plain_weights(read_state(path, map_location, NOT_WEIGHTS), path)
     if children is None:
         fit_weights(network, state, path)
         return network
@@ -68,7 +86,8 @@ def initialize(network: torch.nn.Module, path: str | Path | None = None) -> torc
 
     Args:
         network: both stages.
-        path: weights of both stages, such as ``models/model.pt``; None leaves the network unchanged.
+        path: weights of both stages, such as ``models/model.pt``, or a checkpoint with them, see
+            :func:`plain_weights`; None leaves the network unchanged.
 
     Returns:
         the network.
@@ -83,7 +102,7 @@ def initialize(network: torch.nn.Module, path: str | Path | None = None) -> torc
             f"initial_weights {path} do not exist. Give a file of weights of both stages, such as models/model.pt of "
             "the bundle, or none to start from random weights."
         )
-    state = read_state(path, "cpu", NOT_WEIGHTS)
+    state = plain_weights(read_state(path, "cpu", NOT_WEIGHTS), path)
     wanted = network.state_dict()
     fit_weights(network, {key: _with_neighbours(tensor, wanted.get(key)) for key, tensor in state.items()}, path)
     return network
@@ -104,12 +123,69 @@ def _with_neighbours(weight: torch.Tensor, wanted: torch.Tensor | None) -> torch
 def read_state(path: str | Path, map_location: object, advice: str) -> dict:
     """Read a dictionary that :func:`torch.save` wrote; if that fails, the error ends with ``advice``."""
     try:
+        torch.serialization.add_safe_globals(PLAIN)
         state = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}). {advice}") from error
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}){_objects(path)}. {advice}") from error
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds a {type(state).__name__}. {advice}")
     return state
+
+
+def _objects(path: str | Path) -> str:
+    """What of a file is not read since reading it could run any program."""
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # no file of torch.save at all, or PyTorch is older than 2.6
+        return ""
+    if not found:
+        return ""
+    return (
+        f": it holds objects of {', '.join(sorted(found)[:5])}, which are not read, since that could run any program. "
+        "In the program that wrote it, save the model's state_dict() alone"
+    )
+
+
+def plain_weights(state: Mapping, path: str | Path = "The file") -> dict[str, torch.Tensor]:
+    """
+    Find the weights in a checkpoint as others write it.
+
+    Training programs save a dictionary with the weights under a key such as ``state_dict`` or ``model``, beside an
+    optimizer and more; DataParallel puts ``module.`` before each name.
+
+    Args:
+        state: what :func:`read_state` read.
+        path: its file, for the error.
+
+    Returns:
+        the tensors by their names in the network.
+
+    Raises:
+        CheckpointError: there are no weights in it, or they may be under several keys.
+
+    Example:
+        >>> plain_weights({"state_dict": {"module.bias": torch.zeros(1)}, "epoch": 3})
+        {'bias': tensor([0.])}
+    """
+    if not any(torch.is_tensor(value) for value in state.values()):
+        holding = [key for key in WRAPPERS if _has_tensors(state.get(key))]
+        if len(holding) != 1:
+            found = ", ".join(map(str, list(state)[:8])) or "nothing"
+            what = f"weights under {' and '.join(holding)}" if holding else f"no weights, but {found}"
+            raise CheckpointError(
+                f"{path} holds {what}; expected a state_dict, or one under one of {', '.join(WRAPPERS)}. Save it as "
+                "that, or copy the file again."
+            )
+        logger.info(f"{path}: weights are taken from {holding[0]}, out of {', '.join(map(str, state))}")
+        state = state[holding[0]]
+    state = dict(state)
+    while prefix := next((p for p in PREFIXES if state and all(str(key).startswith(p) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _has_tensors(part: object) -> bool:
+    return isinstance(part, Mapping) and any(torch.is_tensor(value) for value in part.values())
 
 
 def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> None:

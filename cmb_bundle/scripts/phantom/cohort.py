@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
 import hashlib
 import io
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import shutil
 import tempfile
+import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+from filelock import FileLock
 from openpyxl import Workbook
 from tqdm import tqdm
 
@@ -28,6 +34,7 @@ from .simulate import Phantom, simulate
 from .spec import PRESETS, PhantomSpec
 
 VERSION = 3  # raise it when the simulated images change, so that cached cohorts are made anew
+PARTIAL = "-partial-"  # follows a cohort's name in that of the hidden folder in which it is made
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can hold
 
 
@@ -144,7 +151,8 @@ def make_cohort(
 ) -> str:
     """Simulate a cohort, or reuse the one that was made with the same parameters.
 
-    The folder appears whole: it is written aside, in a hidden folder next to it, and renamed at the end.
+    The folder appears whole: it is written aside, in a hidden folder next to it, and renamed at the end. Where another
+    process is making the same folder, this waits for it. What one that was killed left behind is removed.
 
     Args:
         dataset_dir: folder to make.
@@ -182,22 +190,52 @@ def make_cohort(
         wanted |= {"kinds": names, "maps": digest}
     if _is_whole(folder, wanted):
         return str(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-partial-", dir=folder.parent))
+    with _alone(folder) as alone:
+        # another process may have made it meanwhile
+        if not _is_whole(folder, wanted):
+            if alone:
+                _clear_remains(folder)
+            how = {"spec": spec, "seed": seed, "vary": vary, "vary_geometry": vary_geometry}
+            how |= {"kinds": names, "maps": files, "digits": max(3, len(str(subjects)))}
+            bar = {"total": subjects, "desc": f"phantoms {spec.name}", "unit": "subject", "disable": not progress}
+            _make_whole(folder, wanted, partial(_make_subject, **how), processes, bar)
+    return str(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Wait until no other process makes a folder, and keep it; yields False where the file system has no locks."""
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire()
+    except (NotImplementedError, OSError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            Path(lock.lock_file).unlink()
+        lock.release()
+
+
+def _make_whole(
+    folder: Path, wanted: dict, make: Callable[..., None], processes: int | None, bar: dict[str, Any]
+) -> None:
+    """Simulate all subjects in a hidden folder beside the wanted one, and rename it."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}{PARTIAL}", dir=folder.parent))
     try:
         aside.chmod(0o755)
-        digits = max(3, len(str(subjects)))
-        how = {"spec": spec, "seed": seed, "vary": vary, "vary_geometry": vary_geometry, "kinds": names, "maps": files}
-        work = partial(_make_subject, folder=str(aside), digits=digits, **how)
+        work, subjects = partial(make, folder=str(aside)), wanted["subjects"]
         if processes is None:
             processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         processes = min(processes, subjects)
-        bar = {"total": subjects, "desc": f"phantoms {spec.name}", "unit": "subject", "disable": not progress}
         if processes == 1:
             for index in tqdm(range(subjects), **bar):
                 work(index)
         else:
-            with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
                 try:
                     for _ in tqdm(pool.map(work, range(subjects)), **bar):
                         pass
@@ -208,12 +246,28 @@ def make_cohort(
         try:
             aside.rename(folder)
         except OSError:
-            # Another process may have finished the same cohort meanwhile.
+            # without locks, another process may have finished the same cohort meanwhile
             if not _is_whole(folder, wanted):
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return str(folder)
+
+
+def _end_with_parent() -> None:
+    """Let this worker end as soon as the process that started it does, which may have been killed."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _clear_remains(folder: Path) -> None:
+    """Remove what a simulation of the same folder left that was killed; the lock tells that none is running."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}{PARTIAL}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _is_whole(folder: Path, wanted: dict) -> bool:

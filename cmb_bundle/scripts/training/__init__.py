@@ -16,10 +16,12 @@ from .distributed import (
     synchronise_batch_norm,
 )
 from .handlers import EpochSeed, EpochTable, Progress, first_output
+from .lock import OutputLock
 from .losses import BatchMeanCrossEntropy
 from .metrics import CandidateFROC, FindingsFROC
 from .multiscale import MultiScale
 from .patches import PatchCollector
+from .settings import compare_settings, run_settings
 from .trainer import StageTrainer, collate_slices, prepare_slices, sum_of_losses
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "FindingsFROC",
     "LossReweighting",
     "MultiScale",
+    "OutputLock",
     "PatchCollector",
     "Progress",
     "StageTrainer",
@@ -39,6 +42,7 @@ __all__ = [
     "TrainingCheckpoint",
     "calibrate",
     "collate_slices",
+    "compare_settings",
     "finish_training",
     "first_output",
     "first_process_first",
@@ -49,6 +53,7 @@ __all__ = [
     "parallel",
     "prepare_slices",
     "print_folds",
+    "run_settings",
     "start_processes",
     "sum_of_losses",
     "synchronise_batch_norm",

@@ -19,6 +19,7 @@ from ..errors import CheckpointError
 from ..files import write_whole
 from ..networks.weights import fit_weights, read_state
 from ..options import check_flags
+from .settings import compare_settings
 
 logger = logging.getLogger(__name__)
 
@@ -127,9 +128,12 @@ class TrainingCheckpoint:
         datasets: the training and the validation data set, see :class:`SplitGuard`.
         depends_on: a file that this training depends on, such as the weights of stage 1 for stage 2; if it has
             changed, training starts again.
+        settings: what the training is configured with, see :func:`~.settings.run_settings`; a resumed training says
+            what differs from before.
 
     Raises:
-        CheckpointError: ``<name>_last.pt`` cannot be read, or is of another network, optimizer, schedule or split.
+        CheckpointError: ``<name>_last.pt`` cannot be read, or is of another network, optimizer, schedule or split, or
+            of settings with which it cannot go on.
     """
 
     def __init__(
@@ -147,6 +151,7 @@ class TrainingCheckpoint:
         save_interval: int = 1,
         datasets: Sequence[CohortDataset] = (),
         depends_on: str | Path | None = None,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         check_flags(resume=resume)
         self.last, self.best = Path(output_dir) / f"{name}_last.pt", Path(output_dir) / f"{name}_best.pt"
@@ -159,6 +164,7 @@ class TrainingCheckpoint:
         self.resume = resume
         self.save_interval = save_interval
         self.depends_on = depends_on
+        self.settings = dict(settings or {})
         self.progress = BestEpoch(patience)
         self.split = SplitGuard(datasets)
         self._score: float | None = None
@@ -192,6 +198,7 @@ class TrainingCheckpoint:
             logger.warning(f"{self.name}: {self.depends_on} has changed since {self.last}; training starts again")
             return
         self.split.check(state["subjects"], self.last)
+        compare_settings(state.get("settings", {}), self.settings, self.name, self.last)
         fit_weights(self._module(), state["network"], self.last)
         self._restore(state)
         if state["scaler"] and engine.scaler is not None:
@@ -246,6 +253,7 @@ class TrainingCheckpoint:
                 "kinds": self._kinds(),
                 "subjects": sorted(self.split.subjects),
                 "depends_on": self._digest(),
+                "settings": self.settings,
                 **{key: value.state_dict() for key, value in self.states.items()},
             }
             if better or state["epoch"] % self.save_interval == 0 or self._is_last(engine):

@@ -19,17 +19,12 @@ from ..data.splits import make_datalist
 from ..errors import CohortError, CrossValidationError, root_cause
 from ..evaluation.records import load_records
 from ..evaluation.scores import EvaluationOptions
-from ..files import write_json
+from ..files import take_lock, write_json
 from ..inference.evaluator import raise_failures
 from ..options import OF_MONAI, enclosing_workflow
 from ..report.report import write_evaluation
 
 logger = logging.getLogger(__name__)
-
-try:
-    import fcntl
-except ImportError:  # Windows: give two processes different folds by hand
-    fcntl = None
 
 OWN_IDS = ("run_folds", "evaluation_configs", "cross_validation")
 """Ids of cross_validate.json that are not part of a fold's training."""
@@ -129,15 +124,12 @@ class CrossValidation:
     @contextmanager
     def _lock(self, fold: int) -> Iterator[bool]:
         """Lock the fold; yields False if another process has it. The system frees the lock of a killed process."""
-        self.folder(fold).mkdir(parents=True, exist_ok=True)
-        with (self.folder(fold) / "lock").open("w") as stream:
-            try:
-                if fcntl is not None:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        lock = take_lock(self.folder(fold) / "lock")
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                lock.release()
 
     def _training_config(self, fold: int) -> dict[str, Any]:
         return self.config | {
