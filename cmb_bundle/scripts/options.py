@@ -132,6 +132,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "phase_channel": (is_one_of("complement", "zero", "none"), "complement, zero or none"),
     "subset": (is_one_of("all", "train", "validation", "test"), "all, train, validation or test"),
     "dicom_output": (is_one_of("auto", True, False), "auto, True or False"),
+    "output_layout": (is_one_of("default", "bids"), "default or bids"),
     "precision": (is_one_of("auto", "float32", "bfloat16"), "auto (inference alone), float32 or bfloat16"),
 }  # fmt: skip
 """The check of each option's value, and what it expects in words."""

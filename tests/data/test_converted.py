@@ -201,7 +201,7 @@ def test_images_loose_in_a_folder_by_the_names_of_their_series(tmp_path):
         ("MAG_3_T2star", "MAG_3", "t2star"),
         ("Ph_4_gre", "Ph_4", "t2star"),
         ("MAG-5_mag", "MAG-5", "magnitude"),
-        ("mag_gre_6", "6", "magnitude"),
+        ("mag_gre_6", "gre_6", "magnitude"),
     ],
 )
 def test_initials_are_no_kind(tmp_path, name, subject, role):
