@@ -110,6 +110,13 @@ def test_a_repetition_is_a_subject_of_its_own(tmp_path):
     assert files[f"{SWI}_15"]["phase"] == f"{SWI}_16_ph.nii.gz"
 
 
+def test_one_series_in_two_files_is_refused(tmp_path):
+    siemens(tmp_path)
+    touch(tmp_path, f"{SWI}_8.nii")
+    with pytest.raises(SubjectError, match=f"{SWI}: has two files or more of one kind"):
+        find_subjects(tmp_path)
+
+
 @pytest.mark.parametrize("ends", [("5", "6_ph", "7", "8"), ("5", "7", "8")])
 def test_without_json_files_no_projection_is_taken_for_the_swi(tmp_path, ends):
     touch(tmp_path, *(f"{SWI}_{end}.nii.gz" for end in ends))

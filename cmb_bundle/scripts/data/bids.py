@@ -96,8 +96,8 @@ def find_bids(root: Path) -> dict[str, dict[str, list[Any]]]:
 def is_part(folder: Path) -> bool:
     """Whether a folder is that of one participant or one session, with folders such as anat in it."""
     named = SUBJECT.fullmatch(folder.name) or (folder.name.startswith("ses-") and SUBJECT.fullmatch(folder.parent.name))
-    inside = [*folder.glob("*"), *folder.glob("ses-*/*")]
-    return bool(named) and any(one.name in DATATYPES and one.is_dir() for one in inside)
+    inside = [*folder.glob("*"), *folder.glob("ses-*/*")] if named else []
+    return any(one.name in DATATYPES and one.is_dir() for one in inside)
 
 
 def only_labelled(

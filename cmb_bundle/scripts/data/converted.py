@@ -126,8 +126,9 @@ def _runs(group: list[Converted]) -> list[list[Converted]]:
         seen.add(key)
         runs[-1].append(one)
     whole = all({"image"} & roles or {"phase"} < roles for roles in ({one.role for one in run} for run in runs))
-    numbered = all(one.series is not None for one in group)
-    return runs if whole and numbered else [group]
+    numbers = [{one.series for one in run} for run in runs]
+    apart = None not in set().union(*numbers) and len(set().union(*numbers)) == sum(map(len, numbers))
+    return runs if whole and apart else [group]
 
 
 def _roles(scan: str, run: list[Converted]) -> dict[str, list[Path]]:
