@@ -87,13 +87,16 @@ def test_sessions_runs_and_a_participant_without_any_scan(tmp_path):
     bids(tmp_path, "anat/run-1_T2starw", "anat/run-2_T2starw", "anat/echo-1_MEGRE")
     touch(tmp_path, "sub-01/ses-01/swi/sub-01_ses-01_swi.nii.gz", "sub-02/anat/sub-02_T1w.nii.gz")
     touch(tmp_path, "sub-03/fmap/sub-03_magnitude1.nii.gz", "sub-03/fmap/sub-03_phase1.nii.gz")
+    touch(tmp_path, "sub-05/fmap/sub-05_magnitude.nii.gz", "sub-05/fmap/sub-05_fieldmap.nii.gz")
     touch(tmp_path, "sub-04/dwi/sub-04_dwi.nii.gz", "derivatives/x/sub-01/anat/sub-01_desc-brain_T2starw.nii.gz")
     files = found(tmp_path)
-    assert list(files) == ["sub-01_ses-01", "sub-01_ses-02_run-1", "sub-01_ses-02_run-2", "sub-02", "sub-03"]
+    sessions = ["sub-01_ses-01", "sub-01_ses-02_run-1", "sub-01_ses-02_run-2"]
+    assert list(files) == [*sessions, "sub-02", "sub-03", "sub-05"]
     assert files["sub-01_ses-02_run-2"]["t2star"].endswith("run-2_T2starw.nii.gz")
     assert "echo-1_MEGRE.nii.gz was not read" in files["sub-01_ses-02_run-1"]["notices"]
     assert "sub-02_T1w.nii.gz" in files["sub-02"]["error"]
     assert "sub-03_phase1.nii.gz" in files["sub-03"]["error"], "a field map is no magnitude with its phase"
+    assert "sub-05_magnitude.nii.gz" in files["sub-05"]["error"]
 
 
 @pytest.mark.parametrize("part", ["sub-01", "sub-01/ses-02"])
