@@ -123,11 +123,16 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "slice_size": (is_list(is_number(1, whole=True), 2), "two whole numbers of pixels, as '[176,176]'"),
     "detector_sizes": (optional(is_list(is_number(1, whole=True))), "a list of whole numbers, or None"),
     "subjects": (optional(_IDS), "a list of ids, as \"['P03']\", or None for all"),
+    **dict.fromkeys(
+        ("participant_label", "session_label"),
+        (optional(lambda v: isinstance(v, str) or is_number(0, whole=True)(v) or _IDS(v)),
+         "a label or a list of labels, as \"['01','02']\", or None for all")),
     "phase_scale": (optional(is_number(TINY)), "radians per stored unit, above 0, or None to find it"),
     "phase_sign": (is_one_of("auto", 1, -1), "auto, 1 or -1"),
     "phase_channel": (is_one_of("complement", "zero", "none"), "complement, zero or none"),
     "subset": (is_one_of("all", "train", "validation", "test"), "all, train, validation or test"),
     "dicom_output": (is_one_of("auto", True, False), "auto, True or False"),
+    "output_layout": (is_one_of("default", "bids"), "default or bids"),
     "precision": (is_one_of("auto", "float32", "bfloat16"), "auto (inference alone), float32 or bfloat16"),
 }  # fmt: skip
 """The check of each option's value, and what it expects in words."""

@@ -169,7 +169,12 @@ def test_the_folder_of_one_subject(tmp_path):
 def test_magnitude_named_as_its_phase(tmp_path):
     touch(tmp_path, "a/8_gre_e1.nii.gz", "a/8_gre_e2.nii.gz", "a/9_gre_e2_ph.nii.gz", "b_e2.nii.gz", "b_e2_ph.nii.gz")
     assert found(tmp_path) == [
-        {"subject": "a", "phase": "a/9_gre_e2_ph.nii.gz", "magnitude": "a/8_gre_e2.nii.gz"},
+        {
+            "subject": "a",
+            "phase": "a/9_gre_e2_ph.nii.gz",
+            "magnitude": "a/8_gre_e2.nii.gz",
+            "notices": "Of 2 echoes, 8_gre_e2.nii.gz was taken; not read: 8_gre_e1.nii.gz.",
+        },
         {"subject": "b_e2", "phase": "b_e2_ph.nii.gz", "magnitude": "b_e2.nii.gz"},
     ]
 
@@ -183,8 +188,9 @@ def test_real_scans_are_found():
     if not REAL.is_dir():
         pytest.skip(f"the real scans are not at {REAL}")
     names = [
-        (subject["subject"], Path(subject["magnitude"]).name, Path(subject["phase"]).name)
-        for subject in find_subjects(REAL)
+        (folder, Path(subject["magnitude"]).name, Path(subject["phase"]).name)
+        for folder in ("gre_crop", "head_philips", "head_siemens")
+        for subject in find_subjects(REAL / folder)
     ]
     philips = "2001_WIP_fcMRI_Field_Mapping_enh_e2"
     assert names == [
@@ -233,7 +239,7 @@ def test_folder_with_a_file_of_another_subject_is_reported(tmp_path):
     [
         ("Data/SWI/01.nii", "Data/SWI/01.nii.gz"),
         ("Data/SWI/01.nii", "Data/01_swi.nii.gz"),
-        ("Data/01/swi.nii", "Data/01/swi_e2.nii.gz"),
+        ("Data/01/swi.nii", "Data/01/swi_b.nii.gz"),
         ("01_swi.nii", "01_SWI.nrrd"),
         ("Data/SWI/01.nii", "Label/01.xlsx", "Label/01.csv"),
     ],

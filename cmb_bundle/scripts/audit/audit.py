@@ -77,7 +77,7 @@ def audit_labels(
         SubjectError: no subject has a table of points that can be audited.
     """
     scans, left_out = [], {}
-    for subject in tqdm(find_subjects(dataset_dir), desc="Label audit", unit="subject"):
+    for subject in tqdm(find_subjects(dataset_dir, echo), desc="Label audit", unit="subject"):
         name = subject["subject"]
         try:
             if "error" in subject:

@@ -11,13 +11,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..dicom.kinds import nearest_echo
 from ..dicom.series import find_studies
-from ..dicom.volumes import dicom_files
+from ..dicom.volumes import dicom_files, is_dicom
 from ..errors import DicomError, SubjectError
 from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES
-from .names import DERIVED, ROLES, T2STAR, derived, parse_name, without_words
-from .sidecars import read_sidecar
+from .bids import FOLDERS, find_bids, is_part
+from .converted import take_converted
+from .echoes import ECHO, ROLES_OF_ECHOES, choose_echo
+from .names import (
+    DERIVED,
+    NO_T2STAR,
+    ROLES,
+    T2STAR,
+    WORD,
+    ParsedName,
+    derived,
+    leading_initials,
+    parse_name,
+    without_words,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +37,6 @@ FILE_KEYS = ("image", "phase", "magnitude", "t2star", "dicom", "label", "truth")
 SUFFIXES = {"label": (*TABLE_SUFFIXES, *IMAGE_SUFFIXES), "truth": (".json",)}
 SPECIAL_FOLDERS = {"data": None, "label": "label", "labels": "label", "truth": "truth"}
 OWN_OUTPUT = re.compile(r"_cmb(_swi)?$", re.IGNORECASE)
-ECHO = re.compile(r"_(e\d+|echo-\d+)(?=_|$)", re.IGNORECASE)
 EXTRACTED = re.compile(r"[-_. ](bet|brain)$", re.IGNORECASE)
 """The end of a name of what a brain extraction left of a scan; "brain" may be a word of the scan's own name, too."""
 OTHER_TEXT = re.compile(r"(readme|licen[sc]e|notes?)\b.*\.txt$", re.IGNORECASE)
@@ -40,12 +51,14 @@ LAYOUTS = """\
   (c) a JSON datalist, given in place of the folder
   (d) <id>/ with files named swi, phase, mag (and label)
   (e) DICOM files at any depth, with any names; or Data/<id>/ with those of a study, and Label/<id>.xlsx
+  (f) BIDS: sub-<label>/[ses-<label>/]{anat,swi,fmap}/ with the suffixes swi, T2starw, MEGRE and GRE
+  (g) the path of one image, whose phase is beside it
 A T2*-weighted magnitude is named t2star, t2starw, t2s or gre in place of swi.
 Images are .nii, .nii.gz, .nrrd, .mha or DICOM; SWI, magnitude (with phase, if there is one) or T2* is needed.
 docs/reference/data.md and dicom.md beside it have the details."""
 
 
-def find_subjects(dataset_dir: str | Path | None) -> list[dict[str, Any]]:
+def find_subjects(dataset_dir: str | Path | None, echo: int = -1) -> list[dict[str, Any]]:
     """Find the subjects of a data set by the names of its files.
 
     The layouts are shown in docs/reference/data.md. Only whole words in file names count, between separators, in upper
@@ -54,7 +67,8 @@ def find_subjects(dataset_dir: str | Path | None) -> list[dict[str, Any]]:
     projections, masks and computed maps. If no subject is found by name, DICOM files are looked for.
 
     Args:
-        dataset_dir: a folder, or the path of a JSON datalist.
+        dataset_dir: a folder, the path of a JSON datalist, or that of one image.
+        echo: which echo of those that are files of their own, see :func:`~.echoes.choose_echo`.
 
     Returns:
         a dict for each subject, sorted by id, with "subject" and the absolute paths that were found of
@@ -72,15 +86,19 @@ def find_subjects(dataset_dir: str | Path | None) -> list[dict[str, Any]]:
     root = Path(dataset_dir).expanduser().absolute()
     if root.suffix.lower() == ".json":
         entries, base = read_datalist(root)
-        subjects = [_resolve(entry, base) for entry in entries]
+        subjects = [_resolve(entry, base, echo) for entry in entries]
+    elif root.is_file():
+        subjects = [_one(root)]
     elif root.is_dir():
-        subjects = [_subject(name, files) for name, files in sorted(_scan(root).items())]
-        if all("error" in subject for subject in subjects):
+        subjects = [_subject(name, files, echo) for name, files in sorted(_scan(root).items())]
+        if any("error" not in subject for subject in subjects):
+            subjects += _studies_beside(root, subjects)
+        else:
             studies = _studies(root)
             found = any("error" not in study for study in studies)
             subjects = studies if found else subjects + studies
     else:
-        raise SubjectError(f"dataset_dir {root}: there is no such folder, and it is not a JSON datalist.")
+        raise SubjectError(f"dataset_dir {root}: there is no such folder or file.")
     if all("error" in subject for subject in subjects):
         raise SubjectError(_nothing_found(root, subjects))
     return sorted(subjects, key=lambda subject: subject["subject"])
@@ -169,7 +187,7 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
     return entries, (path.parent / Path(base or ".").expanduser()).absolute()
 
 
-def _resolve(entry: dict[str, Any], base: Path) -> dict[str, Any]:
+def _resolve(entry: dict[str, Any], base: Path, echo: int) -> dict[str, Any]:
     """A datalist's entry with absolute paths, or with an error if one is missing."""
     for key in FILE_KEYS:
         given = entry.get(key)
@@ -184,7 +202,7 @@ def _resolve(entry: dict[str, Any], base: Path) -> dict[str, Any]:
         error = f"has no file {', '.join(missing)}, although the datalist names it"
         return {"subject": entry["subject"], "error": error}
     fold = {"fold": entry["fold"]} if "fold" in entry else {}
-    return _subject(entry["subject"], files) | fold
+    return _subject(entry["subject"], files, echo) | fold
 
 
 def _studies(root: Path) -> list[dict[str, Any]]:
@@ -194,12 +212,83 @@ def _studies(root: Path) -> list[dict[str, Any]]:
         raise SubjectError(f"{root}: {error}") from error
 
 
-def _subject(name: str, files: dict[str, list[Path]]) -> dict[str, Any]:
+def _studies_beside(root: Path, subjects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The DICOM studies in folders of a data set in which nothing was found by names."""
+    used = {Path(str(subject[key])) for subject in subjects for key in FILE_KEYS if key in subject}
+    used = {path.relative_to(root).parts[0] for path in used if path.is_relative_to(root)}
+    known = {subject["subject"] for subject in subjects}
+    folders = [
+        folder for folder in _entries(root)
+        if folder.is_dir() and folder.name not in {*used, *known, *FOLDERS}
+        and folder.name.lower() not in {*SPECIAL_FOLDERS, *DERIVED} and _holds_dicom(folder)
+    ]  # fmt: skip
+    within = tuple(f"{folder}/" for folder in folders)
+    failed = tuple(f"file {folder.name} " for folder in folders)
+    studies = [
+        study for study in (_studies(root) if folders else ())
+        if str(study.get("dicom", [""])[0]).startswith(within) or study["subject"].startswith(failed)
+    ]  # fmt: skip
+    return [one | {"subject": f"{one['subject']}_dicom"} if one["subject"] in known else one for one in studies]
+
+
+def _one(path: Path) -> dict[str, Any]:
+    """The subject of one file: with its phase, or its SWI or magnitude where it is a phase, by the names beside it."""
+    if not _suffix(path, IMAGE_SUFFIXES):
+        if not is_dicom(path):
+            raise SubjectError(
+                f"dataset_dir {path}: it is no image; expected one of {', '.join(IMAGE_SUFFIXES)}, a DICOM file, a "
+                "JSON datalist or a folder."
+            )
+        return {"subject": path.stem, "dicom": [str(path)]}
+    found = _scan_one_folder(path.parent)
+    owner = next(((name, files) for name, files in found.items() if any(path in one for one in files.values())), None)
+    name, files = owner or (_stem(path), {})
+    role = next((role for role, paths in files.items() if path in paths), "other")
+    if role == "derived":
+        return _subject(name, {"derived": [path]})
+    notices = []
+    if role == "other":
+        role, name = "image", _stem(path)
+        notices = [f"{path.name} was taken for an SWI: its name does not say what it is."]
+        files = {"phase": [one for key in found.values() for one in key.get("phase", ()) if _subject_id(one) == name]}
+    same_echo = {key: _of_echo(paths, path) for key, paths in files.items() if key in ROLES_OF_ECHOES}
+    wanted = {"image": ("phase",), "phase": ("image", "magnitude"), "magnitude": ("phase",), "t2star": ()}[role]
+    chosen = {role: [path], **{key: same_echo[key] for key in wanted if same_echo.get(key)}}
+    if role == "phase" and "image" in chosen:
+        chosen.pop("magnitude", None)
+    more = {key: files[key] for key in ("label", "truth") if files.get(key)}
+    return _subject(name, {**chosen, **more, **({"notices": notices} if notices else {})})
+
+
+def _of_echo(paths: list[Path], path: Path) -> list[Path]:
+    """Of several files the one that has the echo of another."""
+    number = ECHO.findall(_stem(path))
+    return [one for one in paths if ECHO.findall(_stem(one)) == number] if len(paths) > 1 else paths
+
+
+def _scan_one_folder(folder: Path) -> dict[str, dict[str, list[Path]]]:
+    """The files of each subject directly in a folder."""
+    found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    _add_derived(found, _add_by_name(found, folder))
+    _merge_echoes(found)
+    return found
+
+
+def _subject(name: str, files: Mapping[str, list[Any]], echo: int = -1) -> dict[str, Any]:
+    files = dict(files)
+    said = list(files.pop("notices", ()))
     found = "; ".join(f"{role} {', '.join(map(str, sorted(paths)))}" for role, paths in files.items())
     files, notices = _without_other_t2star(files)
+    notices = said + notices
+    try:
+        files, of_echoes = choose_echo(files, echo)
+    except IndexError as error:
+        return {"subject": name, "error": f"{error}: {found}"}
+    notices += of_echoes
     for path in sorted(files.get("derived", ())):
-        what = derived(_stem(path)) or DERIVED["bet"]
-        notices.append(f"{path.name} was skipped: its name says that it is {what}.")
+        what = derived(_stem(path)) or (DERIVED["bet"] if EXTRACTED.search(_stem(path)) else None)
+        why = f"its name says that it is {what}" if what else "its name or JSON file says that it is no scan itself"
+        notices.append(f"{path.name} was skipped: {why}.")
     if any(len(files.get(role, ())) > 1 for role in FILE_KEYS if role != "dicom"):
         return {"subject": name, "error": f"has two files or more of one kind, keep one of each: {found}"}
     scans = {"image", "dicom", "magnitude", "t2star"} & set(files)
@@ -234,22 +323,19 @@ def t2star_left_out(names: str, swi: bool) -> str:
 
 
 def _without_other_t2star(files: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], list[str]]:
-    """The files with one T2*-weighted image at most, none beside an SWI; and sentences on those left out."""
+    """The files without a T2*-weighted image where there is something better; and a sentence on what was left out."""
     images = sorted(files.get("t2star", ()))
     rest = {role: paths for role, paths in files.items() if role != "t2star"}
     swi = bool({"image", "dicom"} & set(files))
     if images and (swi or {"magnitude", "phase"} <= set(files)):
         return rest, [t2star_left_out(", ".join(path.name for path in images), swi)]
-    echoes = [read_sidecar(path).echo_ms for path in images]
-    if len(images) > 1 and all(len(echo) == 1 for echo in echoes) and len(set(echoes)) == len(echoes):
-        taken = nearest_echo([echo[0] for echo in echoes])
-        notice = f"Of {len(images)} echoes, {images[taken].name} was taken ({echoes[taken][0]:g} ms)."
-        return files | {"t2star": [images[taken]]}, [notice]
     return files, []
 
 
 def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
     """The files of each subject below a folder, by role."""
+    if is_part(root):
+        return find_bids(root)
     data = next((entry for entry in _entries(root) if entry.is_dir() and entry.name.lower() == "data"), root)
     folders = {entry.name.lower(): entry for entry in (*_entries(data), *_entries(root)) if entry.is_dir()}
     found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
@@ -267,6 +353,10 @@ def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
                 if not found[folder.name] and _holds_dicom(folder):
                     found[folder.name]["dicom"].append(folder)
     _add_derived(found, computed)
+    _merge_echoes(found)
+    for name, files in find_bids(root).items():
+        for role, paths in files.items():
+            found[name][role] += paths
     for name, role in SPECIAL_FOLDERS.items():
         if role and name in folders:
             _add_folder(found, folders[name], role, SUFFIXES[role])
@@ -305,12 +395,20 @@ def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...])
 def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
     """Add the files of a folder by the words in their names: those of several subjects, or of a single one."""
     unnamed, tables, computed = [], [], []
+    images = [path for path in _entries(folder) if _suffix(path, IMAGE_SUFFIXES) and not OWN_OUTPUT.search(_stem(path))]
+    scans, left = take_converted(images)
+    initials = () if subject else leading_initials([_stem(path) for path in left])
+    for scan, files in _best(scans, found[subject]).items() if subject and scans else scans.items():
+        for role, paths in files.items():
+            found[subject or scan][role] += paths
     for path in _entries(folder):
         stem = _stem(path)
+        if path in images and path not in left:
+            continue
         if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)) or OWN_OUTPUT.search(stem):
             continue
         own = stem[len(subject) :] if stem.startswith(subject) else stem
-        name = parse_name(own)
+        name = ParsedName(stem, None, "") if stem in initials else parse_name(own)
         if name.role == "label":
             found[subject or name.subject or folder.name]["label"].append(path)
         elif _suffix(path, (".txt",)):
@@ -326,19 +424,13 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
 
     for path, name in sorted(unnamed, key=lambda one: one[1].role is None):
         stem = _stem(path)
-        # Converters such as dcm2niix name the phase like its magnitude plus "_ph"; the series number can differ.
-        bare = _without_series_number(stem)
-        if any(_without_series_number(phase) == bare for phase in _named_by_ph(found, subject or stem)):
-            found[subject or stem]["magnitude"].append(path)
-            continue
         if name.role == "t2star" and not subject and "phase" in found.get(stem, {}):
             found[stem]["magnitude"].append(path)  # a_gre beside a_gre_phase
             continue
-        scan = subject or _scan_of_echo(found, stem)
-        if name.role == "t2star" and not _named_by_ph(found, scan):
+        if name.role == "t2star":
             found[subject or ECHO.sub("", name.subject) or folder.name]["t2star"].append(path)
-        elif scan or not any(stem.startswith(f"{other}_") for other, files in found.items() if set(files) != {"other"}):
-            found[scan or stem]["other"].append(path)
+        elif subject or not any(stem.startswith(f"{other}_") for other, one in found.items() if set(one) != {"other"}):
+            found[subject or stem]["other"].append(path)
     for path in tables:
         for owner in dict.fromkeys((without_words(_stem(path)), parse_name(_stem(path)).subject)):
             if owner == subject or (not subject and set(found.get(owner, ())) - {"other"}):
@@ -347,17 +439,32 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
     return computed
 
 
-def _named_by_ph(found: dict, subject: str) -> list[str]:
-    """The names, without that word, of the phases of a subject that a converter named by "_ph"."""
-    names = [parse_name(_stem(phase)) for phase in found.get(subject, {}).get("phase", ())]
-    return [name.subject for name in names if name.word == "ph"]
+def _best(scans: dict[str, dict[str, list[Path]]], files: dict) -> dict[str, dict[str, list[Any]]]:
+    """Of several scans of one subject those with an SWI, else without field maps; with a notice of the others."""
+    swi = {name for name, one in scans.items() if "image" in one} or {
+        name for name in scans if not {word.group().lower() for word in WORD.finditer(name)} & NO_T2STAR
+    }
+    left = [path.name for name in set(scans) - swi for paths in scans[name].values() for path in paths]
+    if not swi or not left:
+        return scans
+    files["notices"].append(f"{', '.join(sorted(left))} was not read: there is a better scan of the subject.")
+    return {name: scans[name] for name in swi}
 
 
-def _scan_of_echo(found: dict, stem: str) -> str:
-    """The subject of which a file is another echo, by its name: b_gre_e1 beside b_gre_e2_ph; empty if there is none."""
-    bare = ECHO.sub("", _without_series_number(stem))
-    subjects = [name for name in found if ECHO.sub("", _without_series_number(name)) == bare]
-    return next((name for name in subjects if _named_by_ph(found, name)), "")
+def _merge_echoes(found: dict[str, dict[str, list[Path]]]) -> None:
+    """Make one subject of echoes whose names make them several: 01_mag_e1 and 01_mag_e2, or of SWI 01_swi_e1."""
+    alike = defaultdict(list)
+    for name, files in found.items():
+        written = [_stem(path).lower() for path in files.get("image", ())]
+        if all("_echo-" in stem or re.search(r"_e\d+$", stem) for stem in written):
+            alike[ECHO.sub("", name)].append(name)
+    for bare, names in alike.items():
+        if len(names) > 1 and any(set(found[name]) & set(ROLES_OF_ECHOES) for name in names):
+            merged = defaultdict(list)
+            for files in (found.pop(name) for name in names):
+                for role, paths in files.items():
+                    merged[role] += paths
+            found[bare] = merged
 
 
 def _add_derived(found: dict, computed: list[Derived]) -> None:
@@ -379,6 +486,10 @@ def _add_derived(found: dict, computed: list[Derived]) -> None:
                 found[subject or parse_name(bare if derived(stem) else stem).subject][role].append(path)
             continue
         owners = [name for name in found if name and re.match(re.escape(name) + r"($|[-_. ])", stem)]
+        if not owners:  # mIP_Images(SW) is of Images; mIP alone, of the folder's subject
+            rest = [word.group() for word in WORD.finditer(stem) if word.group().lower() not in {*DERIVED, *ROLES}]
+            bare = "_".join(rest) or path.parent.name
+            owners = [name for name in found if name and f"{bare}_".startswith(f"{name}_")]
         if subject in found or owners:
             found[subject or max(owners, key=len)]["derived"].append(path)
         elif role or derived(stem) == "a projection":
@@ -400,10 +511,6 @@ def _id_of(path: Path, role: str) -> str:
 def _subject_id(path: Path) -> str:
     """The subject that a file is named after, or the whole name where it consists of role words."""
     return without_words(_stem(path)) or _stem(path)
-
-
-def _without_series_number(stem: str) -> str:
-    return re.sub(r"^\d+_", "", stem)
 
 
 def _entries(folder: Path) -> list[Path]:

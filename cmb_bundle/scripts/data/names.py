@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 ROLES = {
@@ -33,6 +35,8 @@ DERIVED = {
 SEPARATORS = "_-. "
 WORD = re.compile(r"[^\W_]+")
 BIDS = re.compile(r"sub-[^\W_]+(?=_|$)", re.IGNORECASE)
+INITIALS = re.compile(r"(phase|pha|ph|magnitude|mag)(?=[-_. ])", re.IGNORECASE)
+"""Words of a kind that may be a site's name or a person's initials where they begin a name."""
 OF_THE_IMAGE = re.compile(r"_(space|desc|part)-[^\W_]+", re.IGNORECASE)
 """Entities of a BIDS name that tell images of one scan apart."""
 
@@ -65,6 +69,8 @@ def parse_name(stem: str) -> ParsedName:
         ParsedName(subject='01', role='phase', word='phase')
         >>> parse_name("sub-101_space-T2S_desc-masked_T2S")
         ParsedName(subject='sub-101', role='t2star', word='t2s')
+        >>> parse_name("MAG_07_gre"), parse_name("mag_gre_07").role
+        (ParsedName(subject='MAG_07', role='t2star', word='gre'), 'magnitude')
         >>> parse_name("sub-3_part-mag_GRE")
         ParsedName(subject='sub-3', role='magnitude', word='mag')
         >>> parse_name("sub-101_space-T2S_desc-masked_T1").role is None
@@ -74,6 +80,9 @@ def parse_name(stem: str) -> ParsedName:
     plain = re.sub(r"_(space|desc)-[^\W_]+", "", stem, flags=re.IGNORECASE)
     found = list(WORD.finditer(plain))
     roles = [match for match in found if match.group().lower() in ROLES]
+    words = [match.group().lower() for match in found]
+    if roles == found[:1] and INITIALS.match(stem) and set(words[2:]) & set(T2STAR) and words[1] not in T2STAR:
+        roles = []  # initials, and the word of the kind stands further back
     if roles:
         word = roles[-1].group().lower()
         part = re.search(r"_part-(mag|phase)(?=_|$)", plain, re.IGNORECASE)
@@ -91,6 +100,31 @@ def parse_name(stem: str) -> ParsedName:
     if not last:
         return ParsedName(stem, None, "")
     return ParsedName(_without(name, last[-1].end(), T2STAR), "t2star", last[-1].group().lower())
+
+
+def leading_initials(stems: Iterable[str]) -> set[str]:
+    """
+    The names that begin with a word such as mag and have no other word of a kind, where no other name is of the same
+    subject: MAG_001 without PHASE_001 beside it.
+
+    Args:
+        stems: names of one folder without their suffixes.
+
+    Example:
+        >>> leading_initials(["MAG_001", "mag_2", "phase_2", "Ph_3_swi"])
+        {'MAG_001'}
+    """
+    named = {stem: parse_name(stem) for stem in stems}
+    roles: dict[str, set] = defaultdict(set)
+    for name in named.values():
+        roles[name.subject].add(name.role)
+    found = set()
+    for stem, name in named.items():
+        words = [word.lower() for word in WORD.findall(stem)]
+        kinds = [word for word in words if word in ROLES or word in T2STAR]
+        if INITIALS.match(stem) and kinds == words[:1] and len(roles[name.subject] - {None}) < 2:
+            found.add(stem)
+    return found
 
 
 def derived(stem: str) -> str | None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import LabelError, SubjectError
 from ..files import write_json
+from .bids import only_labelled, participant_of
 from .labels import LabelConvention, count_points
 from .layouts import FILE_KEYS, find_subjects, read_datalist
 
@@ -72,6 +73,9 @@ def make_datalist(
     folds: int = 5,
     seed: int = 0,
     convention: LabelConvention | Mapping[str, Any] | None = None,
+    echo: int = -1,
+    participant_label: str | Sequence[str] | None = None,
+    session_label: str | Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Split the labelled subjects of a data set into folds, or take the split of a datalist that is there.
 
@@ -82,6 +86,8 @@ def make_datalist(
         folds: number of folds.
         seed: of the split.
         convention: of the labels' tables, or its keyword arguments; noted in the file.
+        echo: as for :py:func:`find_subjects`.
+        participant_label, session_label: only these participants and sessions, see :py:func:`~.bids.only_labelled`.
 
     Returns:
         "name", "dataset_dir", "folds", "seed", "convention"; "training", the labelled subjects, each with its
@@ -94,10 +100,10 @@ def make_datalist(
     """
     if not isinstance(convention, LabelConvention):
         convention = LabelConvention(**(convention or {}))
-    subjects = find_subjects(dataset_dir)
+    subjects = only_labelled(find_subjects(dataset_dir, echo), participant_label, session_label)
     root = Path(dataset_dir).expanduser().absolute()
-    base = read_datalist(root)[1] if root.is_file() else root
-    wanted = {"folds": folds, "seed": seed, "convention": asdict(convention)}
+    base = read_datalist(root)[1] if root.suffix.lower() == ".json" else root.parent if root.is_file() else root
+    wanted = {"folds": folds, "seed": seed, "echo": echo, "convention": asdict(convention)}
     path = Path(datalist_file).expanduser().absolute() if datalist_file else None
     if path and path.exists():
         return _reuse(path, subjects, base, wanted)
@@ -113,9 +119,13 @@ def make_datalist(
             len(unlabelled),
             ", ".join(entry["subject"] for entry in unlabelled),
         )
-    names, lesions = [entry["subject"] for entry in training], [entry["lesions"] for entry in training]
-    for name, fold in assign_folds(names, lesions, folds, seed).items():
-        training[names.index(name)].setdefault("fold", fold)
+    lesions: dict[str, int] = {}  # of a participant, whose sessions must not be in training and in test
+    for entry in training:
+        person = participant_of(entry["subject"])
+        lesions[person] = lesions.get(person, 0) + entry["lesions"]
+    fold_of = assign_folds(list(lesions), list(lesions.values()), folds, seed)
+    for entry in training:
+        entry.setdefault("fold", fold_of[participant_of(entry["subject"])])
     content = {"name": base.name, "dataset_dir": str(base), **wanted, "training": training}
     content |= {"unlabelled": unlabelled, "failures": failures}
     _check_folds(content, folds, root)
@@ -139,6 +149,7 @@ class Split:
         folds: number of folds, 3 or more.
         seed: of the split.
         convention: of the labels' tables; noted in a new datalist.
+        echo, participant_label, session_label: as for :py:func:`make_datalist`.
 
     Example:
         >>> Split(None).part("all")
@@ -153,6 +164,9 @@ class Split:
         folds: int = 5,
         seed: int = 0,
         convention: LabelConvention | Mapping[str, Any] | None = None,
+        echo: int = -1,
+        participant_label: str | Sequence[str] | None = None,
+        session_label: str | Sequence[str] | None = None,
     ) -> None:
         self.dataset_dir = dataset_dir
         self.datalist_file = datalist_file
@@ -160,11 +174,14 @@ class Split:
         self.folds = folds
         self.seed = seed
         self.convention = convention
+        self.echo = echo
+        self.labels = {"participant_label": participant_label, "session_label": session_label}
 
     @cached_property
     def datalist(self) -> dict[str, Any]:
         """The split of the whole data set, as :py:func:`make_datalist` gives it, with enough subjects for its folds."""
-        content = make_datalist(self.dataset_dir, self.datalist_file, self.folds, self.seed, self.convention)
+        how = {"folds": self.folds, "seed": self.seed, "convention": self.convention, "echo": self.echo}
+        content = make_datalist(self.dataset_dir, self.datalist_file, **how, **self.labels)
         usable = len(content["training"])
         if usable < self.folds:
             raise SubjectError(
@@ -210,7 +227,8 @@ class Split:
         if self.dataset_dir is None:
             return []
         if subset == "all":
-            return _only(find_subjects(self.dataset_dir), subjects, self.dataset_dir)
+            found = only_labelled(find_subjects(self.dataset_dir, self.echo), **self.labels)
+            return _only(found, subjects, self.dataset_dir)
         if subset not in PARTS:
             raise SubjectError(f"subset is {subset!r}; it must be all, {', '.join(PARTS)}.")
         if self.folds < 3 or self.fold not in range(-1, self.folds):
@@ -219,6 +237,7 @@ class Split:
                 "validation and test, and fold is counted from 0 (-1 for no test fold)."
             )
         entries = sorted(self.datalist["training"], key=lambda entry: entry["subject"])
+        entries = only_labelled(entries, **self.labels)  # the datalist may be of more subjects
         chosen = [entry for entry in entries if self._part_of(entry) == subset]
         wanted = _only(entries, subjects, self.dataset_dir)
         chosen = [entry for entry in chosen if entry in wanted]

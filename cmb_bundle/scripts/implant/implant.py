@@ -116,7 +116,7 @@ def implant_microbleeds(
         "phase_scale": phase_scale,
         "phase_sign": phase_sign, "echo": echo,
     }  # fmt: skip
-    subjects = find_subjects(dataset_dir)
+    subjects = find_subjects(dataset_dir, echo)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-partial-", dir=folder.parent))
     rows, failures = [], {}

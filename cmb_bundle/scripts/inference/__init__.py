@@ -2,6 +2,7 @@
 
 from .acceleration import Accelerated, MaxPool2x2, accelerate
 from .api import Detection, Detector, Finding, JudgedCandidate, detect
+from .bids_output import BidsOutput
 from .evaluator import CohortEvaluator, collate_subject, prepare_volume, raise_failures
 from .findings import Findingsd, KeepInputGridd, background, to_file_grid
 from .inferers import MixedPrecisionInferer, TwoStageInferer
@@ -12,6 +13,7 @@ from .writers import SubjectWriter, findings_table, write_findings
 
 __all__ = [
     "Accelerated",
+    "BidsOutput",
     "ChooseSignd",
     "CohortEvaluator",
     "Detection",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import glob
+import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -17,9 +19,10 @@ from monai.engines import IterationEvents
 
 from ..data.labels import LabelConvention
 from ..dicom.writers import write_dicom
-from ..errors import DicomError
+from ..errors import DicomError, SubjectError
 from ..files import write_csv, write_json, write_whole
 from ..options import check_flags
+from .bids_output import BidsOutput
 from .findings import to_file_grid
 from .pictures import draw_findings
 
@@ -103,9 +106,11 @@ class SubjectWriter:
         dicom_output: whether to write ``<subject>_cmb_seg.dcm`` and ``_cmb_sr.dcm`` too: ``"auto"`` where the source
             is DICOM; where that can't be done, the other results are kept and the subject goes into the engine's
             ``incomplete``, its JSON has ``dicom_error``. True makes it the subject's failure.
+        output_layout: ``"default"``, a folder for each subject; or ``"bids"``, derivatives, see :class:`BidsOutput`.
+        dataset_dir: of the scans, which BIDS derivatives name as their source.
 
     Raises:
-        ValueError: ``dicom_output`` is none of the values above.
+        ValueError: ``dicom_output`` or ``output_layout`` is none of the values above.
     """
 
     def __init__(
@@ -114,6 +119,8 @@ class SubjectWriter:
         convention: Mapping | None = None,
         picture: bool = True,
         dicom_output: str | bool = "auto",
+        output_layout: str = "default",
+        dataset_dir: str | Path | None = None,
     ) -> None:
         check_flags(picture=picture)
         if dicom_output not in ("auto", True, False):
@@ -121,7 +128,10 @@ class SubjectWriter:
                 f"dicom_output is {dicom_output!r}; expected 'auto', true or false, on the command line True or False "
                 "with a capital letter."
             )
+        if output_layout not in ("default", "bids"):
+            raise ValueError(f"output_layout is {output_layout!r}; expected 'default' or 'bids'.")
         self.dicom_output = dicom_output
+        self.bids = BidsOutput(output_dir, dataset_dir) if output_layout == "bids" else None
         self.output_dir = Path(output_dir)
         self.convention = LabelConvention(**(convention or {}))
         self.picture = picture
@@ -132,6 +142,8 @@ class SubjectWriter:
         engine.add_event_handler(Events.STARTED, lambda _: (self.found.clear(), self.read.clear()))
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.write)
         engine.add_event_handler(Events.COMPLETED, self.remove_stale)
+        if self.bids:
+            engine.add_event_handler(Events.COMPLETED, lambda e: self.bids.finish(getattr(e, "failures", {})))
         engine.add_event_handler(Events.COMPLETED, self.print_found)
 
     def write(self, engine: Engine) -> None:
@@ -144,16 +156,21 @@ class SubjectWriter:
             }
             self._remove(subject)
             reason = self._write_dicom(
-                self.output_dir / subject, subject, batch.get("dicom_source"), result, output["pred"]
+                self._path(subject, "dicom", "").parent, subject, batch.get("dicom_source"), result, output["pred"]
             )
             if reason:
                 read["dicom_error"] = reason
-            folder = write_findings(self.output_dir, subject, result, output["pred"], self.convention, **read)
+            if self.bids:
+                table = findings_table(result["microbleeds"], tuple(output["pred"].shape[1:]), self.convention)
+                sources = json.loads(batch.get("sources") or "{}")
+                self.bids.write(subject, result, output["pred"], table, sources, **read)
+            else:
+                write_findings(self.output_dir, subject, result, output["pred"], self.convention, **read)
             if batch.get("swi_computed"):
-                self._write_swi(folder / f"{subject}_cmb_swi.nii.gz", swi)
+                self._write_swi(self._path(subject, "anat", "_cmb_swi.nii.gz", "_desc-computed_swi.nii.gz"), swi)
             if self.picture:
                 write_whole(
-                    folder / f"{subject}_cmb.png",
+                    self._path(subject, "figures", "_cmb.png", "_desc-cmb_dseg.png"),
                     lambda aside, s=swi, r=result, n=subject, w=read["warnings"]: draw_findings(aside, n, s, r, w),
                 )
             if reason and not hasattr(engine, "incomplete"):
@@ -165,6 +182,12 @@ class SubjectWriter:
                 f"{subject}: {len(result['microbleeds'])} microbleeds of {len(result['candidates'])} candidates. "
                 f"{batch['notices']}"
             )
+
+    def _path(self, subject: str, datatype: str, end: str, bids_end: str = "") -> Path:
+        """The path of a subject's file, which is named otherwise in BIDS derivatives."""
+        if self.bids:
+            return self.bids.path(subject, datatype, bids_end)
+        return self.output_dir / subject / f"{subject}{end}"
 
     def _write_dicom(self, folder: Path, subject: str, source: str | None, result: Mapping, label_map) -> str:
         """Write SEG and SR; the reason why they could not be, if the other results are to be kept then, else empty."""
@@ -187,10 +210,14 @@ class SubjectWriter:
     def remove_stale(self, engine: Engine) -> None:
         """Remove what an earlier run wrote of subjects that failed in this one."""
         for subject in getattr(engine, "failures", ()):
-            self._remove(subject)
+            with suppress(SubjectError):  # of BIDS, where the files are those of another subject
+                self._remove(subject)
 
     def _remove(self, subject: str) -> None:
         """Remove all files of an earlier run, of which this one may not write each (a picture, a DICOM report)."""
+        if self.bids:
+            self.bids.remove(subject)
+            return
         for path in (self.output_dir / subject).glob(f"{glob.escape(subject)}_cmb*"):
             path.unlink()
 

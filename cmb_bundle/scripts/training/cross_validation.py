@@ -56,6 +56,7 @@ class CrossValidation:
         folds: number of folds of the split.
         seed: seed of the split.
         convention: convention of the labels.
+        echo, participant_label, session_label: as for :func:`~..data.splits.make_datalist`.
         run_folds: numbers of the folds to run; None for all.
         evaluation_configs: files of the evaluation's configuration, names in ``configs`` or paths.
         resume: False repeats the folds from the start.
@@ -73,6 +74,9 @@ class CrossValidation:
         folds: int = 5,
         seed: int = 0,
         convention: Mapping | None = None,
+        echo: int = -1,
+        participant_label: str | Sequence[str] | None = None,
+        session_label: str | Sequence[str] | None = None,
         run_folds: Sequence[int] | int | None = None,
         evaluation_configs: Sequence[str] = ("inference.json", "evaluate.json"),
         resume: bool = True,
@@ -88,7 +92,9 @@ class CrossValidation:
         self.config = {key: value for key, value in deepcopy(workflow.parser.get()).items() if key not in OWN_IDS}
         files = [Path(self.bundle_root) / "configs" / name for name in evaluation_configs]
         self.evaluation = ConfigParser.load_config_files([str(path) for path in files])
-        split = make_datalist(dataset_dir, self.datalist_file, folds, seed, convention)
+        split = make_datalist(
+            dataset_dir, self.datalist_file, folds, seed, convention, echo, participant_label, session_label
+        )
         self.split = {entry["subject"]: entry["fold"] for entry in split["training"]}
 
     def run(self) -> dict | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,8 @@ class LoadSubjectd(MapTransform):
         "t2star", whose image is under ``image``. The meta data of the SWI or the magnitude have ``echo_ms`` and
         ``field_tesla`` where a JSON file beside it or the DICOM header tells them. Of DICOM, there is also
         ``dicom_source``, where the slices of the SWI, or of the magnitude, come from (see ``Volume.source``), and
-        ``radians_per_unit`` in the meta data of a phase whose header tells it.
+        ``radians_per_unit`` in the meta data of a phase whose header tells it. ``sources`` are the paths of what was
+        read by key, as JSON text; of DICOM there are none.
 
     Raises:
         SubjectError: a file is missing or unreadable, is not one 3D volume of at least three slices, has only zeros
@@ -105,6 +107,7 @@ class LoadSubjectd(MapTransform):
         paths = {k: d[k] for k in self.key_iterator(d)}
         with ThreadPoolExecutor() as pool:  # unpacking gzip is most of the work, and runs outside of Python's lock
             volumes = dict(zip(paths, pool.map(partial(self._read, name), paths, paths.values()), strict=True))
+        d["sources"] = json.dumps({key: str(path) for key, path in paths.items() if not isinstance(path, Volume)})
         reference, *others = volumes
         acquired = _acquisition(paths[reference])
         if "image" not in volumes:
