@@ -169,7 +169,8 @@ def test_the_folder_of_one_subject(tmp_path):
 def test_magnitude_named_as_its_phase(tmp_path):
     touch(tmp_path, "a/8_gre_e1.nii.gz", "a/8_gre_e2.nii.gz", "a/9_gre_e2_ph.nii.gz", "b_e2.nii.gz", "b_e2_ph.nii.gz")
     assert found(tmp_path) == [
-        {"subject": "a", "phase": "a/9_gre_e2_ph.nii.gz", "magnitude": "a/8_gre_e2.nii.gz"},
+        {"subject": "a", "phase": "a/9_gre_e2_ph.nii.gz", "magnitude": "a/8_gre_e2.nii.gz"}
+        | {"notices": "8_gre_e1.nii.gz was skipped: no word of the name says SWI, phase, magnitude or T2*."},
         {"subject": "b_e2", "phase": "b_e2_ph.nii.gz", "magnitude": "b_e2.nii.gz"},
     ]
 
