@@ -55,7 +55,7 @@ def write_evaluation(
     folder, options = Path(output_dir), options or EvaluationOptions()
     systems = by_system(records)
     metrics, curves, scored = evaluate_records(records, options)
-    subjects = {name: per_subject(own, scored[name]) for name, own in systems.items()}
+    subjects = {name: per_subject(own, scored[name], options.distance_mm) for name, own in systems.items()}
     lesions = {name: per_lesion(own, scored[name]) for name, own in systems.items()}
     false = {name: false_positives(own, scored[name], options.distance_mm) for name, own in systems.items()}
     points = [froc_points(name, curves[name]) for name in systems]
