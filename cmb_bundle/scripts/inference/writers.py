@@ -143,9 +143,8 @@ class SubjectWriter:
                 "warnings": batch.get("warnings", ""),
             }
             self._remove(subject)
-            reason = self._write_dicom(
-                self.output_dir / subject, subject, batch.get("dicom_source"), result, output["pred"]
-            )
+            numbered = output.get("numbered", output["pred"])  # a DICOM segment is one microbleed
+            reason = self._write_dicom(self.output_dir / subject, subject, batch.get("dicom_source"), result, numbered)
             if reason:
                 read["dicom_error"] = reason
             folder = write_findings(self.output_dir, subject, result, output["pred"], self.convention, **read)

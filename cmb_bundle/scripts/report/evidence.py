@@ -14,8 +14,8 @@ from ..evaluation.stages import STAGES, match_records
 
 FORMAT = 1
 ABOUT = (
-    "Figures of microbleed detection by cmb_bundle on labelled scans of one site. They are about all subjects "
-    "together; no name, id, path or date is in this file. docs/evidence.md explains it."
+    "Figures of microbleed detection by cmb_bundle on labelled scans. They are about all subjects together; no name, "
+    "id, path or date is in this file. docs/evidence.md explains it."
 )
 COUNTS = ("n_subjects", "n_lesion_free_subjects", "n_lesions", "true_positives", "false_negatives", "false_positives")
 RATIOS = (
