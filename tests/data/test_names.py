@@ -84,6 +84,11 @@ def test_valdo_label_maps_may_lie_in_a_folder_of_their_own(tmp_path):
     assert found(touch(tmp_path, *names)) == {"sub-101": {"t2star": names[0], "label": names[1]}}
 
 
+def test_a_table_says_that_a_subject_of_valdo_has_no_microbleeds(tmp_path):
+    names = ("sub-101/sub-101_space-T2S_desc-masked_T2S.nii.gz", "Label/sub-101.csv")
+    assert found(touch(tmp_path, *names)) == {"sub-101": {"t2star": names[0], "label": names[1]}}
+
+
 def test_many_other_images_are_counted(tmp_path):
     touch(tmp_path, "a/swi.nii.gz", *(f"a/dwi_{number}.nii.gz" for number in range(7)))
     assert "dwi_3.nii.gz, dwi_4.nii.gz and 2 others were skipped" in found(tmp_path)["a"]["notices"]
