@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import logging
 import os
@@ -37,6 +38,17 @@ def check_gzip(path: str | PathLike) -> None:
         with gzip.GzipFile(fileobj=file) as unpacked:
             while unpacked.read(1 << 24):
                 pass
+
+
+def sha256(path: str | PathLike) -> str | None:
+    """
+    The SHA-256 of a file in hexadecimal digits, by which others can tell whether theirs is the same.
+
+    Returns:
+        None for a file that is not there.
+    """
+    path = Path(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def write_whole(path: str | os.PathLike, write: Callable[[Path], None]) -> Path:

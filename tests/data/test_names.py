@@ -61,12 +61,37 @@ def test_each_form_of_a_name(tmp_path, name, subject, key):
     assert found(touch(tmp_path, name)) == {subject: {key: name}}
 
 
-@pytest.mark.parametrize("folder", ["", "sub-101/"])
-def test_valdo_gives_the_t2star_alone(tmp_path, folder):
-    start = f"{folder}sub-101_space-T2S_desc-masked"
-    touch(tmp_path, f"{start}_T1.nii.gz", f"{start}_T2.nii.gz", f"{start}_T2S.nii.gz")
-    assert found(tmp_path)["sub-101"] == {"t2star": f"{start}_T2S.nii.gz"}
-    assert [name for name, files in found(tmp_path).items() if "error" not in files] == ["sub-101"]
+@pytest.mark.parametrize("folder", ["", "sub-101/", "Data/", "Data/sub-101/"])
+@pytest.mark.parametrize("label", ["sub-101_space-T2S_CMB", "sub-101_space-T2S_desc-masked_CMB"])
+def test_valdo_gives_the_t2star_and_its_label_map(tmp_path, folder, label):
+    start, label = f"{folder}sub-101_space-T2S_desc-masked", f"{folder}{label}.nii.gz"
+    touch(tmp_path, f"{start}_T1.nii.gz", f"{start}_T2.nii.gz", f"{start}_T2S.nii.gz", label)
+    touch(tmp_path, f"{folder}sub-101_cmb.nii.gz")  # a result of an earlier run
+    skipped = "sub-101_space-T2S_desc-masked_T1.nii.gz, sub-101_space-T2S_desc-masked_T2.nii.gz were skipped"
+    notice = f"{skipped}: no word of the name says SWI, phase, magnitude or T2*."
+    assert found(tmp_path) == {"sub-101": {"t2star": f"{start}_T2S.nii.gz", "label": label, "notices": notice}}
+
+
+def test_a_subject_of_valdo_without_its_label_map_is_unlabelled_and_one_without_its_scan_fails(tmp_path):
+    touch(tmp_path, "sub-101/sub-101_space-T2S_desc-masked_T2S.nii.gz", "sub-102/sub-102_space-T2S_CMB.nii.gz")
+    files = found(tmp_path)
+    assert "label" not in files["sub-101"] and "error" not in files["sub-101"]
+    assert "has no SWI, magnitude or T2*-weighted image, but label" in files["sub-102"]["error"]
+
+
+def test_valdo_label_maps_may_lie_in_a_folder_of_their_own(tmp_path):
+    names = ("Data/sub-101_space-T2S_desc-masked_T2S.nii.gz", "Label/sub-101_space-T2S_CMB.nii.gz")
+    assert found(touch(tmp_path, *names)) == {"sub-101": {"t2star": names[0], "label": names[1]}}
+
+
+def test_a_table_says_that_a_subject_of_valdo_has_no_microbleeds(tmp_path):
+    names = ("sub-101/sub-101_space-T2S_desc-masked_T2S.nii.gz", "Label/sub-101.csv")
+    assert found(touch(tmp_path, *names)) == {"sub-101": {"t2star": names[0], "label": names[1]}}
+
+
+def test_many_other_images_are_counted(tmp_path):
+    touch(tmp_path, "a/swi.nii.gz", *(f"a/dwi_{number}.nii.gz" for number in range(7)))
+    assert "dwi_3.nii.gz, dwi_4.nii.gz and 2 others were skipped" in found(tmp_path)["a"]["notices"]
 
 
 @pytest.mark.parametrize("label", ["Label/01.xlsx", "Label/01_T2S.csv", "Data/01_T2S.csv"])
@@ -92,8 +117,9 @@ def test_a_label_belongs_to_a_t2star_as_to_an_swi(tmp_path):
     "name", ["8_gre_field_mapping_e2.nii.gz", "t1_gre.nii.gz", "t2.nii.gz", "localizer_gre.nii.gz"]
 )
 def test_other_gradient_echoes_are_no_t2star(tmp_path, name):
-    (files,) = found(touch(tmp_path, "9_swi.nii.gz", f"a/{name}", "a/x_swi.nii.gz"))["a"].items()
-    assert files == ("image", "a/x_swi.nii.gz")
+    files = found(touch(tmp_path, "9_swi.nii.gz", f"a/{name}", "a/x_swi.nii.gz"))["a"]
+    assert files.pop("notices") == f"{name} was skipped: no word of the name says SWI, phase, magnitude or T2*."
+    assert files == {"image": "a/x_swi.nii.gz"}
     touch(tmp_path / "alone", f"b/{name}")
     with pytest.raises(SubjectError, match="has no SWI, magnitude or T2\\*-weighted image, but other"):
         find_subjects(tmp_path / "alone")

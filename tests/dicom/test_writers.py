@@ -337,6 +337,20 @@ def test_output_follows_the_source_unless_it_is_configured(tmp_path, caplog, mon
         files("g", True, volume)
 
 
+def test_segments_are_told_apart_where_the_label_map_is_binary(tmp_path):
+    volume = swi(tmp_path)
+    engine = finished(volume)
+    numbered = MetaTensor(label_map(), affine=torch.as_tensor(AFFINE))
+    engine.state.output[0] = {
+        "result": {"microbleeds": BLEEDS, "candidates": []},
+        "pred": (numbered > 0).to(torch.int16),
+        "numbered": numbered,
+    }
+    SubjectWriter(tmp_path / "out", picture=False).write(engine)
+    assert np.unique(nib.load(tmp_path / "out" / "x" / "x_cmb.nii.gz").dataobj).tolist() == [0, 1]
+    check_segments(hd.seg.segread(tmp_path / "out" / "x" / "x_cmb_seg.dcm"), volume)
+
+
 def test_a_subject_without_seg_and_sr_is_in_the_failures_with_its_results_kept(tmp_path, capsys):
     volume = swi(tmp_path)
     lost = json.dumps([[str(tmp_path / "gone.dcm"), 0]])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from cmb_bundle.scripts.evaluation.froc import froc, mean_sensitivity, resampled_sensitivity, sensitivity_at
-from cmb_bundle.scripts.evaluation.matching import match, match_to_nearest, suppress
+from cmb_bundle.scripts.evaluation.matching import match, suppress
 from cmb_bundle.scripts.evaluation.metrics import Counts, count, median_subject_f1, subject_f1, subject_level, summary
 
 
@@ -189,35 +189,6 @@ def test_a_subject_whose_lesions_were_all_missed_is_not_lesion_free():
     assert subject_level(counts)["sensitivity"] is None
 
 
-# ----------------------------------------------------------------------------------------------- the rules of VALDO
-
-
-def test_valdo_only_the_closest_counts_and_the_others_are_false():
-    matching = match_to_nearest(on_line(1, -2, 30), [0.1, 0.9, 0.5], on_line(0))
-    assert matching.lesion_of_detection.tolist() == [0, -1, -1]
-    assert matching.is_false_positive.tolist() == [False, True, True]
-    assert not matching.is_duplicate.any()
-    assert matching.distance_mm.tolist() == [1]
-
-
-def test_valdo_a_detection_belongs_to_its_nearest_lesion_alone():
-    # both are nearest to the lesion at 0; the one at 6 could be found by the one at 2
-    places, lesions = on_line(1, 2), on_line(0, 6)
-    assert match_to_nearest(places, [0.5, 0.5], lesions).is_missed.tolist() == [False, True]
-    assert match(places, [0.5, 0.5], lesions).is_missed.tolist() == [False, False]
-
-
-@pytest.mark.parametrize(("position", "found"), [(4.999, True), (5.0, False)])
-def test_valdo_the_distance_itself_is_not_allowed(position, found):
-    assert match_to_nearest(on_line(position), [0.5], on_line(0)).is_missed.tolist() == [not found]
-
-
-def test_valdo_without_lesions_or_detections():
-    assert match_to_nearest(on_line(), [], on_line(0)).is_missed.tolist() == [True]
-    assert match_to_nearest(on_line(0), [1], on_line()).is_false_positive.tolist() == [True]
-    assert summary([match_to_nearest(on_line(), [], on_line())])["n_lesions"] == 0
-
-
 def test_suppression_keeps_the_best_of_those_close_to_each_other():
     # 0.8 is dropped for 0.9, so it does not take 0.7 with it
     assert suppress(on_line(0, 2.9, 5.8), [0.9, 0.8, 0.7], 3.0).tolist() == [True, False, True]
@@ -249,14 +220,13 @@ def test_order_of_subjects_detections_and_lesions_does_not_matter(cohort, random
     for detections, scores, lesions in random.sample(cohort, len(cohort)):
         order, of_lesions = (random.sample(range(len(one)), len(one)) for one in (scores, lesions))
         shuffled.append((detections[order], scores[order], lesions[of_lesions]))
-    for rule in (match, match_to_nearest):
-        before, after = ([rule(*subject) for subject in group] for group in (cohort, shuffled))
-        assert summary(before) == summary(after)
-        assert subject_level(before) == subject_level(after)
-        curves = froc(before), froc(after)
-        assert np.array_equal(curves[0].thresholds, curves[1].thresholds)
-        assert np.array_equal(curves[0].false_positives_per_subject, curves[1].false_positives_per_subject)
-        assert mean_sensitivity(curves[0]) == mean_sensitivity(curves[1])
+    before, after = ([match(*subject) for subject in group] for group in (cohort, shuffled))
+    assert summary(before) == summary(after)
+    assert subject_level(before) == subject_level(after)
+    curves = froc(before), froc(after)
+    assert np.array_equal(curves[0].thresholds, curves[1].thresholds)
+    assert np.array_equal(curves[0].false_positives_per_subject, curves[1].false_positives_per_subject)
+    assert mean_sensitivity(curves[0]) == mean_sensitivity(curves[1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -268,13 +238,12 @@ def test_froc_is_monotone(cohort):
     assert curve.sensitivity is None or (np.diff(curve.sensitivity) >= 0).all()
 
 
-@pytest.mark.parametrize("rule", [match, match_to_nearest])
 @settings(max_examples=60, deadline=None)
 @given(st.lists(subjects(), min_size=1, max_size=4), st.integers(0, 4))
-def test_a_far_false_positive_only_lowers_precision(rule, cohort, step):
+def test_a_far_false_positive_only_lowers_precision(cohort, step):
     detections, scores, lesions = cohort[0]
     worse = (np.vstack([detections, [[500.0, 0, 0]]]), np.append(scores, step / 4), lesions)
-    before, after = (summary([rule(*s) for s in group]) for group in (cohort, [worse, *cohort[1:]]))
+    before, after = (summary([match(*s) for s in group]) for group in (cohort, [worse, *cohort[1:]]))
     same = ("n_lesions", "true_positives", "false_negatives", "duplicates", "sensitivity")
     assert [before[name] for name in same] == [after[name] for name in same]
     assert after["false_positives"] == before["false_positives"] + 1

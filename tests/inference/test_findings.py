@@ -223,6 +223,14 @@ def test_duplicates_are_closer_than_duplicate_mm(apart, number):
     assert len(result["microbleeds"]) == number
 
 
+def test_a_binary_label_map_comes_with_the_numbered_one():
+    values, table = np.full((60, 60, 20), 100.0), rows((10, 10, 5, 0.9), (40, 40, 5, 0.8))
+    d = Findingsd(number=False)(subject(values, table))
+    assert np.unique(d["pred"]).tolist() == [0, 1] and np.unique(d["numbered"]).tolist() == [0, 1, 2]
+    assert torch.equal(torch.as_tensor(d["pred"] > 0), torch.as_tensor(d["numbered"] > 0))
+    assert "numbered" not in Findingsd()(subject(values, table))
+
+
 def test_duplicate_of_a_dropped_candidate_is_none():
     # 2 mm from the second, which is itself a duplicate, and 4 mm from the first
     table = rows((20, 30, 5, 0.9), (24, 30, 5, 0.8), (28, 30, 5, 0.7))

@@ -139,6 +139,21 @@ def test_nan_in_the_head_is_refused(tmp_path, damage):
         load(t2star=tmp_path / "a.nii.gz")
 
 
+def test_nan_in_zeros_around_the_head_is_background():
+    values = np.zeros((20, 20, 20))
+    values[5:15, 5:15, 5:15] = 1
+    values[4, 8:10, 8], values[2, 2, 2] = np.nan, np.nan  # at the head's surface, and away from it
+    assert is_background(values)
+    values[10, 10, 10] = np.nan
+    assert not is_background(values)
+    values[10, 10, 10] = 1
+    values[:, :, 10] = np.nan  # a lost slice
+    assert not is_background(values)
+    values[:, :, 10] = 0
+    values[5:15, 5:15, 10] = np.nan
+    assert not is_background(values)
+
+
 def test_background_may_leave_a_few_voxels_apart():
     values = np.full((20, 20, 20), np.nan)
     values[5:15, 5:15, 5:15] = 1

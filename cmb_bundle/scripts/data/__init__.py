@@ -2,7 +2,7 @@
 
 from .datasets import CohortDataset, SeededItems, SubjectDataset
 from .label_files import Table, label_suffix, read_components, read_table
-from .labels import LabelConvention, Points, count_points, read_points
+from .labels import LabelConvention, Points, count_points, read_label_map, read_points
 from .layouts import complete_subject, find_subjects, read_datalist
 from .names import derived, parse_name
 from .sidecars import Acquisition, read_sidecar
@@ -27,6 +27,7 @@ __all__ = [
     "parse_name",
     "read_components",
     "read_datalist",
+    "read_label_map",
     "read_points",
     "read_sidecar",
     "read_table",

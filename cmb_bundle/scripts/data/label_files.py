@@ -34,7 +34,7 @@ CLASS_NAMES = dict.fromkeys(("cmb", "cmbs", "microbleed", "microbleeds", "mb", "
 MIMICS = ("mimic", "mimics", "non-cmb", "no cmb", "no microbleed", "not a microbleed")
 """Cells that say in any column that a row is not a microbleed."""
 HEADERS = {
-    "slice": r"(slice|schicht)([ _.]*(nr|no|num|number|#)\.?)?|z",
+    "slice": r"(slice|schicht)([ _.]*(nr|no|num|number|index|#)\.?)?( *[\[(]z[\])])?|z( *[\[(]slice[\])])?",
     "x": r"x",
     "y": r"y",
     "class": r"class|klasse",

@@ -156,7 +156,7 @@ def read_points(
     shape = tuple(int(extent) for extent in tuple(shape)[:3])
     affine = np.asarray(affine, dtype=float)
     if label_suffix(path) in IMAGE_SUFFIXES:
-        voxel, diameter_mm, notices = _read_label_map(path, shape, affine)
+        voxel, diameter_mm, notices = _points_of_label_map(path, shape, affine)
     else:
         table = read_table(path)
         voxel = convention.to_voxel(table.rows, shape)
@@ -268,9 +268,29 @@ def _merge(voxel: np.ndarray, diameter_mm: np.ndarray, group: np.ndarray) -> tup
     return frame[[0, 1, 2]].mean().to_numpy(dtype=float), frame[3].max().to_numpy(dtype=float)
 
 
-def _read_label_map(
-    path: Path, shape: tuple[int, ...], affine: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def read_label_map(path: str | Path, shape: Any, affine: Any) -> np.ndarray | None:
+    """Read a label map on the grid of its image.
+
+    Args:
+        path: of a label file; a table is none.
+        shape: the three extents of the image array.
+        affine: 4 x 4, voxel to RAS mm, of that image.
+
+    Returns:
+        (i, j, k), 0 for background and else the number of the component, as in :py:func:`read_points`; None for a
+        table.
+
+    Raises:
+        LabelError: as :py:func:`read_points`.
+    """
+    path = Path(path)
+    if label_suffix(path) not in IMAGE_SUFFIXES:
+        return None
+    return _components_on_grid(path, tuple(int(n) for n in shape), np.asarray(affine, dtype=float))[0]
+
+
+def _components_on_grid(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The components of a label map, turned to the axes of its image, and sentences on how it was read."""
     components, own_affine = read_components(path)
     notices = []
     if not same_grid(shape, affine, components.shape, own_affine):
@@ -284,6 +304,13 @@ def _read_label_map(
             )
         components = turned
         notices.append(f"The axes of {path.name} were turned to those of its image.")
+    return components, notices
+
+
+def _points_of_label_map(
+    path: Path, shape: tuple[int, ...], affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    components, notices = _components_on_grid(path, shape, affine)
     numbers = np.arange(1, components.max(initial=0) + 1)
     centroids = ndimage.center_of_mass(components > 0, components, numbers) if len(numbers) else []
     voxel = np.array(centroids, dtype=float).reshape(-1, 3)

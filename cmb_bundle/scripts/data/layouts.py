@@ -19,6 +19,7 @@ from .bids import FOLDERS, find_bids, is_part
 from .converted import take_converted
 from .echoes import ECHO, ROLES_OF_ECHOES, choose_echo
 from .names import (
+    CHALLENGE_LABEL,
     DERIVED,
     NO_T2STAR,
     ROLES,
@@ -41,6 +42,9 @@ EXTRACTED = re.compile(r"[-_. ](bet|brain)$", re.IGNORECASE)
 """The end of a name of what a brain extraction left of a scan; "brain" may be a word of the scan's own name, too."""
 OTHER_TEXT = re.compile(r"(readme|licen[sc]e|notes?)\b.*\.txt$", re.IGNORECASE)
 """Texts that lie beside labels and are none."""
+MOST_NAMED = 5
+"""Of files that are no scans of ours, a notice names this many."""
+KINDS = "SWI, phase, magnitude or T2*"
 Derived = tuple[Path, str | None, str]
 """A file that was computed from a scan, its role by its name, and the subject whose folder it is in, if any."""
 NO_DATASET = "There are no subjects: no dataset_dir was given. Expected the folder of the scans: --dataset_dir FOLDER."
@@ -289,6 +293,12 @@ def _subject(name: str, files: Mapping[str, list[Any]], echo: int = -1) -> dict[
         what = derived(_stem(path)) or (DERIVED["bet"] if EXTRACTED.search(_stem(path)) else None)
         why = f"its name says that it is {what}" if what else "its name or JSON file says that it is no scan itself"
         notices.append(f"{path.name} was skipped: {why}.")
+    others = [path.name for path in sorted(files.get("other", ()))]
+    if others:
+        shown = ", ".join(others[:MOST_NAMED]) + (
+            f" and {len(others) - MOST_NAMED} others" * (len(others) > MOST_NAMED)
+        )
+        notices.append(f"{shown} {'was' if len(others) == 1 else 'were'} skipped: no word of the name says {KINDS}.")
     if any(len(files.get(role, ())) > 1 for role in FILE_KEYS if role != "dicom"):
         return {"subject": name, "error": f"has two files or more of one kind, keep one of each: {found}"}
     scans = {"image", "dicom", "magnitude", "t2star"} & set(files)
@@ -405,7 +415,8 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
         stem = _stem(path)
         if path in images and path not in left:
             continue
-        if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)) or OWN_OUTPUT.search(stem):
+        own_output = OWN_OUTPUT.search(stem) and not CHALLENGE_LABEL.search(stem)
+        if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)) or own_output:
             continue
         own = stem[len(subject) :] if stem.startswith(subject) else stem
         name = ParsedName(stem, None, "") if stem in initials else parse_name(own)
@@ -429,8 +440,9 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
             continue
         if name.role == "t2star":
             found[subject or ECHO.sub("", name.subject) or folder.name]["t2star"].append(path)
-        elif subject or not any(stem.startswith(f"{other}_") for other, one in found.items() if set(one) != {"other"}):
-            found[subject or stem]["other"].append(path)
+        else:
+            near = [other for other, files in found.items() if stem.startswith(f"{other}_") and set(files) != {"other"}]
+            found[subject or max(near, key=len, default=stem)]["other"].append(path)
     for path in tables:
         for owner in dict.fromkeys((without_words(_stem(path)), parse_name(_stem(path)).subject)):
             if owner == subject or (not subject and set(found.get(owner, ())) - {"other"}):

@@ -39,6 +39,11 @@ INITIALS = re.compile(r"(phase|pha|ph|magnitude|mag)(?=[-_. ])", re.IGNORECASE)
 """Words of a kind that may be a site's name or a person's initials where they begin a name."""
 OF_THE_IMAGE = re.compile(r"_(space|desc|part)-[^\W_]+", re.IGNORECASE)
 """Entities of a BIDS name that tell images of one scan apart."""
+CHALLENGE_LABEL = re.compile(r"_space-[^\W_]+(_desc-[^\W_]+)?_CMB$")
+"""
+The end of a label map's name in the data of the VALDO challenge: sub-101_space-T2S_CMB. Results of this bundle are
+named <id>_cmb, in small letters.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,12 @@ def parse_name(stem: str) -> ParsedName:
         ParsedName(subject='sub-3', role='magnitude', word='mag')
         >>> parse_name("sub-101_space-T2S_desc-masked_T1").role is None
         True
+        >>> parse_name("sub-101_space-T2S_CMB")
+        ParsedName(subject='sub-101', role='label', word='cmb')
     """
+    label = CHALLENGE_LABEL.search(stem)
+    if label:
+        return ParsedName(stem[: label.start()], "label", "cmb")
     bids = BIDS.match(stem)
     plain = re.sub(r"_(space|desc)-[^\W_]+", "", stem, flags=re.IGNORECASE)
     found = list(WORD.finditer(plain))

@@ -14,7 +14,8 @@ from .bootstrap import (
 )
 from .curves import Curve, froc_curve, froc_scores, rate_name
 from .froc import Froc, froc, mean_sensitivity, resampled_sensitivity, sensitivity_at
-from .matching import Matching, match, match_to_nearest, suppress
+from .label_maps import LabelMaps, compare_label_maps
+from .matching import Matching, match, suppress
 from .metrics import Counts, count, median_subject_f1, ratio, subject_f1, subject_level, summary
 from .records import Candidate, Crop, Lesion, Mimic, SubjectRecord, check_unique, load_records, png, save_records
 from .scores import (
@@ -42,6 +43,7 @@ from .strata import (
     thickness_classes,
 )
 from .truth import Truth, complete, read_truth
+from .valdo import valdo_figures, valdo_scores, valdo_table, valdo_tests
 
 __all__ = [
     "Candidate",
@@ -50,6 +52,7 @@ __all__ = [
     "Curve",
     "EvaluationOptions",
     "Froc",
+    "LabelMaps",
     "Lesion",
     "Matching",
     "Mimic",
@@ -62,6 +65,7 @@ __all__ = [
     "bootstrap",
     "by_system",
     "check_unique",
+    "compare_label_maps",
     "complete",
     "count",
     "count_agreement",
@@ -81,7 +85,6 @@ __all__ = [
     "load_records",
     "match",
     "match_records",
-    "match_to_nearest",
     "mean_sensitivity",
     "median_subject_f1",
     "mimic_of_candidates",
@@ -112,5 +115,9 @@ __all__ = [
     "suppress",
     "thickness_class",
     "thickness_classes",
+    "valdo_figures",
+    "valdo_scores",
+    "valdo_table",
+    "valdo_tests",
     "weighted_kappa",
 ]

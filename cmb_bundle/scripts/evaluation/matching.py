@@ -126,50 +126,6 @@ def match(detections_mm: np.ndarray, scores: np.ndarray, lesions_mm: np.ndarray,
     return Matching(scores, lesion_of_detection, detection_of_lesion, is_duplicate, pair_distance)
 
 
-def match_to_nearest(
-    detections_mm: np.ndarray, scores: np.ndarray, lesions_mm: np.ndarray, distance_mm: float = 5.0
-) -> Matching:
-    """
-    Match by the rules of the VALDO challenge (Sudre et al., Medical Image Analysis 91:103029, 2024).
-
-    Each detection belongs to its nearest lesion, if that is strictly nearer than ``distance_mm``; of the detections
-    of a lesion the closest is the true positive, all others are false positives. Unlike :func:`match`, a detection
-    between two lesions is never given to the farther one, and there are no duplicates.
-
-    Args:
-        detections_mm: (N, 3) in any world space in mm; N may be 0.
-        scores: (N,); of two equally close detections, the higher score counts.
-        lesions_mm: (M, 3) in the same space; M may be 0.
-        distance_mm: a pair must be closer than this.
-
-    Returns:
-        the matching.
-
-    Raises:
-        ValueError: as :func:`match`.
-
-    Example:
-        >>> found = match_to_nearest([[2.5, 0, 0], [-4, 0, 0]], [0.9, 0.6], [[0, 0, 0], [6, 0, 0]])
-        >>> found.lesion_of_detection.tolist()  # both belong to the first lesion; the closer one counts
-        [0, -1]
-    """
-    detections, scores, lesions = _checked(detections_mm, scores, lesions_mm)
-    lesion_of_detection = np.full(len(detections), -1)
-    detection_of_lesion = np.full(len(lesions), -1)
-    pair_distance = np.full(len(lesions), np.inf)
-    if len(detections) and len(lesions):
-        distance = cdist(detections, lesions)
-        nearest = distance.argmin(axis=1)
-        apart = distance[np.arange(len(detections)), nearest]
-        for row in np.lexsort((-scores, apart)):
-            column = nearest[row]
-            if apart[row] < distance_mm and detection_of_lesion[column] < 0:
-                lesion_of_detection[row], detection_of_lesion[column] = column, row
-                pair_distance[column] = apart[row]
-    nobody = np.zeros(len(detections), dtype=bool)
-    return Matching(scores, lesion_of_detection, detection_of_lesion, nobody, pair_distance)
-
-
 def suppress(detections_mm: np.ndarray, scores: np.ndarray, distance_mm: float) -> np.ndarray:
     """
     Keep of detections close to each other the one with the highest score, greedily.

@@ -19,6 +19,7 @@ from PIL import Image
 from ..candidate import Candidate, Crop
 from ..errors import RecordsError
 from ..files import write_json
+from .label_maps import LabelMaps
 
 FORMAT = 1
 
@@ -77,6 +78,10 @@ class SubjectRecord:
         notices: how the subject was read.
         contrast: what was read, see :class:`~..transforms.load.LoadSubjectd`; None where not known.
         warnings: what of the scan is outside of what was tested.
+        maps: components of the label maps; None where the truth is a table of points.
+        echo_ms: echo time; None where not known.
+        field_tesla: field strength; None where not known.
+        weights_sha256: of the file of the weights.
     """
 
     subject: str
@@ -93,6 +98,10 @@ class SubjectRecord:
     notices: str = field(default="")
     contrast: str | None = None
     warnings: str = ""
+    maps: LabelMaps | None = None
+    echo_ms: float | None = None
+    field_tesla: float | None = None
+    weights_sha256: str | None = None
 
 
 def save_records(path: str | PathLike, records: Iterable[SubjectRecord]) -> Path:
@@ -170,9 +179,11 @@ def _decode(entry: dict) -> SubjectRecord:
     candidates = [Candidate.from_json(_place(candidate)) for candidate in entry["candidates"]]
     mimics = entry.get("mimics")
     mimics = None if mimics is None else [Mimic(**_place(mimic)) for mimic in mimics]
+    maps = entry.get("maps")
     spacing = entry.get("spacing_mm")
     rest = {f.name: entry[f.name] for f in fields(SubjectRecord) if f.name in entry}
     rest |= {"lesions": lesions, "candidates": candidates, "mimics": mimics}
+    rest |= {"maps": None if maps is None else LabelMaps(**maps)}
     return SubjectRecord(**rest | {"spacing_mm": None if spacing is None else tuple(spacing)})
 
 

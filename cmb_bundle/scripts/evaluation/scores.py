@@ -13,7 +13,6 @@ import pandas as pd
 from .agreement import count_agreement
 from .bootstrap import LEVEL, bootstrap, resample_weights, resampled_pooled, resampled_scores
 from .curves import Curve, froc_curve, froc_scores
-from .matching import match_to_nearest
 from .metrics import Counts, median_subject_f1, subject_level, summary
 from .records import SubjectRecord
 from .stages import STAGES, SystemMatching, match_records, places_of
@@ -28,26 +27,25 @@ from .strata import (
     thickness_class,
     thickness_classes,
 )
+from .valdo import valdo_scores, valdo_tests
 
 
-def score_stages(scored: SystemMatching, weights: np.ndarray, with_froc: bool = True) -> dict:
+def score_stages(scored: SystemMatching, weights: np.ndarray) -> dict:
     """
     Compute the scores of the three stages and, under "intervals", their bootstrap intervals by the same names.
 
     Args:
         scored: matchings of N subjects.
         weights: (B, N) resamples of subjects.
-        with_froc: whether to add sensitivities at given rates; not for a rule whose matchings depend on the threshold.
     """
     result, intervals = {}, {}
     for stage in STAGES:
         counts = scored.counts(stage)
         result[stage] = stage_scores(counts)
         intervals[stage] = bootstrap(resampled_scores(counts, weights), result[stage])
-        if with_froc:
-            numbers, spread = froc_scores(scored.curve_of(stage), weights)
-            result[stage] |= numbers
-            intervals[stage] |= spread
+        numbers, spread = froc_scores(scored.curve_of(stage), weights)
+        result[stage] |= numbers
+        intervals[stage] |= spread
     return {**result, "intervals": intervals}
 
 
@@ -166,13 +164,16 @@ def score_system(
     weights = resample_weights(len(records), options.bootstrap, options.seed)
     scored = match_records(records, options.distance_mm, options.duplicate_mm)
     strict = match_records(records, options.strict_mm, options.duplicate_mm)
-    valdo = match_records(records, options.distance_mm, options.duplicate_mm, match_to_nearest)
     curves = {stage: froc_curve(scored, stage, weights) for stage in STAGES}
     result = {
         "distance_mm": options.distance_mm,
         **score_stages(scored, weights),
         "strict": {"distance_mm": options.strict_mm, **score_stages(strict, weights)},
-        "valdo": {"distance_mm": options.distance_mm, **score_stages(valdo, weights, with_froc=False)},
+        "valdo": {
+            "distance_mm": options.distance_mm,
+            **valdo_scores(records, weights, options.distance_mm),
+            "in_voxels": valdo_scores(records, weights, options.distance_mm, "voxel"),
+        },
         "strata": strata(records, scored, weights),
         "false_positives_by_mimic": false_positives_by_mimic(records, scored, options.distance_mm),
     }
@@ -192,7 +193,7 @@ def differences(records: Sequence[SubjectRecord], others: Sequence[SubjectRecord
     Returns:
         "n_subjects" in common, and for stage 1 and end to end the difference, other - main, of
         "sensitivity", "precision", "f1" and "false_positives_per_subject", with "intervals" from resamples of the
-        common subjects.
+        common subjects; and "valdo_tests", see :func:`~.valdo.valdo_tests`.
     """
     own, other = ({r.subject: r for r in group} for group in (records, others))
     common = sorted(own.keys() & other.keys())
@@ -210,7 +211,8 @@ def differences(records: Sequence[SubjectRecord], others: Sequence[SubjectRecord
         value[stage] = {n: None if None in (ours[n], theirs[n]) else theirs[n] - ours[n] for n in COMPARED}
         ours, theirs = resampled_pooled(main, weights), resampled_pooled(compared, weights)
         resampled[stage] = {n: theirs[n] - ours[n] for n in COMPARED}
-    return {"n_subjects": len(common), **value, "intervals": bootstrap(resampled, value)}
+    tests = valdo_tests(*([group[s] for s in common] for group in (own, other)), options.distance_mm)
+    return {"n_subjects": len(common), **value, "intervals": bootstrap(resampled, value), "valdo_tests": tests}
 
 
 def evaluate_records(

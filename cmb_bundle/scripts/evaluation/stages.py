@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,12 +56,7 @@ class SystemMatching:
         return [m.among(found) for m, found in zip(matchings, self.found_by_stage_1, strict=True)]
 
 
-def match_records(
-    records: Sequence[SubjectRecord],
-    distance_mm: float,
-    duplicate_mm: float = 3.0,
-    rule: Callable[..., Matching] = match,
-) -> SystemMatching:
+def match_records(records: Sequence[SubjectRecord], distance_mm: float, duplicate_mm: float = 3.0) -> SystemMatching:
     """
     Match what one system found with the lesions of each subject.
 
@@ -69,7 +64,6 @@ def match_records(
         records: records of one system.
         distance_mm: largest distance between a detection and its lesion.
         duplicate_mm: see :class:`~.scores.EvaluationOptions`.
-        rule: :func:`~.matching.match` or :func:`~.matching.match_to_nearest`.
 
     Raises:
         RecordsError: an accepted candidate has no probability.
@@ -88,9 +82,9 @@ def match_records(
                 "expected one. A system without a second stage gives its detector score as the probability."
             )
         apart = classified[suppress(places[classified], probability[classified], duplicate_mm)]
-        stage_1.append(rule(places, score, lesions, distance_mm))
-        end_to_end.append(rule(places[kept], probability[kept], lesions, distance_mm))
-        curve.append(rule(places[apart], probability[apart], lesions, distance_mm))
+        stage_1.append(match(places, score, lesions, distance_mm))
+        end_to_end.append(match(places[kept], probability[kept], lesions, distance_mm))
+        curve.append(match(places[apart], probability[apart], lesions, distance_mm))
         accepted.append(kept)
     return SystemMatching(stage_1, end_to_end, curve, accepted)
 

@@ -72,7 +72,8 @@ class Findingsd(Transform):
         ``warnings`` on how the scan was read, if any; ``microbleeds`` and ``candidates`` as lists of dictionaries with
         ``voxel`` (0-based, continuous, input grid), ``ras_mm``, ``diameter_mm``, ``detector_score``,
         ``classifier_probability``, ``probability``,
-        ``n_slices``; candidates also ``accepted`` and ``reason``; and ``probability_threshold`` as given.
+        ``n_slices``; candidates also ``accepted`` and ``reason``; and ``probability_threshold`` as given. Where
+        ``pred`` does not number the microbleeds, ``numbered`` is the map that does.
 
     Example:
         >>> swi = torch.full((1, 12, 12, 6), 0.5)
@@ -138,6 +139,7 @@ class Findingsd(Transform):
         }
         d["result"] |= {key: d[key] for key in ("contrast", "notices", "warnings") if d.get(key)}
         if not self.number:
+            d["numbered"] = to_file_grid(labels, swi.affine.numpy(), file_affine, file_shape)
             labels = (labels > 0).astype(labels.dtype)
         d["pred"] = to_file_grid(labels, swi.affine.numpy(), file_affine, file_shape)
         return d

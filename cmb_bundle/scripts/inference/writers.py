@@ -155,8 +155,9 @@ class SubjectWriter:
                 "warnings": batch.get("warnings", ""),
             }
             self._remove(subject)
+            numbered = output.get("numbered", output["pred"])  # a DICOM segment is one microbleed
             reason = self._write_dicom(
-                self._path(subject, "dicom", "").parent, subject, batch.get("dicom_source"), result, output["pred"]
+                self._path(subject, "dicom", "").parent, subject, batch.get("dicom_source"), result, numbered
             )
             if reason:
                 read["dicom_error"] = reason

@@ -1,5 +1,6 @@
 """Report an evaluation in words, tables and pictures."""
 
+from .evidence import make_evidence
 from .figures import draw_bland_altman, draw_froc, draw_strata
 from .handlers import ComparisonSystem, EvaluationReport, cut_crop, record_subject
 from .page import Numbers, kind_of_scans, write_page
@@ -20,6 +21,7 @@ __all__ = [
     "false_positives",
     "froc_points",
     "kind_of_scans",
+    "make_evidence",
     "per_lesion",
     "per_subject",
     "print_scores",

@@ -14,10 +14,13 @@ from monai.inferers import Inferer
 from scipy import ndimage
 
 from ..candidate import Candidate, Crop
+from ..data.labels import read_label_map
+from ..evaluation.label_maps import LabelMaps, compare_label_maps
 from ..evaluation.matching import match
 from ..evaluation.records import Lesion, SubjectRecord
 from ..evaluation.scores import EvaluationOptions
 from ..evaluation.truth import complete, read_truth
+from ..files import sha256
 from ..geometry import to_voxel
 from ..options import check_flags
 from .report import FILES, write_evaluation
@@ -30,10 +33,11 @@ def record_subject(
     Record what was found in a subject, and what there is.
 
     Args:
-        batch: the subject's dictionary: ``subject``; where there, ``truth`` (path of a truth file), ``swi`` (on the
-            scan's grid, RAS order), ``image`` (the model's two channels), ``lesions_diameter``, ``notices``,
-            ``contrast``, ``warnings``.
-        output: ``label`` (N, 3) in RAS mm, and ``result`` of :class:`~..inference.findings.Findingsd`.
+        batch: the subject's dictionary: ``subject``; where there, ``truth`` (path of a truth file), ``label`` (path of
+            a table or a label map), ``swi`` (on the scan's grid, RAS order), ``image`` (the model's two channels),
+            ``lesions_diameter``, ``notices``, ``contrast``, ``warnings``.
+        output: ``label`` (N, 3) in RAS mm, and ``result`` and ``pred`` of
+            :class:`~..inference.findings.Findingsd`.
         distance_mm: candidates farther than this from all lesions may be pictured as false positives.
         crops: how many of them at most; the accepted and most probable ones.
         about: other fields of :class:`SubjectRecord`.
@@ -62,11 +66,28 @@ def record_subject(
         notices=batch.get("notices", ""),
         contrast=batch.get("contrast"),
         warnings=batch.get("warnings", ""),
+        maps=_label_maps(batch.get("label"), output.get("pred")),
+        **_acquisition(batch.get("swi")),
         **about,
     )
     if "image" in batch:
         _add_crops(record, batch["image"], distance_mm, crops)
     return record
+
+
+def _label_maps(label: object, found: object) -> LabelMaps | None:
+    """The components of the true and the found label map; None where the truth is a table."""
+    if not isinstance(label, (str, Path)) or found is None:
+        return None
+    affine = np.asarray(found.affine, dtype=float)
+    truth = read_label_map(label, found.shape[1:], affine)
+    return None if truth is None else compare_label_maps(truth, np.asarray(found[0].cpu()), affine)
+
+
+def _acquisition(image: object) -> dict[str, float]:
+    """Echo time and field strength, as far as they are known."""
+    meta = getattr(image, "meta", {})
+    return {name: float(meta[name]) for name in ("echo_ms", "field_tesla") if meta.get(name) is not None}
 
 
 def _add_crops(record: SubjectRecord, image, distance_mm: float, number: int) -> None:
@@ -122,6 +143,7 @@ class EvaluationReport:
         self.about = {
             "system": system,
             "weights": None if weights is None else str(weights),
+            "weights_sha256": None if weights is None else sha256(weights),
             "fold": fold,
             "candidate_threshold": candidate_threshold,
             "probability_threshold": probability_threshold,
@@ -191,7 +213,7 @@ class ComparisonSystem:
             volume = torch.as_tensor(batch["image"])[None].to(engine.state.device)
             table = self.inferer(volume, engine.network)[0]
             found = self.postprocessing({**batch, "pred": table})
-            result = {"label": output["label"], "result": found["result"]}
+            result = {"label": output["label"], "result": found["result"], "pred": found["pred"]}
             report.records.append(record_subject(batch, result, report.distance_mm, report.crops, **about))
 
 

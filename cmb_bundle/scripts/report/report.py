@@ -12,11 +12,13 @@ from ..evaluation.records import SubjectRecord, check_unique, save_records
 from ..evaluation.scores import EvaluationOptions, by_system, evaluate_records
 from ..evaluation.stages import STAGES
 from ..files import write_csv, write_json, write_whole
+from .evidence import make_evidence
 from .page import write_page
 from .tables import classes, false_positives, froc_points, per_lesion, per_subject
 
 FILES = (
     "metrics.json",
+    "evidence.json",
     "per_subject.csv",
     "per_lesion.csv",
     "false_positives.csv",
@@ -55,13 +57,14 @@ def write_evaluation(
     folder, options = Path(output_dir), options or EvaluationOptions()
     systems = by_system(records)
     metrics, curves, scored = evaluate_records(records, options)
-    subjects = {name: per_subject(own, scored[name]) for name, own in systems.items()}
+    subjects = {name: per_subject(own, scored[name], options.distance_mm) for name, own in systems.items()}
     lesions = {name: per_lesion(own, scored[name]) for name, own in systems.items()}
     false = {name: false_positives(own, scored[name], options.distance_mm) for name, own in systems.items()}
     points = [froc_points(name, curves[name]) for name in systems]
     main = metrics["system"]
 
     write_json(folder / "metrics.json", metrics)
+    write_json(folder / "evidence.json", make_evidence(metrics, systems[main], options))
     tables = {"per_subject": subjects, "per_lesion": lesions, "false_positives": false}
     for name, parts in tables.items():
         write_csv(folder / f"{name}.csv", _join(list(parts.values())))
@@ -78,6 +81,8 @@ def write_evaluation(
     )  # fmt: skip
     print_scores(metrics)
     print(f"The report is {(folder / 'report.html').resolve()}")
+    if metrics["evaluated"]["simulated"] is not True:
+        print("evidence.json beside it has no id, path or date: please publish it, see docs/evidence.md")
     return metrics
 
 

@@ -13,19 +13,26 @@ from ..evaluation.metrics import count, subject_f1
 from ..evaluation.records import Candidate, SubjectRecord
 from ..evaluation.scores import mimic_of_candidates
 from ..evaluation.stages import SystemMatching
+from ..evaluation.valdo import valdo_table
 
 PLACE = ("ras_r_mm", "ras_a_mm", "ras_s_mm")
 OUTCOMES = ("found", "lost in stage 2", "missed by stage 1")
 
 
-def per_subject(records: Sequence[SubjectRecord], scored: SystemMatching) -> pd.DataFrame:
+def per_subject(records: Sequence[SubjectRecord], scored: SystemMatching, distance_mm: float = 5.0) -> pd.DataFrame:
     """
     Count the outcomes of each subject of a system.
+
+    Args:
+        records: records of one system.
+        scored: their matchings.
+        distance_mm: of the figures of the VALDO challenge.
 
     Returns:
         one row per subject; columns without a prefix are end to end.
     """
     first, both = count(scored.stage_1), count(scored.end_to_end)
+    challenge = valdo_table(records, distance_mm)
     return pd.DataFrame(
         {
             "subject": [r.subject for r in records],
@@ -40,6 +47,7 @@ def per_subject(records: Sequence[SubjectRecord], scored: SystemMatching) -> pd.
             "stage_1_false_positives": first.false_positives,
             "stage_1_duplicates": first.duplicates,
             "n_candidates": first.detections,
+            **{f"valdo_{name}": column for name, column in challenge.items()},
             "slice_thickness_mm": [r.spacing_mm[2] if r.spacing_mm else None for r in records],
             "fold": pd.array([r.fold for r in records], dtype="Int64"),
             "system": [r.system for r in records],

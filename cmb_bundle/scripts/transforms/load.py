@@ -272,7 +272,8 @@ def is_background(values: np.ndarray) -> bool:
     """
     Whether the values that are not finite are NaN around a head, as a brain extraction leaves it, and not in it.
 
-    They are where each piece of them reaches a face of the array, and the finite values are one piece but for 1 %.
+    They are where each piece of them, with the zeros that it touches, reaches a face of the array, and the finite
+    values other than 0 are one piece but for 1 %.
 
     Args:
         values: (i, j, k).
@@ -289,11 +290,12 @@ def is_background(values: np.ndarray) -> bool:
     bad = ~np.isfinite(values)
     if not np.isnan(values[bad]).all():
         return False
-    outside, number = ndimage.label(bad)
+    empty = bad | (values == 0)
+    outside, _ = ndimage.label(empty)
     faces = np.concatenate([outside.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
-    if np.unique(faces[faces > 0]).size < number:
+    if not np.isin(outside[bad], faces).all():
         return False
-    parts, _ = ndimage.label(~bad, np.ones((3, 3, 3)))
+    parts, _ = ndimage.label(~empty, np.ones((3, 3, 3)))
     sizes = np.bincount(parts.ravel())[1:]
     return bool(sizes.size and sizes.max() >= (1 - MOST_APART) * sizes.sum())
 
