@@ -20,6 +20,9 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 """Ids that say where and how a training runs, not what comes of it. The split of the subjects is compared by itself."""
 
+SUBJECTS = ("train#dataset#data", "validate#dataset#data")
+"""Where a server puts the subjects themselves."""
+
 OF_ONE_STAGE = {
     "detector": (
         "network_def#detector", "train#slices", "train#random_transforms", "train#dataloader", "train#handlers",
@@ -57,7 +60,8 @@ def run_settings() -> dict[str, Any]:
         {}
     """
     workflows = enclosing_workflows()
-    return dict(_leaves(workflows[0].parser.get())) if workflows else {}
+    leaves = _leaves(workflows[0].parser.get()) if workflows else ()
+    return {id: value for id, value in leaves if not _is_of(id, SUBJECTS)}
 
 
 def _leaves(part: Any, id: str = "") -> Iterator[tuple[str, Any]]:
