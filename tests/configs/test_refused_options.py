@@ -89,6 +89,8 @@ WRONG = [
     ("inference", "phase_scale", 0, "phase_scale is 0; expected radians per stored unit, above 0"),
     ("inference", "phase_sign", "minus", "expected auto, 1 or -1."),
     ("inference", "phase_channel", "swi", "expected complement, zero or none."),
+    ("inference", "output_layout", "BIDS", "output_layout is 'BIDS'; expected default or bids"),
+    ("train", "participant_label", 1.5, "participant_label is 1.5; expected a label or a list of labels"),
     ("inference", "subjects", "P03", "subjects is 'P03'; expected a list of ids, as"),
     ("inference", "subset", "tests", "expected all, train, validation or test."),
     ("inference", "merge_mm", float("nan"), "expected a length in mm, above 0."),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cmb_bundle.scripts.data.layouts import find_subjects
+from cmb_bundle.scripts.data.splits import Split, make_datalist
 from cmb_bundle.scripts.errors import SubjectError
 
 from .test_names import found, touch
@@ -263,3 +264,12 @@ def test_one_file_that_is_no_scan(tmp_path):
     for name, message in (("b_mip.nii.gz", "was computed from a scan"), ("b.txt", "is no image"), ("c.nii", "no such")):
         with pytest.raises(SubjectError, match=message):
             find_subjects(tmp_path / name)
+
+
+def test_one_file_in_a_split(tmp_path):
+    touch(tmp_path, "b_swi.nii.gz", "b_phase.nii.gz", "c_swi.nii.gz")
+    (one,) = Split(tmp_path / "b_swi.nii.gz").part("all")
+    assert one["subject"] == "b"
+    content = make_datalist(tmp_path / "b_swi.nii.gz")
+    assert content["dataset_dir"] == str(tmp_path)
+    assert content["unlabelled"] == [{"subject": "b", "image": "b_swi.nii.gz", "phase": "b_phase.nii.gz"}]
