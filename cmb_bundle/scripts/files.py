@@ -16,6 +16,9 @@ EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xls")
 TABLE_SUFFIXES = (*EXCEL_SUFFIXES, ".csv", ".tsv", ".txt")
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
+ENDING = 24
+"""Letters of a name that its ending is among."""
+
 
 def check_gzip(path: str | PathLike) -> None:
     """
@@ -45,7 +48,8 @@ def write_whole(path: str | os.PathLike, write: Callable[[Path], None]) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
+    # the end of the name tells what to write; the whole of it may be as long as a name can be
+    aside = path.with_name(f".{uuid.uuid4().hex}.{path.name[-ENDING:]}")
     try:
         write(aside)
         aside.replace(path)

@@ -16,6 +16,7 @@ from ..dicom.series import find_studies
 from ..dicom.volumes import dicom_files
 from ..errors import DicomError, SubjectError
 from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES
+from .ids import check_id
 from .names import DERIVED, ROLES, T2STAR, derived, parse_name, without_words
 from .sidecars import read_sidecar
 
@@ -81,6 +82,7 @@ def find_subjects(dataset_dir: str | Path | None) -> list[dict[str, Any]]:
             subjects = studies if found else subjects + studies
     else:
         raise SubjectError(f"dataset_dir {root}: there is no such folder, and it is not a JSON datalist.")
+    subjects = [check_id(subject) for subject in subjects]
     if all("error" in subject for subject in subjects):
         raise SubjectError(_nothing_found(root, subjects))
     return sorted(subjects, key=lambda subject: subject["subject"])
@@ -179,12 +181,20 @@ def _resolve(entry: dict[str, Any], base: Path) -> dict[str, Any]:
             return {"subject": entry["subject"], "error": error}
     named = {key: [entry[key]] if isinstance(entry[key], str) else entry[key] for key in FILE_KEYS if entry.get(key)}
     files = {key: [base / Path(path).expanduser() for path in paths] for key, paths in named.items()}
-    missing = [str(path) for paths in files.values() for path in paths if not path.exists()]
+    missing = [str(path) for paths in files.values() for path in paths if not _is_there(path)]
     if missing:
         error = f"has no file {', '.join(missing)}, although the datalist names it"
         return {"subject": entry["subject"], "error": error}
     fold = {"fold": entry["fold"]} if "fold" in entry else {}
     return _subject(entry["subject"], files) | fold
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file exists; none can that the system has no name for, as one of 5000 letters."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _studies(root: Path) -> list[dict[str, Any]]:

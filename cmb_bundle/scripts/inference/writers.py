@@ -15,6 +15,7 @@ import pandas as pd
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 
+from ..data.ids import problem_of_id
 from ..data.labels import LabelConvention
 from ..dicom.writers import write_dicom
 from ..errors import DicomError
@@ -191,6 +192,8 @@ class SubjectWriter:
 
     def _remove(self, subject: str) -> None:
         """Remove all files of an earlier run, of which this one may not write each (a picture, a DICOM report)."""
+        if problem_of_id(subject):  # it never had a folder, and asking for one is an error
+            return
         for path in (self.output_dir / subject).glob(f"{glob.escape(subject)}_cmb*"):
             path.unlink()
 

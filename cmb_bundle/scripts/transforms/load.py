@@ -117,8 +117,10 @@ class LoadSubjectd(MapTransform):
         for key, volume in volumes.items():
             d[key] = self._check(d, name, key, paths[key], volume)
             d[key].meta["subject"] = name
-        if "phase" in volumes and not is_complex(paths["phase"]):
-            d["phase"].meta.update(_about_phase(paths["phase"], acquired))
+        if "phase" in volumes:
+            exact = {"radians_per_unit": 1.0, "scale_from": "complex numbers tell"}
+            known = exact if is_complex(paths["phase"]) else _about_phase(paths["phase"], acquired)
+            d["phase"].meta.update(known)
         shown = d[next((key for key in ("image", "magnitude") if key in volumes), reference)]
         if len(acquired.echo_ms) == 1:
             shown.meta["echo_ms"] = acquired.echo_ms[0]
