@@ -252,9 +252,9 @@ def test_nothing_found_shows_files_and_layouts(tmp_path):
         find_subjects(tmp_path)
     assert "Label/<id>.xlsx" in str(caught.value)
     (tmp_path / "scan1.nii.gz").unlink()
-    touch(tmp_path, "Data/SWI/1.img")
+    touch(tmp_path, "Data/SWI/1.xyz")
     with pytest.raises(
-        SubjectError, match=r"no subjects found. It holds Data/SWI/1.img, notes.txt. Layouts:\n  \(a\) Data/SWI"
+        SubjectError, match=r"no subjects found. It holds Data/SWI/1.xyz, notes.txt. Layouts:\n  \(a\) Data/SWI"
     ):
         find_subjects(tmp_path)
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from ..dicom.kinds import nearest_echo
 from ..dicom.series import find_studies
-from ..dicom.volumes import dicom_files
+from ..dicom.volumes import dicom_files, is_dicom
 from ..errors import DicomError, SubjectError
-from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES
+from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, UNREAD_SUFFIXES
 from .ids import check_id
 from .names import DERIVED, ROLES, T2STAR, derived, parse_name, without_words
 from .sidecars import read_sidecar
@@ -42,7 +42,8 @@ LAYOUTS = """\
   (d) <id>/ with files named swi, phase, mag (and label)
   (e) DICOM files at any depth, with any names; or Data/<id>/ with those of a study, and Label/<id>.xlsx
 A T2*-weighted magnitude is named t2star, t2starw, t2s or gre in place of swi.
-Images are .nii, .nii.gz, .nrrd, .mha or DICOM; SWI, magnitude (with phase, if there is one) or T2* is needed.
+Images are .nii, .nii.gz, .hdr and .img, .mgz, .nrrd, .nhdr, .mha, .mhd or DICOM.
+SWI, magnitude (with phase, if there is one) or T2* is needed.
 docs/reference/data.md and dicom.md beside it have the details."""
 
 
@@ -213,6 +214,15 @@ def _subject(name: str, files: dict[str, list[Path]]) -> dict[str, Any]:
     if any(len(files.get(role, ())) > 1 for role in FILE_KEYS if role != "dicom"):
         return {"subject": name, "error": f"has two files or more of one kind, keep one of each: {found}"}
     scans = {"image", "dicom", "magnitude", "t2star"} & set(files)
+    unread = sorted(path.name for path in files.pop("unread", ()))
+    if unread and not scans:
+        return {
+            "subject": name,
+            "error": f"has {', '.join(unread)}, whose form is not read. Expected {', '.join(IMAGE_SUFFIXES)} or DICOM; "
+            "unpack or convert it",
+        }
+    if unread:
+        notices.append(f"{', '.join(unread)} was not read: convert it to .nii.gz if it is to be used.")
     if not scans and set(files) == {"derived"}:
         return {
             "subject": name,
@@ -307,6 +317,8 @@ def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...])
                 name = _id_of(path, role)
                 short = parse_name(_stem(path)).subject
                 found[short if name not in found and short in found else name][role].append(path)
+        elif suffixes is IMAGE_SUFFIXES and _suffix(path, UNREAD_SUFFIXES):
+            found[_id_of(path, role)]["unread"].append(path)
         elif suffixes is IMAGE_SUFFIXES and _holds_dicom(path):
             found[path.name][role].append(path)
     return computed
@@ -317,6 +329,11 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
     unnamed, tables, computed = [], [], []
     for path in _entries(folder):
         stem = _stem(path)
+        if _suffix(path, UNREAD_SUFFIXES):
+            name = parse_name(stem[len(subject) :] if stem.startswith(subject) else stem)
+            if name.role not in (None, "label") and not derived(stem):
+                found[subject or name.subject or folder.name]["unread"].append(path)
+            continue
         if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)) or OWN_OUTPUT.search(stem):
             continue
         own = stem[len(subject) :] if stem.startswith(subject) else stem
@@ -417,8 +434,14 @@ def _without_series_number(stem: str) -> str:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """The contents of a folder, sorted, without hidden files and Excel's lock files."""
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "~$")))
+    """The contents of a folder, sorted; not hidden files, Excel's lock files, an .img with its .hdr or of DICOM."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "~$")))
+    headers = {entry.name[:-4] for entry in entries if entry.name.lower().endswith(".hdr")}
+    return [
+        entry
+        for entry in entries
+        if not entry.name.lower().endswith(".img") or not (entry.name[:-4] in headers or is_dicom(entry))
+    ]
 
 
 def _suffix(path: Path, suffixes: tuple[str, ...]) -> str:
@@ -428,7 +451,7 @@ def _suffix(path: Path, suffixes: tuple[str, ...]) -> str:
 
 
 def _stem(path: Path) -> str:
-    return path.name[: -len(_suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json")))]
+    return path.name[: -len(_suffix(path, (*UNREAD_SUFFIXES, *IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json")))]
 
 
 def _holds_dicom(path: Path) -> bool:

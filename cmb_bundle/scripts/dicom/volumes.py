@@ -122,7 +122,8 @@ def dicom_files(folder: Path) -> Iterator[Path]:
     """Find the DICOM files at any depth of a folder, sorted; hidden files and DICOMDIR are skipped."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        known = path.name.lower().endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json", ".png"))
+        ending = path.name.lower()
+        known = ending.endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json", ".png")) and not ending.endswith(".img")
         if not hidden and not known and path.name != "DICOMDIR" and path.is_file() and is_dicom(path):
             yield path
 

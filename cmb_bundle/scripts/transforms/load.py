@@ -23,14 +23,13 @@ from ..dicom.pixels import read_volume
 from ..dicom.series import use_dicom
 from ..dicom.volumes import Volume
 from ..errors import DicomError, SubjectError
-from ..files import check_gzip
+from ..files import NIBABEL_SUFFIXES, check_gzip
 from ..geometry import corners_apart_mm, same_grid
 from .grid import check_grid, nifti_grid
 from .notices import add_notice, add_warning
 from .plausible import check_image
 
 MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude", "t2star": "T2*-weighted magnitude"}
-NIFTI = (".nii", ".nii.gz")
 MINIMUM_SLICES = 3
 MOST_ECHOES = 16
 """A T2*-weighted file with more volumes, whose echo times are not known, is a series over time and not of echoes."""
@@ -52,7 +51,8 @@ class LoadSubjectd(MapTransform):
 
     Args:
         keys: keys of paths to load, by default ``image`` (SWI), ``phase``, ``magnitude`` and ``t2star``. A path is
-            a NIfTI, NRRD or MHA file, or a folder with the DICOM series or with the study that it is in.
+            a NIfTI, Analyze, MGH, NRRD or MetaImage file, or a folder with the DICOM series or with the study that it
+            is in.
         echo: index of the echo used of a multi-echo magnitude and phase; the default, -1, is the last, which has
             the strongest susceptibility weighting; of a T2*-weighted magnitude whose echo times are known, the one
             nearest to 20 to 25 ms.
@@ -169,10 +169,10 @@ class LoadSubjectd(MapTransform):
                 return read_volume(path)
             if Path(path).is_file():
                 check_gzip(path)
-            nifti = str(path).endswith(NIFTI)
-            unusual = nifti and (is_complex(path) or nib.load(path).ndim > 4)
-            volume = read_unusual(path, key) if unusual else self.load(path)
-            if nifti:
+            of_nibabel = by_nibabel(path)
+            plain = str(path).endswith((".nii", ".nii.gz")) and not is_complex(path) and nib.load(path).ndim <= 4
+            volume = read_unusual(path, key) if of_nibabel and not plain else self.load(path)
+            if of_nibabel:
                 # MONAI compares all four zooms of a 4D file with its affine and then drops the translation
                 affine, notices, warnings = nifti_grid(path)
                 volume.affine = torch.as_tensor(affine, dtype=torch.float64)
@@ -187,7 +187,7 @@ class LoadSubjectd(MapTransform):
             reason = str(cause).strip().splitlines()[0] if str(cause).strip() else "no reason given"
             raise SubjectError(
                 f"{name}: the {MODALITIES[key]} {path} cannot be read ({type(cause).__name__}: {reason}). Expected "
-                "a whole NIfTI, NRRD or MHA file or a DICOM series; copy or convert it again."
+                "a whole file of NIfTI, Analyze, MGH, NRRD or MetaImage, or a DICOM series; copy or convert it again."
             ) from error
 
     def _take_echo(
@@ -297,9 +297,14 @@ def is_background(values: np.ndarray) -> bool:
     return bool(sizes.size and sizes.max() >= (1 - MOST_APART) * sizes.sum())
 
 
+def by_nibabel(path) -> bool:
+    """Whether nibabel reads an image, by its name: a NIfTI, an Analyze or an MGH file."""
+    return not isinstance(path, Volume) and str(path).lower().endswith(NIBABEL_SUFFIXES)
+
+
 def is_complex(path) -> bool:
-    """Whether a file is a NIfTI of complex numbers; one that cannot be read is not."""
-    if isinstance(path, Volume) or not str(path).endswith(NIFTI):
+    """Whether a file that nibabel reads has complex numbers; one that cannot be read is not."""
+    if not by_nibabel(path):
         return False
     try:
         return np.issubdtype(nib.load(path).get_data_dtype(), np.complexfloating)
@@ -328,7 +333,8 @@ def take_complex(subject: dict) -> bool:
 
 def read_unusual(path, key: str) -> MetaTensor:
     """
-    Read a NIfTI file that MONAI reads wrongly: of complex numbers, or with axes beyond the fourth.
+    Read a file with nibabel that MONAI reads wrongly or not: of complex numbers, with axes beyond the fourth, of MGH,
+    or of a header and an image each.
 
     Args:
         path: of the file.
