@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
 from scipy import ndimage
 
+from ..data.declared import problem_of_header, read_declared
 from ..data.layouts import complete_subject, t2star_left_out
 from ..data.sidecars import Acquisition, read_sidecar
 from ..dicom.kinds import nearest_echo
@@ -61,9 +62,10 @@ class LoadSubjectd(MapTransform):
     Returns:
         the dictionary with ``(1, i, j, k)`` float32 MetaTensors on the file's own grid, which have the ``subject`` in
         their meta data, ``notices``, and ``contrast``, what was read: "swi", "swi + phase", "magnitude + phase" or
-        "t2star", whose image is under ``image``. The meta data of the SWI or the magnitude have ``echo_ms`` and
-        ``field_tesla`` where a JSON file beside it or the DICOM header tells them. Of DICOM, there is also
-        ``dicom_source``, where the slices of the SWI, or of the magnitude, come from (see ``Volume.source``), and
+        "t2star", whose image is under ``image``; ``doubts``, a sentence on why the headers are of no
+        susceptibility-weighted scan of a head, or an empty text. The meta data of the SWI or the magnitude have
+        ``echo_ms`` and ``field_tesla`` where a JSON file beside it or the DICOM header tells them. Of DICOM, there is
+        also ``dicom_source``, where the slices of the SWI, or of the magnitude, come from (see ``Volume.source``), and
         ``radians_per_unit`` in the meta data of a phase whose header tells it.
 
     Raises:
@@ -121,6 +123,7 @@ class LoadSubjectd(MapTransform):
             exact = {"radians_per_unit": 1.0, "scale_from": "complex numbers tell"}
             known = exact if is_complex(paths["phase"]) else _about_phase(paths["phase"], acquired)
             d["phase"].meta.update(known)
+        d["doubts"] = _doubts(paths, reference, acquired)
         shown = d[next((key for key in ("image", "magnitude") if key in volumes), reference)]
         if len(acquired.echo_ms) == 1:
             shown.meta["echo_ms"] = acquired.echo_ms[0]
@@ -352,6 +355,21 @@ def read_unusual(path, key: str) -> MetaTensor:
     meta = {"spatial_shape": np.array(image.shape[:3])}
     affine = torch.as_tensor(image.affine, dtype=torch.float64)
     return MetaTensor(torch.as_tensor(values.astype(np.float32)), affine=affine, meta=meta)
+
+
+def _doubts(paths: dict, reference: str, acquired: Acquisition) -> str:
+    """Why the headers are of no susceptibility-weighted scan of a head, as a sentence; empty where they may be."""
+    echo_ms = acquired.echo_ms[0] if len(acquired.echo_ms) == 1 else None
+    for key in (reference, *(other for other in paths if other != reference)):
+        source = paths[key]
+        declared = source.declared if isinstance(source, Volume) else read_declared(source)
+        if isinstance(source, Volume) and source.kind.name == "swi":  # which its header says, whatever its name
+            declared = {name: declared[name] for name in ("Modality", "BodyPartExamined") if name in declared}
+            echo_ms = None
+        problem = problem_of_header(declared, echo_ms if key == reference else None)
+        if problem:
+            return problem
+    return ""
 
 
 def _about_phase(source, acquired: Acquisition) -> dict:
