@@ -179,7 +179,7 @@ def test_an_image_without_a_word_is_not_taken_for_a_magnitude(tmp_path):
     assert "other" in errors(tmp_path)["01"]
 
 
-def test_real_scans_are_found():
+def test_names_of_real_scans_are_recognised():
     if not REAL.is_dir():
         pytest.skip(f"the real scans are not at {REAL}")
     names = [

@@ -2,6 +2,7 @@
 
 from .acceleration import Accelerated, MaxPool2x2, accelerate
 from .api import Detection, Detector, Finding, JudgedCandidate, detect
+from .cohort_table import CohortTable, subjects_table
 from .evaluator import CohortEvaluator, collate_subject, prepare_volume, raise_failures
 from .findings import Findingsd, KeepInputGridd, background, to_file_grid
 from .inferers import MixedPrecisionInferer, TwoStageInferer
@@ -14,6 +15,7 @@ __all__ = [
     "Accelerated",
     "ChooseSignd",
     "CohortEvaluator",
+    "CohortTable",
     "Detection",
     "Detector",
     "Finding",
@@ -34,6 +36,7 @@ __all__ = [
     "prepare_volume",
     "radial_symmetry",
     "raise_failures",
+    "subjects_table",
     "to_file_grid",
     "write_findings",
 ]

@@ -145,7 +145,7 @@ class SubjectWriter:
             }
             self._remove(subject)
             reason = self._write_dicom(
-                self.output_dir / subject, subject, batch.get("dicom_source"), result, output["pred"]
+                self.output_dir / subject, subject, batch.get("dicom_source"), result, output["pred"], read["warnings"]
             )
             if reason:
                 read["dicom_error"] = reason
@@ -167,14 +167,16 @@ class SubjectWriter:
                 f"{batch['notices']}"
             )
 
-    def _write_dicom(self, folder: Path, subject: str, source: str | None, result: Mapping, label_map) -> str:
+    def _write_dicom(
+        self, folder: Path, subject: str, source: str | None, result: Mapping, label_map, warnings: str
+    ) -> str:
         """Write SEG and SR; the reason why they could not be, if the other results are to be kept then, else empty."""
         if self.dicom_output is False or (self.dicom_output == "auto" and source is None):
             return ""
         if source is None:
             raise DicomError("dicom_output is true, but the scan is not DICOM; set it to auto or false.")
         try:
-            write_dicom(folder, subject, source, result, label_map)
+            write_dicom(folder, subject, source, result, label_map, warnings=warnings)
         except Exception as error:
             if self.dicom_output is True:
                 raise
