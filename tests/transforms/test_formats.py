@@ -50,6 +50,12 @@ def test_each_form_of_image_is_found_and_read(tmp_path, suffix):
     assert np.allclose(d["image"].affine, AFFINE, atol=1e-5)
 
 
+def test_the_matrix_that_spm_writes_beside_an_image_is_no_scan(tmp_path):
+    write(tmp_path, "p1_swi", ".hdr")
+    (tmp_path / "p1_swi.mat").write_bytes(b"x")
+    assert find_subjects(tmp_path) == [{"subject": "p1", "image": str(tmp_path / "p1_swi.hdr")}]
+
+
 def test_an_analyze_file_has_no_orientation(tmp_path):
     nib.save(nib.AnalyzeImage(VALUES, np.diag([0.8, 0.9, 2.0, 1.0])), tmp_path / "p1_swi.img")
     [subject] = find_subjects(tmp_path)

@@ -331,7 +331,8 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
         stem = _stem(path)
         if _suffix(path, UNREAD_SUFFIXES):
             name = parse_name(stem[len(subject) :] if stem.startswith(subject) else stem)
-            if name.role not in (None, "label") and not derived(stem):
+            of_spm = path.suffix.lower() == ".mat" and any((folder / f"{stem}{s}").exists() for s in (".hdr", ".img"))
+            if name.role not in (None, "label") and not derived(stem) and not of_spm:
                 found[subject or name.subject or folder.name]["unread"].append(path)
             continue
         if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)) or OWN_OUTPUT.search(stem):
