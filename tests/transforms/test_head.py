@@ -5,6 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom import dcmread
 from scipy import ndimage
 
 from cmb_bundle.scripts.data.declared import problem_of_header
@@ -12,6 +13,7 @@ from cmb_bundle.scripts.errors import OptionError, SubjectError
 from cmb_bundle.scripts.transforms import CheckHeadd, HeadMaskd, LoadSubjectd
 
 from ..helpers import REAL
+from ..helpers.dicom_series import Study, write_dicom_series
 
 SHAPE, EDGE = (60, 72, 16), (3.0, 3.0, 4.0)
 RNG = np.random.default_rng(0)
@@ -97,6 +99,30 @@ def test_the_header_of_the_phase_tells_too(tmp_path):
         {"subject": "s1", "magnitude": str(tmp_path / "s1_mag.nii.gz"), "phase": str(tmp_path / "s1_phase.nii.gz")}
     )
     assert d["doubts"] == "Its header says 'B0map', which is a field map."
+
+
+@pytest.mark.parametrize(
+    ("kind", "description", "body", "reason"),
+    [
+        ("M", "gre_field_mapping", "HEAD", "Its header says 'gre_field_mapping', which is a field map."),
+        ("M", "t2s_hemo", "HEAD", ""),
+        (r"M\SWI", "SWI_Images", "HEAD", ""),
+        (r"M\SWI", "SWI_Images", "LIVER", "Its header says that it is of the LIVER."),
+        (r"M\SWI", "head t1 and so on", "", ""),  # its header says that it is an SWI
+    ],
+)
+def test_the_dicom_header_tells_the_same(tmp_path, kind, description, body, reason):
+    voxels = RNG.gamma(4, 100, (20, 24, 6)).clip(1, 4095).astype(np.uint16)
+    study = Study()
+    write_dicom_series(
+        tmp_path, voxels, np.diag([*EDGE, 1.0]), study, description, 5, rf"ORIGINAL\PRIMARY\{kind}", sequence="GR"
+    )
+    for path in tmp_path.iterdir():
+        header = dcmread(path)
+        header.BodyPartExamined, header.ProtocolName = body, description
+        header.save_as(path)
+    key = "image" if "SWI" in kind else "t2star"
+    assert LoadSubjectd()({"subject": "s1", key: str(tmp_path)})["doubts"] == reason
 
 
 IMAGES = {
