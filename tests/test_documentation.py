@@ -142,6 +142,17 @@ def test_links_to_files_are_there(page):
         assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
+def test_each_row_of_the_inputs_names_a_test_that_exists():
+    page = (ROOT / "docs" / "reference" / "inputs.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.endswith("| test |")]
+    assert len(rows) >= 50
+    for row in rows:
+        named = re.search(r"`([\w/]+\.py)::(\w+)` \|$", row)
+        assert named, row
+        text = (ROOT / "tests" / named[1]).read_text(encoding="utf-8")
+        assert re.search(rf"^def {named[2]}\(", text, re.MULTILINE), row
+
+
 @pytest.mark.parametrize("page", ["README.md", "cmb_bundle/docs/README.md"])
 def test_it_is_said_that_nothing_was_validated_on_patients(page):
     text = " ".join((ROOT / page).read_text(encoding="utf-8").replace(">", " ").split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import os
 import sys
@@ -104,6 +105,7 @@ def show_cause_last(output_dir: str | os.PathLike | None = None, debug: bool = F
     """
     if getattr(sys.excepthook, "of_workflow", False) and len(enclosing_workflows()) > 1:
         return
+    _print_any_letter()
     log = None if output_dir is None else Path(str(output_dir)) / LOG_NAME
     if log is not None:
         with suppress(OSError):
@@ -120,6 +122,13 @@ def show_cause_last(output_dir: str | os.PathLike | None = None, debug: bool = F
     hook.of_workflow = True
     sys.excepthook = hook
     _keep_tracebacks_from_loggers(debug is True)
+
+
+def _print_any_letter() -> None:
+    """Let a console that lacks a letter show its number, rather than end the run at the summary."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def enclosing_workflows() -> list[ConfigWorkflow]:

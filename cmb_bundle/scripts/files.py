@@ -19,7 +19,19 @@ logger = logging.getLogger(__name__)
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xls")
 TABLE_SUFFIXES = (*EXCEL_SUFFIXES, ".csv", ".tsv", ".txt")
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
+NIBABEL_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh")
+"""NIfTI and Analyze, also as two files, and FreeSurfer's MGH, which nibabel reads."""
+IMAGE_SUFFIXES = (*NIBABEL_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
+"""Those of ITK, besides; of two files, that of the header."""
+UNREAD_SUFFIXES = (
+    ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".img.gz", ".hdr.gz", ".mnc", ".par", ".head", ".zip", ".7z", ".tar",
+    ".tar.gz", ".tgz", ".rar", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".tif", ".tiff", ".vtk", ".vti", ".mif",
+    ".mif.gz",
+)  # fmt: skip
+"""Forms in which images lie in folders and which are not read."""
+
+ENDING = 24
+"""Letters of a name that its ending is among."""
 
 
 def check_gzip(path: str | PathLike) -> None:
@@ -61,7 +73,8 @@ def write_whole(path: str | os.PathLike, write: Callable[[Path], None]) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
+    # the end of the name tells what to write; the whole of it may be as long as a name can be
+    aside = path.with_name(f".{uuid.uuid4().hex}.{path.name[-ENDING:]}")
     try:
         write(aside)
         aside.replace(path)

@@ -303,6 +303,16 @@ def test_a_folder_without_tables_is_an_error(cohort, relabelled, tmp_path):
         audit_labels(relabelled, tmp_path)
 
 
+def test_the_audit_keeps_the_sentence_that_says_what_to_do(tmp_path):
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).uniform(1, 9, (20, 20, 9)), np.eye(4)), tmp_path / "a_swi.nii.gz")
+    (tmp_path / "a_label.xlsx").write_bytes(b"no zip")
+    with pytest.raises(SubjectError) as caught:
+        audit_labels(tmp_path, tmp_path / "out")
+    assert "a: LabelError: " in str(caught.value)
+    assert "cannot be read as an Excel file" in str(caught.value)
+    assert "save it as .xlsx again" in str(caught.value)
+
+
 def test_an_audit_without_a_data_set_is_an_error(tmp_path):
     with pytest.raises(SubjectError, match=r"no dataset_dir was given\. Expected the folder of the scans"):
         audit_labels(None, tmp_path)

@@ -154,7 +154,7 @@ def test_the_subjects_that_fail_do_not_stop_the_others(run):
     assert "P03: 2 series can be the SWI. Say which" in failures["P03"] and "'SWI_repeat'" in failures["P03"]
     assert "P04: no SWI was found" in failures["P04"] and "series 4 'Mag_Images'" in failures["P04"]
     assert "P07: series 7 'SWI_Images' lacks 1 slice(s): slices 5 and 6 are 4.00 mm apart" in failures["P07"]
-    assert run.listed == ["P01", "P02", "P05", "P06", "error.log", "failures.csv"]
+    assert run.listed == ["P01", "P02", "P05", "P06", "error.log", "failures.csv", "subjects.csv"]
 
 
 def test_an_enhanced_series_named_in_the_config_gives_the_same(run):

@@ -96,6 +96,7 @@ WRONG = [
     ("inference", "merge_mm", float("nan"), "expected a length in mm, above 0."),
     ("inference", "dicom_output", "yes", "expected auto, True or False."),
     ("inference", "picture", "false", f"picture is 'false'; {TRUTH}"),
+    ("inference", "accept_any", "yes", f"accept_any is 'yes'; {TRUTH}"),
     ("inference", "debug", "yes", f"debug is 'yes'; {TRUTH}"),
     ("implant", "microbleeds", 0, "expected a whole number, 1 or more, or None for the published distribution."),
     ("implant", "diameter_mm", 3, "expected the smallest and the largest, 0.5 to 20 mm, as '[2,5]'."),

@@ -197,7 +197,7 @@ def test_inference_on_a_flat_folder_without_labels(trained, flat, bundle, elsewh
         "run", INFERENCE, elsewhere, dataset_dir=flat, output_dir=output, checkpoint=trained / "model.pt",
         candidate_threshold=0.0, probability_threshold=0.0,
     )  # fmt: skip
-    assert sorted(path.name for path in output.iterdir()) == subjects_of(tiny_cohort)
+    assert sorted(path.name for path in output.iterdir()) == [*subjects_of(tiny_cohort), "subjects.csv"]
     found = 0
     for subject in subjects_of(tiny_cohort):
         folder = output / subject

@@ -184,7 +184,7 @@ def test_an_image_without_a_word_is_not_taken_for_a_magnitude(tmp_path):
     assert "other" in errors(tmp_path)["01"]
 
 
-def test_real_scans_are_found():
+def test_names_of_real_scans_are_recognised():
     if not REAL.is_dir():
         pytest.skip(f"the real scans are not at {REAL}")
     names = [
@@ -258,9 +258,9 @@ def test_nothing_found_shows_files_and_layouts(tmp_path):
         find_subjects(tmp_path)
     assert "Label/<id>.xlsx" in str(caught.value)
     (tmp_path / "scan1.nii.gz").unlink()
-    touch(tmp_path, "Data/SWI/1.img")
+    touch(tmp_path, "Data/SWI/1.xyz")
     with pytest.raises(
-        SubjectError, match=r"no subjects found. It holds Data/SWI/1.img, notes.txt. Layouts:\n  \(a\) Data/SWI"
+        SubjectError, match=r"no subjects found. It holds Data/SWI/1.xyz, notes.txt. Layouts:\n  \(a\) Data/SWI"
     ):
         find_subjects(tmp_path)
 

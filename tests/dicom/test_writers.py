@@ -247,6 +247,19 @@ def test_report_has_a_group_a_microbleed(tmp_path):
     assert named == slices | {str(segmentation.SOPInstanceUID)}
 
 
+@pytest.mark.parametrize("number", [0, 2])
+def test_the_report_carries_the_warnings(tmp_path, number):
+    volume, warning = swi(tmp_path), "The slice thickness is 7 mm; SWI was tested with 1 to 5 mm only."
+    result = {"microbleeds": BLEEDS[:number], "candidates": []}
+    for said in (warning, ""):
+        _, path = write_dicom(tmp_path / "out", "x", volume.source, result, label_map(number), warnings=said)
+        check_values(path)
+        report = pydicom.dcmread(path)
+        texts = [element.value for element in report.iterall() if element.keyword == "TextValue"]
+        assert texts.count(f"Warning: {warning}") == (number + 1 if said else 0)
+        assert ("with a warning" in report.SeriesDescription) == bool(said)
+
+
 @pytest.mark.parametrize("enhanced", [False, True])
 @pytest.mark.parametrize("slices", [1, 2])
 def test_a_scan_with_one_microbleed_has_both_files(tmp_path, enhanced, slices):

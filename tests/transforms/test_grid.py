@@ -9,6 +9,7 @@ import pytest
 from cmb_bundle.scripts.errors import SubjectError
 from cmb_bundle.scripts.transforms.grid import problem_of_grid
 from cmb_bundle.scripts.transforms.load import LoadSubjectd
+from cmb_bundle.scripts.transforms.phase import NormalizePhased
 
 RNG = np.random.default_rng(0)
 HEAD = RNG.gamma(4, 100, (40, 44, 20)).astype(np.float32)
@@ -164,6 +165,15 @@ def test_the_last_echo_of_complex_numbers_is_taken(tmp_path):
         d = read(magnitude=nifti(tmp_path / "a.nii.gz", array))
         assert np.allclose(d["magnitude"][0], 2 * HEAD, rtol=1e-5)
         assert np.allclose(d["phase"][0], -NOISE, atol=1e-4)
+
+
+def test_the_phase_of_complex_numbers_is_in_radians_however_narrow(tmp_path):
+    narrow = (HEAD * np.exp(0.3j * NOISE / np.abs(NOISE).max())).astype(np.complex64)
+    d = read(image=nifti(tmp_path / "a.nii.gz", narrow))
+    d["mask"] = d["magnitude"] > 0
+    d = NormalizePhased(sign=1, filter_phase=False)(d)
+    assert float(d["phase"].abs().max()) == pytest.approx(0.3, abs=1e-3)
+    assert "1 rad a unit, as complex numbers tell" in d["notices"]
 
 
 def test_axes_of_one_are_left_out(tmp_path):

@@ -84,8 +84,9 @@ class TestCerebralMicrobleedDetection(unittest.TestCase):
     @parameterized.expand([INFERENCE])
     def test_inference_config(self, override):
         output = self.work(override, ["inference.json"], "infer", "inference")
-        self.assertEqual(sorted(path.name for path in output.iterdir()), [f"subject-{n}" for n in range(5)])
-        for folder in output.iterdir():
+        folders = sorted(path for path in output.iterdir() if path.is_dir())
+        self.assertEqual([path.name for path in folders], [f"subject-{n}" for n in range(5)])
+        for folder in folders:
             self.assertIn("candidates", json.loads((folder / f"{folder.name}_cmb.json").read_text()))
 
 

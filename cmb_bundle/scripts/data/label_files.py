@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import openpyxl
 import pandas as pd
@@ -15,7 +16,7 @@ from monai.transforms import LoadImage
 from skimage.measure import label as label_components
 
 from ..errors import LabelError
-from ..files import EXCEL_SUFFIXES, IMAGE_SUFFIXES, TABLE_SUFFIXES, check_gzip
+from ..files import EXCEL_SUFFIXES, IMAGE_SUFFIXES, NIBABEL_SUFFIXES, TABLE_SUFFIXES, check_gzip
 
 EXPECTED = (
     "expected the columns slice, x, y and optionally class, as numbers and without a header row, "
@@ -368,7 +369,7 @@ def read_components(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read the connected components of a label map: 26 neighbours, separately for each value.
 
     Args:
-        path: .nii, .nii.gz, .nrrd or .mha.
+        path: a file with one of the suffixes of images.
 
     Returns:
         the label map's array with components numbered from 1 (0 is background), and its affine (4, 4), voxel to
@@ -379,10 +380,14 @@ def read_components(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         check_gzip(path)
-        image = LoadImage(image_only=True)(str(path))
+        if path.name.lower().endswith(NIBABEL_SUFFIXES):
+            image = nib.load(path)
+            values = np.asarray(image.dataobj)
+        else:
+            values = image = LoadImage(image_only=True)(str(path))
     except Exception as error:
         raise LabelError(f"{path}: cannot be read as an image ({type(error).__name__}: {error}).") from error
-    values = np.asarray(image)
+    values = np.asarray(values)
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim != 3:

@@ -14,10 +14,11 @@ from typing import Any
 from ..dicom.series import find_studies
 from ..dicom.volumes import dicom_files, is_dicom
 from ..errors import DicomError, SubjectError
-from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES
+from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, UNREAD_SUFFIXES
 from .bids import FOLDERS, find_bids, is_part
 from .converted import take_converted
 from .echoes import ECHO, ROLES_OF_ECHOES, choose_echo
+from .ids import check_id
 from .names import (
     CHALLENGE_LABEL,
     DERIVED,
@@ -58,7 +59,8 @@ LAYOUTS = """\
   (f) BIDS: sub-<label>/[ses-<label>/]{anat,swi,fmap}/ with the suffixes swi, T2starw, MEGRE and GRE
   (g) the path of one image, whose phase is beside it
 A T2*-weighted magnitude is named t2star, t2starw, t2s or gre in place of swi.
-Images are .nii, .nii.gz, .nrrd, .mha or DICOM; SWI, magnitude (with phase, if there is one) or T2* is needed.
+Images are .nii, .nii.gz, .hdr and .img, .mgz, .nrrd, .nhdr, .mha, .mhd or DICOM.
+SWI, magnitude (with phase, if there is one) or T2* is needed.
 docs/reference/data.md and dicom.md beside it have the details."""
 
 
@@ -103,6 +105,7 @@ def find_subjects(dataset_dir: str | Path | None, echo: int = -1) -> list[dict[s
             subjects = studies if found else subjects + studies
     else:
         raise SubjectError(f"dataset_dir {root}: there is no such folder or file.")
+    subjects = [check_id(subject) for subject in subjects]
     if all("error" in subject for subject in subjects):
         raise SubjectError(_nothing_found(root, subjects))
     return sorted(subjects, key=lambda subject: subject["subject"])
@@ -201,12 +204,20 @@ def _resolve(entry: dict[str, Any], base: Path, echo: int) -> dict[str, Any]:
             return {"subject": entry["subject"], "error": error}
     named = {key: [entry[key]] if isinstance(entry[key], str) else entry[key] for key in FILE_KEYS if entry.get(key)}
     files = {key: [base / Path(path).expanduser() for path in paths] for key, paths in named.items()}
-    missing = [str(path) for paths in files.values() for path in paths if not path.exists()]
+    missing = [str(path) for paths in files.values() for path in paths if not _is_there(path)]
     if missing:
         error = f"has no file {', '.join(missing)}, although the datalist names it"
         return {"subject": entry["subject"], "error": error}
     fold = {"fold": entry["fold"]} if "fold" in entry else {}
     return _subject(entry["subject"], files, echo) | fold
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file exists; none can that the system has no name for, as one of 5000 letters."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _studies(root: Path) -> list[dict[str, Any]]:
@@ -302,6 +313,15 @@ def _subject(name: str, files: Mapping[str, list[Any]], echo: int = -1) -> dict[
     if any(len(files.get(role, ())) > 1 for role in FILE_KEYS if role != "dicom"):
         return {"subject": name, "error": f"has two files or more of one kind, keep one of each: {found}"}
     scans = {"image", "dicom", "magnitude", "t2star"} & set(files)
+    unread = sorted(path.name for path in files.pop("unread", ()))
+    if unread and not scans:
+        return {
+            "subject": name,
+            "error": f"has {', '.join(unread)}, whose form is not read. Expected {', '.join(IMAGE_SUFFIXES)} or DICOM; "
+            "unpack or convert it",
+        }
+    if unread:
+        notices.append(f"{', '.join(unread)} was not read: convert it to .nii.gz if it is to be used.")
     if not scans and set(files) == {"derived"}:
         return {
             "subject": name,
@@ -397,6 +417,8 @@ def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...])
                 name = _id_of(path, role)
                 short = parse_name(_stem(path)).subject
                 found[short if name not in found and short in found else name][role].append(path)
+        elif suffixes is IMAGE_SUFFIXES and _suffix(path, UNREAD_SUFFIXES):
+            found[_id_of(path, role)]["unread"].append(path)
         elif suffixes is IMAGE_SUFFIXES and _holds_dicom(path):
             found[path.name][role].append(path)
     return computed
@@ -414,6 +436,12 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
     for path in _entries(folder):
         stem = _stem(path)
         if path in images and path not in left:
+            continue
+        if _suffix(path, UNREAD_SUFFIXES):
+            name = parse_name(stem[len(subject) :] if stem.startswith(subject) else stem)
+            of_spm = path.suffix.lower() == ".mat" and any((folder / f"{stem}{s}").exists() for s in (".hdr", ".img"))
+            if name.role not in (None, "label") and not derived(stem) and not of_spm:
+                found[subject or name.subject or folder.name]["unread"].append(path)
             continue
         own_output = OWN_OUTPUT.search(stem) and not CHALLENGE_LABEL.search(stem)
         if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)) or own_output:
@@ -526,8 +554,14 @@ def _subject_id(path: Path) -> str:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """The contents of a folder, sorted, without hidden files and Excel's lock files."""
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "~$")))
+    """The contents of a folder, sorted; not hidden files, Excel's lock files, an .img with its .hdr or of DICOM."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "~$")))
+    headers = {entry.name[:-4] for entry in entries if entry.name.lower().endswith(".hdr")}
+    return [
+        entry
+        for entry in entries
+        if not entry.name.lower().endswith(".img") or not (entry.name[:-4] in headers or is_dicom(entry))
+    ]
 
 
 def _suffix(path: Path, suffixes: tuple[str, ...]) -> str:
@@ -537,7 +571,7 @@ def _suffix(path: Path, suffixes: tuple[str, ...]) -> str:
 
 
 def _stem(path: Path) -> str:
-    return path.name[: -len(_suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json")))]
+    return path.name[: -len(_suffix(path, (*UNREAD_SUFFIXES, *IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json")))]
 
 
 def _holds_dicom(path: Path) -> bool:

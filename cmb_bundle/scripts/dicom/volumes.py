@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +27,8 @@ MOST_SHEAR = 0.01
 """A stack sheared against its slices' normal by more than this is refused; rounding in headers stays far below."""
 
 GE_CREATOR, GE_GROUP, GE_ELEMENT = "GEMS_PARM_01", 0x0043, 0x2F
+DECLARED = ("Modality", "BodyPartExamined", "ScanningSequence", "InversionTime", "SeriesDescription", "ProtocolName")
+"""Attributes that tell whether it is a susceptibility-weighted scan of a head."""
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",
     "PatientID", "StudyDate", "Modality", "Manufacturer", "ImageType", "ComplexImageComponent", "NumberOfFrames",
@@ -34,7 +36,7 @@ TAGS = [
     "InversionRecovery", "MagneticFieldStrength", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "Rows", "Columns", "SamplesPerPixel", "BitsStored", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
     "RescaleType", "RealWorldValueMappingSequence", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "BodyPartExamined", "ProtocolName", "InversionTime",
 ]  # fmt: skip
 
 
@@ -67,6 +69,7 @@ class Volume:
         gradient_echo: whether the header says that it is of a gradient echo, neither echo-planar nor inverted.
         field_tesla: field strength, None where the header has none.
         manufacturer: of the scanner, empty where the header has none.
+        declared: the attributes ``DECLARED`` that the header has.
     """
 
     study: str
@@ -82,6 +85,7 @@ class Volume:
     gradient_echo: bool = False
     field_tesla: float | None = None
     manufacturer: str = ""
+    declared: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         number = "" if self.number is None else f" {self.number}"
@@ -122,7 +126,8 @@ def dicom_files(folder: Path) -> Iterator[Path]:
     """Find the DICOM files at any depth of a folder, sorted; hidden files and DICOMDIR are skipped."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        known = path.name.lower().endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json", ".png"))
+        ending = path.name.lower()
+        known = ending.endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json", ".png")) and not ending.endswith(".img")
         if not hidden and not known and path.name != "DICOMDIR" and path.is_file() and is_dicom(path):
             yield path
 
@@ -179,6 +184,7 @@ def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
                     "gradient_echo": _is_gradient_echo(dataset),
                     "field_tesla": _number(dataset.get("MagneticFieldStrength"), float),
                     "manufacturer": str(dataset.get("Manufacturer", "")).strip(),
+                    "declared": {name: _plain(dataset.get(name)) for name in DECLARED if dataset.get(name)},
                 },
             )
     volumes = [replace(_volume(key, frames, shapes[key]), **about[key]) for key, frames in groups.items()]
@@ -253,6 +259,13 @@ def _rescaling(find: Any) -> tuple[float, float, str]:
     if not real:
         return 1.0, 0.0, ""
     return float(real), float(intercept or 0), str(unit[0].get("CodeValue", "")) if unit else ""
+
+
+def _plain(value: Any) -> Any:
+    """A value of a header as a number, a text or a list of texts."""
+    if isinstance(value, (int, float)):
+        return float(value)
+    return str(value) if isinstance(value, str) else [str(one) for one in value]
 
 
 def _is_gradient_echo(dataset: Any) -> bool:

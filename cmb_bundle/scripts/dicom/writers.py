@@ -29,7 +29,13 @@ IDENTITY = (
 
 
 def write_dicom(
-    folder: str | os.PathLike, subject: str, source: str, result: Mapping, label_map, version: str | None = None
+    folder: str | os.PathLike,
+    subject: str,
+    source: str,
+    result: Mapping,
+    label_map,
+    version: str | None = None,
+    warnings: str = "",
 ) -> tuple[Path, Path]:
     """
     Write ``<subject>_cmb_seg.dcm`` and ``<subject>_cmb_sr.dcm``.
@@ -41,6 +47,7 @@ def write_dicom(
         result: ``microbleeds``, see :class:`~..inference.findings.Findingsd`.
         label_map: (1, i, j, k) on the source's grid, 0 for background, 1..n the microbleeds.
         version: of the bundle; None reads it from its metadata.
+        warnings: sentences that the report must carry.
 
     Returns:
         the two paths.
@@ -52,7 +59,7 @@ def write_dicom(
     labels = np.asarray(label_map[0].cpu() if hasattr(label_map, "cpu") else label_map[0])
     version = version or bundle_version()
     segmentation = make_segmentation(images, frames, labels, result["microbleeds"], version)
-    report = make_report(images, segmentation, result["microbleeds"], version)
+    report = make_report(images, segmentation, result["microbleeds"], version, warnings)
     paths = []
     for dataset, ending in ((segmentation, "seg"), (report, "sr")):
         path = Path(folder) / f"{subject}_cmb_{ending}.dcm"
@@ -259,7 +266,9 @@ def _placed(images: list[Any], frames: list[tuple[int, int]], planes: np.ndarray
     }
 
 
-def make_report(images: list[Any], segmentation: Any, microbleeds: list[Mapping], version: str) -> Any:
+def make_report(
+    images: list[Any], segmentation: Any, microbleeds: list[Mapping], version: str, warnings: str = ""
+) -> Any:
     """
     Make a report according to TID 1500: the number of microbleeds, and for each its diameter, volume and certainty.
 
@@ -271,6 +280,8 @@ def make_report(images: list[Any], segmentation: Any, microbleeds: list[Mapping]
         segmentation: from :func:`make_segmentation`.
         microbleeds: see :class:`~..inference.findings.Findingsd`.
         version: of the bundle.
+        warnings: sentences on what of the scan is outside of what was tested; they are a parameter of the algorithm
+            in each measurement group, and in SeriesDescription there is the word.
 
     Returns:
         a ``highdicom.sr.Comprehensive3DSR``.
@@ -279,7 +290,8 @@ def make_report(images: list[Any], segmentation: Any, microbleeds: list[Mapping]
     from pydicom.sr.codedict import codes
 
     finding = hd.sr.CodedConcept(*MICROBLEED)
-    algorithm = hd.sr.AlgorithmIdentification(name=NAME, version=version, parameters=["not for diagnosis"])
+    said = ["not for diagnosis", *([f"Warning: {warnings}"] if warnings else [])]
+    algorithm = hd.sr.AlgorithmIdentification(name=NAME, version=version, parameters=said)
     common = {
         "finding_type": finding,
         "finding_category": codes.SCT.MorphologicallyAbnormalStructure,
@@ -325,7 +337,7 @@ def make_report(images: list[Any], segmentation: Any, microbleeds: list[Mapping]
         evidence=[*images, segmentation],
         content=content,
         series_number=SR_SERIES,
-        series_description=DESCRIPTION,
+        series_description=f"{DESCRIPTION}{', with a warning' if warnings else ''}",
         **{key: made_by[key] for key in ("series_instance_uid", "sop_instance_uid", "instance_number", "manufacturer")},
     )
     report.ManufacturerModelName, report.SoftwareVersions = NAME, version

@@ -3,6 +3,7 @@
 from .acceleration import Accelerated, MaxPool2x2, accelerate
 from .api import Detection, Detector, Finding, JudgedCandidate, detect
 from .bids_output import BidsOutput
+from .cohort_table import CohortTable, subjects_table
 from .evaluator import CohortEvaluator, collate_subject, prepare_volume, raise_failures
 from .findings import Findingsd, KeepInputGridd, background, to_file_grid
 from .inferers import MixedPrecisionInferer, TwoStageInferer
@@ -16,6 +17,7 @@ __all__ = [
     "BidsOutput",
     "ChooseSignd",
     "CohortEvaluator",
+    "CohortTable",
     "Detection",
     "Detector",
     "Finding",
@@ -36,6 +38,7 @@ __all__ = [
     "prepare_volume",
     "radial_symmetry",
     "raise_failures",
+    "subjects_table",
     "to_file_grid",
     "write_findings",
 ]

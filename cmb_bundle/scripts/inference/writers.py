@@ -17,6 +17,7 @@ import pandas as pd
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 
+from ..data.ids import problem_of_id
 from ..data.labels import LabelConvention
 from ..dicom.writers import write_dicom
 from ..errors import DicomError, SubjectError
@@ -157,7 +158,12 @@ class SubjectWriter:
             self._remove(subject)
             numbered = output.get("numbered", output["pred"])  # a DICOM segment is one microbleed
             reason = self._write_dicom(
-                self._path(subject, "dicom", "").parent, subject, batch.get("dicom_source"), result, numbered
+                self._path(subject, "dicom", "").parent,
+                subject,
+                batch.get("dicom_source"),
+                result,
+                numbered,
+                read["warnings"],
             )
             if reason:
                 read["dicom_error"] = reason
@@ -190,14 +196,16 @@ class SubjectWriter:
             return self.bids.path(subject, datatype, bids_end)
         return self.output_dir / subject / f"{subject}{end}"
 
-    def _write_dicom(self, folder: Path, subject: str, source: str | None, result: Mapping, label_map) -> str:
+    def _write_dicom(
+        self, folder: Path, subject: str, source: str | None, result: Mapping, label_map, warnings: str
+    ) -> str:
         """Write SEG and SR; the reason why they could not be, if the other results are to be kept then, else empty."""
         if self.dicom_output is False or (self.dicom_output == "auto" and source is None):
             return ""
         if source is None:
             raise DicomError("dicom_output is true, but the scan is not DICOM; set it to auto or false.")
         try:
-            write_dicom(folder, subject, source, result, label_map)
+            write_dicom(folder, subject, source, result, label_map, warnings=warnings)
         except Exception as error:
             if self.dicom_output is True:
                 raise
@@ -216,6 +224,8 @@ class SubjectWriter:
 
     def _remove(self, subject: str) -> None:
         """Remove all files of an earlier run, of which this one may not write each (a picture, a DICOM report)."""
+        if problem_of_id(subject):  # it never had a folder, and asking for one is an error
+            return
         if self.bids:
             self.bids.remove(subject)
             return

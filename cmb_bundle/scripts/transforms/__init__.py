@@ -2,6 +2,7 @@
 
 from .augmentation import RandContrastd, RandDropPhased
 from .channels import ScaleSWId, StackComplementPhased
+from .head import CheckHeadd
 from .head_mask import HeadMaskd
 from .labels import ReadPointsd
 from .load import LoadSubjectd
@@ -21,6 +22,7 @@ from .slices import RandSlicesd, average_slices, neighbouring_slices, stack_slic
 from .tested import CheckRangesd
 
 __all__ = [
+    "CheckHeadd",
     "CheckRangesd",
     "ComputeSWId",
     "HeadMaskd",

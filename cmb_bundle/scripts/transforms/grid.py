@@ -23,6 +23,10 @@ GUESSED = (
     "guess."
 )
 
+GUESSED_ANALYZE = (
+    "An Analyze header gives no orientation: left and right, and where the findings lie in mm, are a guess."
+)
+
 
 def problem_of_grid(shape: Sequence[int], affine: np.ndarray) -> str:
     """
@@ -74,7 +78,7 @@ def check_grid(found: str, shape: Sequence[int], affine: np.ndarray) -> None:
 
 def nifti_grid(path: str | PathLike) -> tuple[np.ndarray, list[str], list[str]]:
     """
-    Read the affine of a NIfTI file in mm.
+    Read the affine of a file of nibabel's in mm: a NIfTI, an Analyze or an MGH file.
 
     Args:
         path: of the file.
@@ -86,7 +90,10 @@ def nifti_grid(path: str | PathLike) -> tuple[np.ndarray, list[str], list[str]]:
         ValueError: the header gives no voxel size.
     """
     image = nib.load(path)
-    with nib.openers.ImageOpener(path) as stream:
+    if not isinstance(image.header, nib.Nifti1Header):
+        analyze = isinstance(image.header, nib.AnalyzeHeader)  # which has no orientation; MGH always has one
+        return np.asarray(image.affine, dtype=float), [], [GUESSED_ANALYZE] if analyze else []
+    with nib.openers.ImageOpener(image.file_map.get("header", image.file_map["image"]).filename) as stream:
         stored = type(image.header).from_fileobj(stream, check=False)  # as checked, a voxel size of 0 becomes 1
     notices, warnings = [], []
     if int(stored["sform_code"]) == 0 and (stored["pixdim"][1:4] == 0).any():

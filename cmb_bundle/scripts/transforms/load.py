@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform
 from scipy import ndimage
 
+from ..data.declared import problem_of_header, read_declared
 from ..data.layouts import complete_subject, t2star_left_out
 from ..data.sidecars import Acquisition, read_sidecar
 from ..dicom.kinds import nearest_echo
@@ -24,14 +25,13 @@ from ..dicom.pixels import read_volume
 from ..dicom.series import use_dicom
 from ..dicom.volumes import Volume
 from ..errors import DicomError, SubjectError
-from ..files import check_gzip
+from ..files import NIBABEL_SUFFIXES, check_gzip
 from ..geometry import corners_apart_mm, same_grid
 from .grid import check_grid, nifti_grid
 from .notices import add_notice, add_warning
 from .plausible import check_image
 
 MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude", "t2star": "T2*-weighted magnitude"}
-NIFTI = (".nii", ".nii.gz")
 MINIMUM_SLICES = 3
 MOST_ECHOES = 16
 """A T2*-weighted file with more volumes, whose echo times are not known, is a series over time and not of echoes."""
@@ -53,7 +53,8 @@ class LoadSubjectd(MapTransform):
 
     Args:
         keys: keys of paths to load, by default ``image`` (SWI), ``phase``, ``magnitude`` and ``t2star``. A path is
-            a NIfTI, NRRD or MHA file, or a folder with the DICOM series or with the study that it is in.
+            a NIfTI, Analyze, MGH, NRRD or MetaImage file, or a folder with the DICOM series or with the study that it
+            is in.
         echo: index of the echo used of a multi-echo magnitude and phase; the default, -1, is the last, which has
             the strongest susceptibility weighting; of a T2*-weighted magnitude whose echo times are known, the one
             nearest to 20 to 25 ms.
@@ -62,9 +63,10 @@ class LoadSubjectd(MapTransform):
     Returns:
         the dictionary with ``(1, i, j, k)`` float32 MetaTensors on the file's own grid, which have the ``subject`` in
         their meta data, ``notices``, and ``contrast``, what was read: "swi", "swi + phase", "magnitude + phase" or
-        "t2star", whose image is under ``image``. The meta data of the SWI or the magnitude have ``echo_ms`` and
-        ``field_tesla`` where a JSON file beside it or the DICOM header tells them. Of DICOM, there is also
-        ``dicom_source``, where the slices of the SWI, or of the magnitude, come from (see ``Volume.source``), and
+        "t2star", whose image is under ``image``; ``doubts``, a sentence on why the headers are of no
+        susceptibility-weighted scan of a head, or an empty text. The meta data of the SWI or the magnitude have
+        ``echo_ms`` and ``field_tesla`` where a JSON file beside it or the DICOM header tells them. Of DICOM, there is
+        also ``dicom_source``, where the slices of the SWI, or of the magnitude, come from (see ``Volume.source``), and
         ``radians_per_unit`` in the meta data of a phase whose header tells it. ``sources`` are the paths of what was
         read by key, as JSON text; of DICOM there are none.
 
@@ -120,8 +122,11 @@ class LoadSubjectd(MapTransform):
         for key, volume in volumes.items():
             d[key] = self._check(d, name, key, paths[key], volume)
             d[key].meta["subject"] = name
-        if "phase" in volumes and not is_complex(paths["phase"]):
-            d["phase"].meta.update(_about_phase(paths["phase"], acquired))
+        if "phase" in volumes:
+            exact = {"radians_per_unit": 1.0, "scale_from": "complex numbers tell"}
+            known = exact if is_complex(paths["phase"]) else _about_phase(paths["phase"], acquired)
+            d["phase"].meta.update(known)
+        d["doubts"] = _doubts(paths, reference, acquired)
         shown = d[next((key for key in ("image", "magnitude") if key in volumes), reference)]
         if len(acquired.echo_ms) == 1:
             shown.meta["echo_ms"] = acquired.echo_ms[0]
@@ -170,10 +175,10 @@ class LoadSubjectd(MapTransform):
                 return read_volume(path)
             if Path(path).is_file():
                 check_gzip(path)
-            nifti = str(path).endswith(NIFTI)
-            unusual = nifti and (is_complex(path) or nib.load(path).ndim > 4)
-            volume = read_unusual(path, key) if unusual else self.load(path)
-            if nifti:
+            of_nibabel = by_nibabel(path)
+            plain = str(path).endswith((".nii", ".nii.gz")) and not is_complex(path) and nib.load(path).ndim <= 4
+            volume = read_unusual(path, key) if of_nibabel and not plain else self.load(path)
+            if of_nibabel:
                 # MONAI compares all four zooms of a 4D file with its affine and then drops the translation
                 affine, notices, warnings = nifti_grid(path)
                 volume.affine = torch.as_tensor(affine, dtype=torch.float64)
@@ -188,7 +193,7 @@ class LoadSubjectd(MapTransform):
             reason = str(cause).strip().splitlines()[0] if str(cause).strip() else "no reason given"
             raise SubjectError(
                 f"{name}: the {MODALITIES[key]} {path} cannot be read ({type(cause).__name__}: {reason}). Expected "
-                "a whole NIfTI, NRRD or MHA file or a DICOM series; copy or convert it again."
+                "a whole file of NIfTI, Analyze, MGH, NRRD or MetaImage, or a DICOM series; copy or convert it again."
             ) from error
 
     def _take_echo(
@@ -300,9 +305,14 @@ def is_background(values: np.ndarray) -> bool:
     return bool(sizes.size and sizes.max() >= (1 - MOST_APART) * sizes.sum())
 
 
+def by_nibabel(path) -> bool:
+    """Whether nibabel reads an image, by its name: a NIfTI, an Analyze or an MGH file."""
+    return not isinstance(path, Volume) and str(path).lower().endswith(NIBABEL_SUFFIXES)
+
+
 def is_complex(path) -> bool:
-    """Whether a file is a NIfTI of complex numbers; one that cannot be read is not."""
-    if isinstance(path, Volume) or not str(path).endswith(NIFTI):
+    """Whether a file that nibabel reads has complex numbers; one that cannot be read is not."""
+    if not by_nibabel(path):
         return False
     try:
         return np.issubdtype(nib.load(path).get_data_dtype(), np.complexfloating)
@@ -331,7 +341,8 @@ def take_complex(subject: dict) -> bool:
 
 def read_unusual(path, key: str) -> MetaTensor:
     """
-    Read a NIfTI file that MONAI reads wrongly: of complex numbers, or with axes beyond the fourth.
+    Read a file with nibabel that MONAI reads wrongly or not: of complex numbers, with axes beyond the fourth, of MGH,
+    or of a header and an image each.
 
     Args:
         path: of the file.
@@ -349,6 +360,21 @@ def read_unusual(path, key: str) -> MetaTensor:
     meta = {"spatial_shape": np.array(image.shape[:3])}
     affine = torch.as_tensor(image.affine, dtype=torch.float64)
     return MetaTensor(torch.as_tensor(values.astype(np.float32)), affine=affine, meta=meta)
+
+
+def _doubts(paths: dict, reference: str, acquired: Acquisition) -> str:
+    """Why the headers are of no susceptibility-weighted scan of a head, as a sentence; empty where they may be."""
+    echo_ms = acquired.echo_ms[0] if len(acquired.echo_ms) == 1 else None
+    for key in (reference, *(other for other in paths if other != reference)):
+        source = paths[key]
+        declared = source.declared if isinstance(source, Volume) else read_declared(source)
+        if isinstance(source, Volume) and source.kind.name == "swi":  # which its header says, whatever its name
+            declared = {name: declared[name] for name in ("Modality", "BodyPartExamined") if name in declared}
+            echo_ms = None
+        problem = problem_of_header(declared, echo_ms if key == reference else None)
+        if problem:
+            return problem
+    return ""
 
 
 def _about_phase(source, acquired: Acquisition) -> dict:

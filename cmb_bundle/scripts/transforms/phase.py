@@ -72,7 +72,8 @@ class NormalizePhased(MapTransform):
             except SubjectError as error:
                 raise SubjectError(f"{d.get('subject', 'subject')}: {error}") from error
             if header_scale is not None:
-                notice = f"Phase was scaled by {scale:g} rad a unit, as its DICOM header says."
+                why = stored.meta.get("scale_from", "its DICOM header says")
+                notice = f"Phase was scaled by {scale:g} rad a unit, as {why}."
             add_notice(d, notice)
             if warning:
                 add_warning(d, warning)

@@ -1,0 +1,73 @@
+"""Ids of subjects, which name a folder and files of results each."""
+
+from __future__ import annotations
+
+import os
+import re
+
+LONGEST_ID = 240
+"""In bytes. File systems allow 255 for a name, and results add up to 15, such as _cmb_swi.nii.gz."""
+
+OF_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names of devices, which Windows lets nobody have for a folder, with any ending."""
+
+NOT_FOR_WINDOWS = "Windows can have no folder named {}: before copying its results there, give it another id."
+
+
+def problem_of_id(subject: str) -> str:
+    """
+    Say why an id cannot name a folder and files of results on any system; empty where it can.
+
+    Example:
+        >>> problem_of_id("sub-01_ses-2"), problem_of_id("x" * 300)
+        ('', 'has an id of 300 bytes, xxxxxxxxxxxxxxxxxxxx..., of which files are named; expected 240 at most. Give a \
+shorter one')
+    """
+    size = len(subject.encode("utf-8", errors="surrogatepass"))
+    if size > LONGEST_ID:
+        return (
+            f"has an id of {size} bytes, {subject[:20]}..., of which files are named; expected {LONGEST_ID} at most. "
+            "Give a shorter one"
+        )
+    bad = next((letter for letter in subject if ord(letter) < 32), None)
+    if bad is not None:
+        return f"has the control character {bad!r} in its id, which cannot name a file. Give another id"
+    return ""
+
+
+def fits_windows(subject: str) -> bool:
+    """
+    Whether Windows, too, can have a folder of an id.
+
+    Example:
+        >>> [fits_windows(name) for name in ("sub-1", "AUX", "con.2", "sub:1", "sub-1.")]
+        [True, False, False, False, False]
+    """
+    return not (OF_WINDOWS.fullmatch(subject) or re.search(r'[<>:"|?*]|[. ]$', subject))
+
+
+def check_id(subject: dict, windows: bool = os.name == "nt") -> dict:
+    """
+    Make a subject whose id cannot name its results a failed one, and say where Windows alone cannot have it.
+
+    Args:
+        subject: as of :func:`~.layouts.find_subjects`.
+        windows: whether the results are written on Windows.
+
+    Returns:
+        the subject, with a notice, or with ``error`` in place of its files.
+
+    Example:
+        >>> check_id({"subject": "aux", "image": "aux.nii"}, windows=False)["notices"]
+        'Windows can have no folder named aux: before copying its results there, give it another id.'
+    """
+    name = subject["subject"]
+    problem = problem_of_id(name)
+    if not problem and windows and not fits_windows(name):
+        problem = "has an id that Windows can have no folder of. Give another id"
+    if problem:
+        return {"subject": name, "error": problem}
+    if "error" in subject or fits_windows(name):
+        return subject
+    said = f"{subject['notices']} " if subject.get("notices") else ""
+    return subject | {"notices": said + NOT_FOR_WINDOWS.format(name)}

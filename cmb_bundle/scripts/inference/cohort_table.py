@@ -1,0 +1,74 @@
+"""One table of a run, with a row for each subject: what was found, what was read, and what to beware of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from ignite.engine import Engine, Events
+from monai.engines import IterationEvents
+
+from ..files import write_csv
+
+COLUMNS = ("subject", "microbleeds", "contrast", "warnings", "notices", "failure")
+NAME = "subjects.csv"
+
+
+class CohortTable:
+    """
+    Write ``subjects.csv`` at the end of a run: a scan without microbleeds has a row there, and so has its warning.
+
+    It is made from the ``<id>_cmb.json`` that :class:`~.writers.SubjectWriter` wrote; in the list of handlers it comes
+    after that.
+
+    Args:
+        output_dir: folder of results.
+
+    Example:
+        >>> subjects_table("results", [], {"P01": "it has no label."}).iloc[0].to_list()
+        ['P01', None, '', '', '', 'it has no label.']
+    """
+
+    def __init__(self, output_dir: str | Path) -> None:
+        self.output_dir = Path(output_dir)
+        self.done: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda _: self.done.clear())
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.remember)
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def remember(self, engine: Engine) -> None:
+        self.done += [batch["subject"] for batch in engine.state.batch]
+
+    def write(self, engine: Engine) -> None:
+        done = {*self.done, *getattr(engine, "skipped", ())}
+        failed = {**getattr(engine, "failures", {}), **getattr(engine, "incomplete", {})}
+        write_csv(self.output_dir / NAME, subjects_table(self.output_dir, sorted(done), failed))
+
+
+def subjects_table(output_dir: str | Path, done: list[str], failed: dict[str, str]) -> pd.DataFrame:
+    """
+    The table of a run.
+
+    Args:
+        output_dir: folder of results.
+        done: subjects whose results are there.
+        failed: the reason for each subject that failed, or of which a file could not be written.
+
+    Returns:
+        the columns ``COLUMNS``, sorted by subject; the number of microbleeds is empty, not 0, where there are no
+        results.
+    """
+    rows = []
+    for subject in sorted({*done, *failed}):
+        path = Path(output_dir) / subject / f"{subject}_cmb.json"
+        there = subject in done and path.is_file()
+        content = json.loads(path.read_text(encoding="utf-8")) if there else {}
+        rows.append(
+            [subject, len(content["microbleeds"]) if there else None]
+            + [content.get(name) or "" for name in ("contrast", "warnings", "notices")]
+            + [failed.get(subject, "")]
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
