@@ -6,8 +6,8 @@ microbleeds. No threshold or design was chosen by detections in ``test_hr``, ``t
 docs/how_it_was_made/experiments.md says what was seen there first. ``unseen_hr`` and ``unseen_lr`` were simulated and
 scored after everything was fixed.
 
-``kinds_training`` and ``kinds_test`` hold cohorts of the kinds of scan that scanners write, see
-docs/reference/phantom.md; the latter also scans made from the susceptibility maps of a folder, ``--maps FOLDER``.
+``kinds_training``, ``kinds_test`` and ``kinds_unseen`` hold cohorts of the kinds of scan that scanners write, see
+docs/reference/phantom.md; the latter two also scans made from the susceptibility maps of a folder, ``--maps FOLDER``.
 """
 
 from __future__ import annotations
@@ -61,6 +61,14 @@ KINDS_TRAINING: dict[str, dict] = {
 """Cohorts of all kinds of scan that the weights were trained on, after those of ``training``: stage 2 on all of them,
 stage 1 on those below 11, without ``swi_3``."""
 
+LATER = {
+    **{f"swi_{n}": {"subjects": 12, "spec": LR, "seed": 100 + n, "kinds": IN_3D} for n in (12, 14, 16)},
+    **{f"t2star_{n}": {"subjects": 12, "spec": T2STAR, "seed": 200 + n, "kinds": "t2star"} for n in (14, 15)},
+    "plain_13": {**VARIED, "seed": 313},
+    "plain_hr_12": {"subjects": 6, "spec": HR, "seed": 412, "vary": True},
+}
+"""Those that only the second training of stage 2 saw."""
+
 KINDS_TEST: dict[str, dict] = {
     "plain_hr": {"subjects": 12, "spec": HR.changed(positive_share=2 / 3), "seed": 905},
     "plain_lr": {"subjects": 12, "spec": LR.changed(positive_share=2 / 3), "seed": 904},
@@ -72,9 +80,13 @@ KINDS_TEST: dict[str, dict] = {
     "map_t2star": {"subjects": 12, "spec": LR, "seed": 903, "kinds": "map_t2star"},
 }
 """Cohorts of one kind of scan each, which decided nothing. Those of maps need ``--maps FOLDER``."""
+KINDS_UNSEEN = {
+    name: {**KINDS_TEST[name], "seed": KINDS_TEST[name]["seed"] + 1000} for name in ("map_swi_phase", "t2star")
+}
+"""Two kinds again with other seeds, simulated and scored when the weights and the thresholds were settled."""
 
 COHORTS = ["training", "points_hr", "points_lr", "dense_hr", "dense_lr", "test_hr", "test_lr"]
-COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_test"]
+COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_test", "kinds_unseen"]
 
 
 def folder_of(change: str) -> str:
@@ -105,9 +117,11 @@ def make(folder: str, *names: str, maps: str | None = None, processes: int | Non
     folder = Path(folder)
     wanted = names or COHORTS
     if "kinds_training" in wanted:
-        make_kinds(folder / "kinds_training", KINDS_TRAINING, maps, processes)
+        make_kinds(folder / "kinds_training", {**KINDS_TRAINING, **LATER}, maps, processes)
     if "kinds_test" in wanted:
         make_kinds(folder / "kinds_test", KINDS_TEST, maps, processes)
+    if "kinds_unseen" in wanted:
+        make_kinds(folder / "kinds_unseen", KINDS_UNSEEN, maps, processes)
     if "training" in wanted:
         make_cohort(folder / "training", 170, LR, seed=1000, vary=True, vary_geometry=True)
     if "points_hr" in wanted:

@@ -147,7 +147,7 @@ def test_server_reads_its_options_from_displayable_configs(monkeypatch, tmp_path
     parser["displayable_configs"].update({"candidate_threshold": 0.25, "probability_threshold": 0.75})
     parser.parse()
     assert parser.get_parsed_content("inferer").candidate_threshold == 0.25
-    findings = parser.get_parsed_content("postprocessing").transforms[-1]
+    findings = parser.get_parsed_content("postprocessing").transforms[0]
     assert findings.probability_threshold == 0.75
     assert findings.number is not server
 
@@ -168,5 +168,5 @@ def test_operating_point_of_a_request(monkeypatch):
         parser["displayable_configs"].update({**offered, "operating_point": point})
         parser.parse()
         assert parser.get_parsed_content("inferer").candidate_threshold == thresholds["candidate_threshold"]
-        findings = parser.get_parsed_content("postprocessing").transforms[-1]
+        findings = parser.get_parsed_content("postprocessing").transforms[0]
         assert findings.probability_threshold == thresholds["probability_threshold"]

@@ -11,7 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from cmb_bundle.scripts.data.labels import LabelConvention, read_points
 from cmb_bundle.scripts.dicom.pixels import read_pixels
-from cmb_bundle.scripts.dicom.volumes import dicom_files, read_volumes
+from cmb_bundle.scripts.dicom.reader import dicom_files, read_volumes
 from cmb_bundle.scripts.errors import CheckpointError, DicomError, LabelError, SubjectError
 from cmb_bundle.scripts.files import check_gzip
 from cmb_bundle.scripts.inference.inferers import TwoStageInferer

@@ -20,7 +20,7 @@ SCRIPTS = ROOT / "cmb_bundle" / "scripts"
 FLOORS = [
     {"training"},
     {"inference"},
-    {"report", "audit", "implant", "darknet"},
+    {"report", "audit", "implant", "darknet", "regions"},
     {"transforms", "detection", "evaluation"},
     {"data", "networks", "annotation"},
     {"dicom", "keras", "options"},
@@ -179,7 +179,7 @@ def with_examples() -> list[str]:
     rooms = sorted(path.parent.name for path in SCRIPTS.glob("*/__init__.py"))
     found = [name for room in rooms for name in of_a_kind(room, Transform, Inferer, Metric)]
     found += of_a_kind("detection", torch.nn.Module)
-    for module in ("agreement", "froc", "matching", "metrics"):
+    for module in ("agreement", "froc", "matching", "counts"):
         inside = importlib.import_module(f"cmb_bundle.scripts.evaluation.{module}")
         public = importlib.import_module("cmb_bundle.scripts.evaluation").__all__
         functions = (name for name in public if inspect.isfunction(getattr(inside, name, None)))

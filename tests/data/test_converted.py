@@ -273,3 +273,36 @@ def test_one_file_in_a_split(tmp_path):
     content = make_datalist(tmp_path / "b_swi.nii.gz")
     assert content["dataset_dir"] == str(tmp_path)
     assert content["unlabelled"] == [{"subject": "b", "image": "b_swi.nii.gz", "phase": "b_phase.nii.gz"}]
+
+
+DESCRIBED = {"Mag_Images": "5", "Pha_Images": "6_ph", "mIP_Images(SW)": "7", "SWI_Images": "8"}
+
+
+@pytest.mark.parametrize("patients", [["P1"], ["P1", "P2"]])
+@pytest.mark.parametrize("with_sidecars", [True, False])
+def test_series_named_by_their_descriptions_are_one_scan(tmp_path, patients, with_sidecars):
+    """Read apart, the magnitude would be a T2*-weighted scan beside the SWI: each microbleed twice."""
+    for patient in patients:
+        for description, end in DESCRIBED.items():
+            time = "" if with_sidecars else "_20180502123244"
+            name = f"{patient}_{description}{time}_{end}"
+            touch(tmp_path, f"{name}.nii.gz")
+            if with_sidecars:
+                about = {"ImageType": SIEMENS[end][0], "SeriesDescription": description, "SeriesNumber": int(end[0])}
+                sidecars(tmp_path, {name: about})
+    subjects = found(tmp_path)
+    assert len(subjects) == len(patients)
+    for patient, (name, files) in zip(patients, subjects.items(), strict=True):
+        assert name.startswith(f"{patient}_Images")
+        assert {"image", "phase"} <= set(files) and "error" not in files
+        assert "SWI_Images" in files["image"] and "Pha_Images" in files["phase"]
+        assert f"{patient}_mIP_Images(SW)" in files["notices"]
+
+
+@pytest.mark.parametrize("word", ["SWI", "SWIp", "SWAN", "FSBB", "VenoBOLD"])
+def test_vendors_words_of_an_swi(tmp_path, word):
+    touch(tmp_path, f"x_{word}_501.nii.gz", f"x_{word}_501_ph.nii.gz", f"y_{word}.nii.gz")
+    assert found(tmp_path) == {
+        f"x_{word}_501": {"image": f"x_{word}_501.nii.gz", "phase": f"x_{word}_501_ph.nii.gz"},
+        "y": {"image": f"y_{word}.nii.gz"},
+    }

@@ -13,8 +13,8 @@ from cmb_bundle.scripts.evaluation.bootstrap import (
     resampled_median,
     resampled_scores,
 )
-from cmb_bundle.scripts.evaluation.metrics import Counts
-from cmb_bundle.scripts.evaluation.scores import stage_scores
+from cmb_bundle.scripts.evaluation.counts import Counts
+from cmb_bundle.scripts.evaluation.metrics import stage_scores
 
 
 @st.composite

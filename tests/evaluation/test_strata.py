@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cmb_bundle.scripts.evaluation.bootstrap import resample_weights
-from cmb_bundle.scripts.evaluation.metrics import Counts, summary
+from cmb_bundle.scripts.evaluation.counts import Counts, summary
+from cmb_bundle.scripts.evaluation.metrics import false_positives_by_mimic, strata
 from cmb_bundle.scripts.evaluation.records import Candidate, Lesion, Mimic, SubjectRecord
-from cmb_bundle.scripts.evaluation.scores import false_positives_by_mimic, strata
 from cmb_bundle.scripts.evaluation.stages import match_records
 from cmb_bundle.scripts.evaluation.strata import (
     diameter_class,

@@ -13,7 +13,7 @@ import pytest
 
 from cmb_bundle.scripts.errors import SubjectError
 from cmb_bundle.scripts.inference.bids_output import COLUMNS, BidsOutput, bids_stem
-from cmb_bundle.scripts.inference.writers import TABLE_HEADER, SubjectWriter
+from cmb_bundle.scripts.inference.writers import REGION_COLUMNS, TABLE_HEADER, SubjectWriter
 
 from ..helpers.engine import run_subjects
 from .test_subject_writer import written
@@ -106,7 +106,7 @@ def test_files_of_a_session(derivatives):
 
 
 def test_each_column_of_the_table_is_described():
-    assert list(COLUMNS)[2:] == TABLE_HEADER[1:]
+    assert list(COLUMNS)[2:] == [*TABLE_HEADER[1:], *REGION_COLUMNS]
 
 
 def test_files_of_the_data_set(derivatives, tmp_path):

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cmb_bundle.scripts.evaluation.metrics import EvaluationOptions
 from cmb_bundle.scripts.evaluation.records import Candidate, Crop, Lesion, Mimic, SubjectRecord, load_records
-from cmb_bundle.scripts.evaluation.scores import EvaluationOptions
 from cmb_bundle.scripts.report.page import Numbers
 from cmb_bundle.scripts.report.published import PUBLISHED
 from cmb_bundle.scripts.report.report import write_evaluation

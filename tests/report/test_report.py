@@ -15,8 +15,8 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 
 from cmb_bundle.scripts.errors import LabelError, RecordsError
+from cmb_bundle.scripts.evaluation.metrics import EvaluationOptions
 from cmb_bundle.scripts.evaluation.records import Candidate, Lesion, SubjectRecord, load_records, save_records
-from cmb_bundle.scripts.evaluation.scores import EvaluationOptions
 from cmb_bundle.scripts.report.handlers import EvaluationReport
 from cmb_bundle.scripts.report.report import FILES, write_evaluation
 

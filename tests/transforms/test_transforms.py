@@ -117,7 +117,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, kind, rea
     message = refused({"image": path})
     assert message.startswith(f"sub-7: the SWI {path} cannot be read (")
     assert reason in message
-    assert "Expected a whole NIfTI, NRRD or MHA file or a DICOM series" in message
+    assert "Expected a whole file of NIfTI, Analyze, MGH, NRRD or MetaImage, or a DICOM series" in message
 
 
 def test_a_folder_without_dicom_is_refused(tmp_path):

@@ -57,7 +57,7 @@ class SWIDatastore(DICOMWebDatastore):
 
     def _kind(self, series: Dataset) -> str:
         """What a series shows, by the header of one of its images; requested once per series."""
-        from cmb_bundle.scripts.dicom.volumes import frame_kind
+        from cmb_bundle.scripts.dicom.reader import frame_kind
 
         uid, study = str(series.SeriesInstanceUID), str(series.StudyInstanceUID)
         if uid not in self._kinds:
@@ -81,8 +81,8 @@ class SWIDatastore(DICOMWebDatastore):
 
     def _fetch_phase(self, image_id: str, image: Path, phase: Path) -> None:
         from cmb_bundle.scripts.dicom.pixels import read_volume
+        from cmb_bundle.scripts.dicom.reader import dicom_files, read_volumes
         from cmb_bundle.scripts.dicom.series import choose_series
-        from cmb_bundle.scripts.dicom.volumes import dicom_files, read_volumes
         from cmb_bundle.scripts.errors import DicomError
         from cmb_bundle.scripts.inference.findings import to_file_grid
 

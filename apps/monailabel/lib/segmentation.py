@@ -31,7 +31,7 @@ def make_seg(series_dir: str, label: str, annotated: bool):
     Returns:
         a pydicom Dataset.
     """
-    from cmb_bundle.scripts.dicom.volumes import dicom_files, read_volumes
+    from cmb_bundle.scripts.dicom.reader import dicom_files, read_volumes
     from cmb_bundle.scripts.dicom.writers import bundle_version, make_segmentation, read_source
     from cmb_bundle.scripts.inference.findings import to_file_grid
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..dicom.kinds import MR_CLASSES, Header, kind_of
 from ..files import IMAGE_SUFFIXES
 from .echoes import ECHO
-from .names import NO_T2STAR, WORD, parse_name
+from .names import DERIVED, NO_T2STAR, ROLES, WORD, derived, parse_name, without_words
 from .sidecars import read_sidecar
 
 TAGS = re.compile(r"(_(e\d{1,2}|ph))+$", re.IGNORECASE)
@@ -20,6 +20,8 @@ STAMPED = re.compile(r"(_\d{14})_(\d+)[a-z]?$", re.IGNORECASE)
 """The end of its default names, ``%f_%p_%t_%s``: the study's date and time, and the series number."""
 LEADING, TRAILING = re.compile(r"(\d+)_"), re.compile(r"_(\d+)[a-z]?$")
 KINDS = {"swi": "image", "phase": "phase", "magnitude": "magnitude"}
+OF_SERIES = {*ROLES, *DERIVED, "sw", "filt"}
+"""Words in which the series of one scan differ: Mag_Images, Pha_Images, mIP_Images(SW); SWAN and FILT_PHA SWAN."""
 COMPUTED = ("a projection or reformatted", "a real part", "a imaginary part", "a computed map")
 
 
@@ -64,6 +66,7 @@ def take_converted(paths: Iterable[Path]) -> tuple[dict[str, dict[str, list[Path
         one = look(path)
         groups[one.scan].append(one)
     _join_numbered(groups)
+    _join_described(groups)
     found: dict[str, dict[str, list[Path]]] = {}
     for scan, group in groups.items():
         for run in _runs(group) if any(TAGS.search(_stem(one.path)) or one.sure for one in group) else ():
@@ -114,6 +117,28 @@ def _join_numbered(groups: dict[str, list[Converted]]) -> None:
             groups[others[0]] += groups.pop(scan)
 
 
+def _join_described(groups: dict[str, list[Converted]]) -> None:
+    """Put together the series of a study that are named by their descriptions: SWI_Images and Pha_Images."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for scan, group in groups.items():
+        if all(one.sure for one in group):
+            words = [match.group() for match in WORD.finditer(scan) if match.group().lower() not in OF_SERIES]
+            alike["_".join(words)].append(scan)
+    for bare, scans in alike.items():
+        if len(scans) < 2:
+            continue
+        joined = [
+            replace(one, role=one.role or ("derived" if derived(scan) else parse_name(scan).role), scan=bare)
+            for scan in scans
+            for one in groups[scan]
+        ]
+        roles = Counter(one.role for one in joined)
+        if roles["phase"] and roles["image"] <= 1 and (roles["image"] or roles["magnitude"]):
+            for scan in scans:
+                del groups[scan]
+            groups[bare] = joined
+
+
 def _runs(group: list[Converted]) -> list[list[Converted]]:
     """The repetitions of a scan, whose series follow each other, where they are whole; else all as one."""
     runs: list[list[Converted]] = [[]]
@@ -136,9 +161,14 @@ def _roles(scan: str, run: list[Converted]) -> dict[str, list[Path]]:
     roles = {one.role for one in run}
     named = parse_name(scan)
     sure = any(one.sure for one in run)
+    by_words = without_words(scan) != scan or roles != {None, "phase"}  # else a word stands before a number
     if sure and roles == {"derived"}:
         return {"derived": [one.path for one in run]}
-    if named.role not in (None, "t2star") and not (sure and ({"image", "phase", "magnitude"} & roles or len(run) > 1)):
+    if (
+        named.role not in (None, "t2star")
+        and by_words
+        and not (sure and ({"image", "phase", "magnitude"} & roles or len(run) > 1))
+    ):
         return {}  # words of the name tell it
     if named.role == "t2star" and not sure and "phase" not in roles:
         return {}

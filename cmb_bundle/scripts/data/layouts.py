@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..dicom.reader import dicom_files, is_dicom
 from ..dicom.series import find_studies
-from ..dicom.volumes import dicom_files, is_dicom
 from ..errors import DicomError, SubjectError
 from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, UNREAD_SUFFIXES
 from .bids import FOLDERS, find_bids, is_part
@@ -23,6 +23,7 @@ from .names import (
     CHALLENGE_LABEL,
     DERIVED,
     NO_T2STAR,
+    PARCELLATION,
     ROLES,
     T2STAR,
     WORD,
@@ -35,7 +36,7 @@ from .names import (
 
 logger = logging.getLogger(__name__)
 
-FILE_KEYS = ("image", "phase", "magnitude", "t2star", "dicom", "label", "truth")
+FILE_KEYS = ("image", "phase", "magnitude", "t2star", "dicom", "label", "truth", "parcellation")
 SUFFIXES = {"label": (*TABLE_SUFFIXES, *IMAGE_SUFFIXES), "truth": (".json",)}
 SPECIAL_FOLDERS = {"data": None, "label": "label", "labels": "label", "truth": "truth"}
 OWN_OUTPUT = re.compile(r"_cmb(_swi)?$", re.IGNORECASE)
@@ -78,10 +79,10 @@ def find_subjects(dataset_dir: str | Path | None, echo: int = -1) -> list[dict[s
 
     Returns:
         a dict for each subject, sorted by id, with "subject" and the absolute paths that were found of
-        "image" (SWI), "phase", "magnitude", "t2star", "label" and "truth", or "dicom", the folder or the list of files
-        of a DICOM study; and "notices" on the files that were left out, if any were. A subject that cannot be used (no
-        SWI, magnitude or T2*-weighted magnitude; two files of one kind; a DICOM file that cannot be read or names no
-        study) has "error", a message, and no paths.
+        "image" (SWI), "phase", "magnitude", "t2star", "label", "truth" and "parcellation" (of a datalist alone), or
+        "dicom", the folder or the list of files of a DICOM study; and "notices" on the files that were left out, if any
+        were. A subject that cannot be used (no SWI, magnitude or T2*-weighted magnitude; two files of one kind; a DICOM
+        file that cannot be read or names no study) has "error", a message, and no paths.
 
     Raises:
         SubjectError: if none is given, if the folder or file does not exist, if none of its subjects can be used, or
@@ -410,6 +411,8 @@ def _add_folder(found: dict, folder: Path, role: str, suffixes: tuple[str, ...])
     for path in _entries(folder):
         if role == "label" and OTHER_TEXT.match(path.name):
             continue
+        if role not in SUFFIXES and _stem(path).endswith(PARCELLATION):
+            continue  # it says where a finding lies, and is looked for when that is asked
         if _suffix(path, suffixes):
             if role not in SUFFIXES and (derived(_stem(path)) or EXTRACTED.search(_stem(path))):
                 computed.append((path, role, ""))
@@ -445,6 +448,8 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
             continue
         own_output = OWN_OUTPUT.search(stem) and not CHALLENGE_LABEL.search(stem)
         if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)) or own_output:
+            continue
+        if stem.endswith(PARCELLATION) or stem == "dseg":
             continue
         own = stem[len(subject) :] if stem.startswith(subject) else stem
         name = ParsedName(stem, None, "") if stem in initials else parse_name(own)

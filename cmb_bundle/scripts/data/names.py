@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 ROLES = {
-    "swi": "image",
+    **dict.fromkeys(("swi", "swip", "swan", "eswan", "swan2", "venobold", "fsbb"), "image"),
     "phase": "phase",
     "pha": "phase",
     "ph": "phase",
@@ -31,6 +31,9 @@ DERIVED = {
     **dict.fromkeys(("mask", "bet", "seg"), "a mask or what a mask left"),
 }
 """Words of what was computed from a scan, and what it is."""
+
+PARCELLATION = ("_dseg", "_aparc+aseg", "_aparc.DKTatlas+aseg", "_wmparc", "_aseg", "_synthseg")
+"""How the name of a parcellation of the brain ends, after the scan's or the subject's name and before the suffix."""
 
 SEPARATORS = "_-. "
 WORD = re.compile(r"[^\W_]+")

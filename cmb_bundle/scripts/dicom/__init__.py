@@ -2,8 +2,8 @@
 
 from .kinds import Header, Kind, kind_of, nearest_echo, phase_unit
 from .pixels import read_pixels, read_volume
+from .reader import Frame, Volume, dicom_files, frame_kind, is_dicom, read_header, read_volumes, require
 from .series import Choice, choose_series, find_studies, series_in, study_of, use_dicom
-from .volumes import Frame, Volume, dicom_files, frame_kind, is_dicom, read_header, read_volumes, require
 from .writers import bundle_version, make_report, make_segmentation, read_source, write_dicom
 
 __all__ = [

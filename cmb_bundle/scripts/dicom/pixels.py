@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from ..errors import DicomError
-from .volumes import Volume, require
+from .reader import Volume, require
 
 
 def read_volume(volume: Volume) -> MetaTensor:
@@ -17,7 +17,7 @@ def read_volume(volume: Volume) -> MetaTensor:
     Read a volume in the form that MONAI's readers return.
 
     Args:
-        volume: complete, as from :func:`~.volumes.read_volumes`.
+        volume: complete, as from :func:`~.reader.read_volumes`.
 
     Returns:
         (1, i, j, k) float32, with ``radians_per_unit`` in the meta data of a phase whose header gives it.
@@ -41,7 +41,7 @@ def read_pixels(volume: Volume) -> tuple[np.ndarray, float | None]:
     undone here because each frame can have its own.
 
     Args:
-        volume: complete, as from :func:`~.volumes.read_volumes`.
+        volume: complete, as from :func:`~.reader.read_volumes`.
 
     Returns:
         (i, j, k) float32; and, for a phase whose header gives it, the radians per unit (phase 0 is then at value 0).

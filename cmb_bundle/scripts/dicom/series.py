@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import DicomError
 from ..geometry import same_grid
 from .kinds import T2STAR_ECHO_MS, nearest_echo
-from .volumes import Volume, dicom_files, read_header, read_volumes, require
+from .reader import Volume, dicom_files, read_header, read_volumes, require
 
 KINDS = {"image": "swi", "phase": "phase", "magnitude": "magnitude", "t2star": "magnitude"}
 NAMES = {"swi": "SWI", "phase": "phase", "magnitude": "magnitude"}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..files import write_whole
-from .volumes import require
+from .reader import require
 
 NAME = "cmb_bundle"
 DESCRIPTION = "CMB by program, research only"
@@ -43,7 +43,7 @@ def write_dicom(
     Args:
         folder: output folder.
         subject: identifier, used only in the file names; the patient is taken from the source.
-        source: origin of the slices of the SWI, see ``Volume.source`` in :mod:`.volumes`.
+        source: origin of the slices of the SWI, see ``Volume.source`` in :mod:`.reader`.
         result: ``microbleeds``, see :class:`~..inference.findings.Findingsd`.
         label_map: (1, i, j, k) on the source's grid, 0 for background, 1..n the microbleeds.
         version: of the bundle; None reads it from its metadata.

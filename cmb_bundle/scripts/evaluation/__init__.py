@@ -12,13 +12,12 @@ from .bootstrap import (
     resampled_ratio,
     resampled_scores,
 )
+from .counts import Counts, count, median_subject_f1, ratio, subject_f1, subject_level, summary
 from .curves import Curve, froc_curve, froc_scores, rate_name
 from .froc import Froc, froc, mean_sensitivity, resampled_sensitivity, sensitivity_at
 from .label_maps import LabelMaps, compare_label_maps
 from .matching import Matching, match, suppress
-from .metrics import Counts, count, median_subject_f1, ratio, subject_f1, subject_level, summary
-from .records import Candidate, Crop, Lesion, Mimic, SubjectRecord, check_unique, load_records, png, save_records
-from .scores import (
+from .metrics import (
     EvaluationOptions,
     by_system,
     differences,
@@ -32,6 +31,7 @@ from .scores import (
     stage_scores,
     strata,
 )
+from .records import Candidate, Crop, Lesion, Mimic, SubjectRecord, check_unique, load_records, png, save_records
 from .stages import SystemMatching, match_records, places_of
 from .strata import (
     diameter_class,

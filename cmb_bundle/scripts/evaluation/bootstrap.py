@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .agreement import BANDS
-from .metrics import Counts, subject_f1
+from .counts import Counts, subject_f1
 
 LEVEL = 0.95
 MINIMUM_DEFINED = 0.5
@@ -81,7 +81,7 @@ def resampled_ratio(weights: np.ndarray, numerator: np.ndarray, denominator: np.
 
 
 def resampled_pooled(counts: Counts, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """The ratios of :func:`~.metrics.summary`."""
+    """The ratios of :func:`~.counts.summary`."""
     true, false, missed = counts.true_positives, counts.false_positives, counts.false_negatives
     lesion_free = counts.lesion_free.astype(int)
     return {
@@ -108,7 +108,7 @@ def resampled_median(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def resampled_presence(counts: Counts, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """The ratios of :func:`~.metrics.subject_level`."""
+    """The ratios of :func:`~.counts.subject_level`."""
     has, has_none, says = counts.lesions > 0, counts.lesion_free, counts.detections > 0
     return {
         "sensitivity": resampled_ratio(weights, (has & says).astype(int), has.astype(int)),
@@ -158,7 +158,7 @@ def _bands(truth: np.ndarray, counted: np.ndarray, weights: np.ndarray, bands: S
 
 
 def resampled_scores(counts: Counts, weights: np.ndarray) -> dict[str, object]:
-    """All of the above, named as in :func:`~.scores.stage_scores`."""
+    """All of the above, named as in :func:`~.metrics.stage_scores`."""
     return {
         **resampled_pooled(counts, weights),
         "median_subject_f1": resampled_median(weights, subject_f1(counts)),

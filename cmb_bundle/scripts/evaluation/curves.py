@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .bootstrap import percentile_interval
+from .counts import summary
 from .froc import FROC_RATES, Froc, froc, mean_sensitivity, resampled_sensitivity, sensitivity_at
 from .matching import Matching
-from .metrics import summary
 from .stages import SystemMatching
 
 

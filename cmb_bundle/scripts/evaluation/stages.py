@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import RecordsError
+from .counts import Counts, count
 from .matching import Matching, match, suppress
-from .metrics import Counts, count
 from .records import SubjectRecord
 
 STAGES = ("stage_1", "stage_2_given_stage_1", "end_to_end")
@@ -63,7 +63,7 @@ def match_records(records: Sequence[SubjectRecord], distance_mm: float, duplicat
     Args:
         records: records of one system.
         distance_mm: largest distance between a detection and its lesion.
-        duplicate_mm: see :class:`~.scores.EvaluationOptions`.
+        duplicate_mm: see :class:`~.metrics.EvaluationOptions`.
 
     Raises:
         RecordsError: an accepted candidate has no probability.

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from .bootstrap import bootstrap, resampled_ratio
-from .metrics import Counts, ratio, summary
+from .counts import Counts, ratio, summary
 
 UNKNOWN = "unknown"
 DIAMETERS_MM = (2.0, 3.0, 5.0)

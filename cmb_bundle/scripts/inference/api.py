@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,8 @@ from ..errors import InputError, OptionError, SubjectError, root_cause
 
 BUNDLE = Path(__file__).resolve().parents[2]
 SCRIPTS = __package__.rpartition(".")[0]  # "scripts" in a bundle's folder, "cmb_bundle.scripts" where installed
+
+PLACE = ("region", "category", "side", "border_mm", "neighbours")
 
 Image = str | os.PathLike | nib.spatialimages.SpatialImage
 
@@ -75,6 +77,9 @@ class Detection:
         notices: sentences on how the scan was read, such as the scale of the phase.
         contrast: what was read: "swi", "swi + phase", "magnitude + phase" or "t2star".
         warnings: sentences on what is outside of what was tested; empty if nothing is.
+        summary: counts, see :func:`~..regions.summary.summarise`.
+        regions: with the option ``regions=True``, where each of the findings lies: ``region``, ``category``, ``side``,
+            ``border_mm`` and ``neighbours``; else empty.
     """
 
     findings: tuple[Finding, ...]
@@ -83,6 +88,8 @@ class Detection:
     notices: str
     contrast: str = "swi"
     warnings: str = ""
+    summary: Mapping = field(default_factory=dict)
+    regions: tuple[Mapping, ...] = ()
 
 
 class Detector:
@@ -298,6 +305,8 @@ def _detection(data: Mapping) -> Detection:
         notices=data["notices"],
         contrast=data["contrast"],
         warnings=data.get("warnings", ""),
+        summary=result["summary"],
+        regions=tuple({name: m[name] for name in PLACE} for m in result["microbleeds"] if "region" in m),
     )
 
 

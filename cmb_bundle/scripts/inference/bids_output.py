@@ -27,8 +27,11 @@ IGNORED = """\
 *_desc-computed_swi.nii.gz
 microbleeds.tsv
 microbleeds.json
+subjects.csv
+regions.csv
 failures.csv
 datalist.json
+error.log
 """
 README = """\
 Cerebral microbleeds that cmb_bundle found. Not for diagnosis.
@@ -53,6 +56,10 @@ COLUMNS = {
     "detector_score": ("Score of the first stage, 0 to 1", None),
     "classifier_probability": ("Probability of the second stage, 0 to 1", None),
     "probability": ("Probability by both stages, 0 to 1", None),
+    "region": ("Region of the Microbleed Anatomical Rating Scale", None),
+    "side": ("Side of the patient", None),
+    "border_mm": ("Distance to the nearest other region; n/a far from all", "mm"),
+    "neighbours": ("Other regions within 2 mm", None),
 }  # fmt: skip
 """Columns of the table of microbleeds: what they mean, and their unit."""
 COLUMNS_OF_SCANS = {

@@ -23,6 +23,7 @@ from ..dicom.writers import write_dicom
 from ..errors import DicomError, SubjectError
 from ..files import write_csv, write_json, write_whole
 from ..options import check_flags
+from ..regions.pictures import draw_regions
 from .bids_output import BidsOutput
 from .findings import to_file_grid
 from .pictures import draw_findings
@@ -33,6 +34,8 @@ TABLE_HEADER = [
     "lesion", "slice", "x", "y", "voxel_i", "voxel_j", "voxel_k", "ras_r_mm", "ras_a_mm", "ras_s_mm",
     "diameter_mm", "detector_score", "classifier_probability", "probability",
 ]  # fmt: skip
+REGION_COLUMNS = ["region", "side", "border_mm", "neighbours"]
+"""Further columns, where regions were asked for."""
 
 
 def findings_table(microbleeds: list[dict], shape: tuple, convention: LabelConvention) -> pd.DataFrame:
@@ -45,7 +48,8 @@ def findings_table(microbleeds: list[dict], shape: tuple, convention: LabelConve
         convention: how ``slice``, ``x`` and ``y`` count; they are rounded to whole pixels.
 
     Returns:
-        one row per microbleed with the columns ``TABLE_HEADER``, in the order of the label map.
+        one row per microbleed with the columns ``TABLE_HEADER``, in the order of the label map; where
+        regions were asked for, also ``REGION_COLUMNS``.
     """
     voxel = np.array([m["voxel"] for m in microbleeds]).reshape(-1, 3)
     inside = np.clip(np.round(voxel), 0, np.array(shape) - 1)
@@ -60,7 +64,13 @@ def findings_table(microbleeds: list[dict], shape: tuple, convention: LabelConve
         }
         for number, (pixel, microbleed) in enumerate(zip(pixels, microbleeds, strict=True), 1)
     ]
-    return pd.DataFrame(rows, columns=TABLE_HEADER)
+    columns = TABLE_HEADER
+    if microbleeds and "region" in microbleeds[0]:
+        columns = [*TABLE_HEADER, *REGION_COLUMNS]
+        for row, microbleed in zip(rows, microbleeds, strict=True):
+            row |= {name: microbleed[name] for name in REGION_COLUMNS[:3]}
+            row["neighbours"] = "; ".join(microbleed["neighbours"])
+    return pd.DataFrame(rows, columns=columns)
 
 
 def write_findings(
@@ -103,7 +113,8 @@ class SubjectWriter:
     Args:
         output_dir: folder of results.
         convention: keyword arguments of :class:`LabelConvention`, for the table's slice, x and y.
-        picture: whether to write ``<subject>_cmb.png`` too.
+        picture: whether to write ``<subject>_cmb.png`` too. Of a subject with regions ``<subject>_cmb_regions.png`` is
+            always written, since a wrong registration is seen there.
         dicom_output: whether to write ``<subject>_cmb_seg.dcm`` and ``_cmb_sr.dcm`` too: ``"auto"`` where the source
             is DICOM; where that can't be done, the other results are kept and the subject goes into the engine's
             ``incomplete``, its JSON has ``dicom_error``. True makes it the subject's failure.
@@ -153,7 +164,8 @@ class SubjectWriter:
             read = {
                 "contrast": batch.get("contrast"),
                 "notices": batch["notices"],
-                "warnings": batch.get("warnings", ""),
+                # what comes after the detection may warn too
+                "warnings": result.get("warnings", batch.get("warnings", "")),
             }
             self._remove(subject)
             numbered = output.get("numbered", output["pred"])  # a DICOM segment is one microbleed
@@ -180,6 +192,10 @@ class SubjectWriter:
                     self._path(subject, "figures", "_cmb.png", "_desc-cmb_dseg.png"),
                     lambda aside, s=swi, r=result, n=subject, w=read["warnings"]: draw_findings(aside, n, s, r, w),
                 )
+            if "region_map" in output:
+                picture = self._path(subject, "figures", "_cmb_regions.png", "_desc-regions_dseg.png")
+                how = (subject, swi, output["region_map"], result, read["warnings"])
+                write_whole(picture, lambda aside, how=how: draw_regions(aside, *how))
             if reason and not hasattr(engine, "incomplete"):
                 raise DicomError(f"{subject}: {reason}")
             if reason:

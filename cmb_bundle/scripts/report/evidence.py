@@ -8,8 +8,8 @@ import numpy as np
 
 from ..dicom.writers import bundle_version
 from ..evaluation.bootstrap import LEVEL, resample_weights
+from ..evaluation.metrics import EvaluationOptions, score_stages
 from ..evaluation.records import SubjectRecord
-from ..evaluation.scores import EvaluationOptions, score_stages
 from ..evaluation.stages import STAGES, match_records
 
 FORMAT = 1
@@ -49,7 +49,7 @@ def make_evidence(metrics: Mapping, records: Sequence[SubjectRecord], options: E
     Example:
         >>> from cmb_bundle.scripts.candidate import Candidate
         >>> from cmb_bundle.scripts.evaluation.records import Lesion
-        >>> from cmb_bundle.scripts.evaluation.scores import evaluate_records
+        >>> from cmb_bundle.scripts.evaluation.metrics import evaluate_records
         >>> found = [Candidate((1.0, 0.0, 0.0), 0.9, 0.9, True)]
         >>> records = [SubjectRecord("Jane", [Lesion((0.0, 0.0, 0.0))], found, contrast="t2star", echo_ms=20.0)]
         >>> evidence = make_evidence(evaluate_records(records, EvaluationOptions())[0], records)

@@ -17,8 +17,8 @@ from ..candidate import Candidate, Crop
 from ..data.labels import read_label_map
 from ..evaluation.label_maps import LabelMaps, compare_label_maps
 from ..evaluation.matching import match
+from ..evaluation.metrics import EvaluationOptions
 from ..evaluation.records import Lesion, SubjectRecord
-from ..evaluation.scores import EvaluationOptions
 from ..evaluation.truth import complete, read_truth
 from ..files import sha256
 from ..geometry import to_voxel

@@ -10,8 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..evaluation.curves import Curve
 from ..evaluation.froc import FROC_RATES
+from ..evaluation.metrics import EvaluationOptions
 from ..evaluation.records import Crop, SubjectRecord, png
-from ..evaluation.scores import EvaluationOptions
 from ..evaluation.stages import STAGES
 from ..evaluation.strata import UNKNOWN
 from .figures import draw_bland_altman, draw_froc, draw_strata

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..evaluation.metrics import EvaluationOptions, by_system, evaluate_records
 from ..evaluation.records import SubjectRecord, check_unique, save_records
-from ..evaluation.scores import EvaluationOptions, by_system, evaluate_records
 from ..evaluation.stages import STAGES
 from ..files import write_csv, write_json, write_whole
 from .evidence import make_evidence

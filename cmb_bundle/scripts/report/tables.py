@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from ..evaluation.counts import count, subject_f1
 from ..evaluation.curves import Curve
 from ..evaluation.matching import Matching
-from ..evaluation.metrics import count, subject_f1
+from ..evaluation.metrics import mimic_of_candidates
 from ..evaluation.records import Candidate, SubjectRecord
-from ..evaluation.scores import mimic_of_candidates
 from ..evaluation.stages import SystemMatching
 from ..evaluation.valdo import valdo_table
 

@@ -17,8 +17,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
 
 from ..data.splits import make_datalist
 from ..errors import CohortError, CrossValidationError, root_cause
+from ..evaluation.metrics import EvaluationOptions
 from ..evaluation.records import load_records
-from ..evaluation.scores import EvaluationOptions
 from ..files import take_lock, write_json
 from ..inference.evaluator import raise_failures
 from ..options import OF_MONAI, enclosing_workflow

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
+
 from ..errors import CheckpointError, enclosing_workflows
 from ..options import OF_MONAI
 
@@ -127,7 +129,7 @@ def compare_settings(former: Mapping[str, Any], now: Mapping[str, Any], stage: s
             "former values, another output_dir (with the weights so far as initial_weights, if they are to be the "
             "start), or resume=False to start again."
         )
-    if changed:
+    if changed and idist.get_rank() == 0:
         logger.warning(f"{stage}: resumed from {path} with other values than before: {_list(list(changed.values()))}")
     return list(changed.values())
 

@@ -22,8 +22,8 @@ from ..data.layouts import complete_subject, t2star_left_out
 from ..data.sidecars import Acquisition, read_sidecar
 from ..dicom.kinds import nearest_echo
 from ..dicom.pixels import read_volume
+from ..dicom.reader import Volume
 from ..dicom.series import use_dicom
-from ..dicom.volumes import Volume
 from ..errors import DicomError, SubjectError
 from ..files import NIBABEL_SUFFIXES, check_gzip
 from ..geometry import corners_apart_mm, same_grid

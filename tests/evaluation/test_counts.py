@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
+from cmb_bundle.scripts.evaluation.counts import Counts, count, median_subject_f1, subject_f1, subject_level, summary
 from cmb_bundle.scripts.evaluation.froc import froc, mean_sensitivity, resampled_sensitivity, sensitivity_at
 from cmb_bundle.scripts.evaluation.matching import match, suppress
-from cmb_bundle.scripts.evaluation.metrics import Counts, count, median_subject_f1, subject_f1, subject_level, summary
 
 
 def on_line(*positions):

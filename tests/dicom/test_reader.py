@@ -16,11 +16,11 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 from cmb_bundle.scripts.data.datasets import SubjectDataset
 from cmb_bundle.scripts.data.layouts import find_subjects
 from cmb_bundle.scripts.data.splits import Split
-from cmb_bundle.scripts.dicom import volumes
+from cmb_bundle.scripts.dicom import reader
 from cmb_bundle.scripts.dicom.kinds import MR_CLASSES, Header, kind_of, phase_unit
 from cmb_bundle.scripts.dicom.pixels import read_pixels
+from cmb_bundle.scripts.dicom.reader import frame_kind, read_volumes
 from cmb_bundle.scripts.dicom.series import choose_series, find_studies, study_of
-from cmb_bundle.scripts.dicom.volumes import frame_kind, read_volumes
 from cmb_bundle.scripts.errors import DicomError, SubjectError
 from cmb_bundle.scripts.transforms.load import LoadSubjectd
 from cmb_bundle.scripts.transforms.phase import NormalizePhased
@@ -651,8 +651,8 @@ def test_other_files_among_the_dicom_files_are_passed_over(tmp_path, write):
     write("SWI_Images", 7, SWI_TYPE)
     for name in ("README", "DICOMDIR", ".hidden", "scan.nii.gz"):
         (tmp_path / "study" / name).write_bytes(b"\0" * 128 + (b"DICM" if name != "README" else b"nope"))
-    assert len(list(volumes.dicom_files(tmp_path))) == 4
-    assert len(read_volumes(volumes.dicom_files(tmp_path))) == 1
+    assert len(list(reader.dicom_files(tmp_path))) == 4
+    assert len(read_volumes(reader.dicom_files(tmp_path))) == 1
 
 
 def test_a_volume_tells_what_it_is(tmp_path, write):
