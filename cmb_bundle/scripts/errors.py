@@ -65,6 +65,17 @@ class TrainingError(InputError, RuntimeError):
     """A stage cannot be trained with what there is to learn from."""
 
 
+class OutputError(InputError, OSError):
+    """
+    Results cannot be written: the disk is full, or a folder is read-only.
+
+    Attributes:
+        of_disk: whether no file on the same disk can be written.
+    """
+
+    of_disk = False
+
+
 class CohortError(InputError, RuntimeError):
     """Some subjects of a cohort failed; the others are done."""
 

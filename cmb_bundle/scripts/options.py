@@ -126,6 +126,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "phase_scale": (optional(is_number(TINY)), "radians per stored unit, above 0, or None to find it"),
     "phase_sign": (is_one_of("auto", 1, -1), "auto, 1 or -1"),
     "phase_channel": (is_one_of("complement", "zero", "none"), "complement, zero or none"),
+    "compare_files": (is_one_of("time", "content"), "time or content"),
     "subset": (is_one_of("all", "train", "validation", "test"), "all, train, validation or test"),
     "dicom_output": (is_one_of("auto", True, False), "auto, True or False"),
     "precision": (is_one_of("auto", "float32", "bfloat16"), "auto (inference alone), float32 or bfloat16"),

@@ -4,6 +4,7 @@ from .acceleration import Accelerated, MaxPool2x2, accelerate
 from .api import Detection, Detector, Finding, JudgedCandidate, detect
 from .evaluator import CohortEvaluator, collate_subject, prepare_volume, raise_failures
 from .findings import Findingsd, KeepInputGridd, background, to_file_grid
+from .former import FormerResults
 from .inferers import MixedPrecisionInferer, TwoStageInferer
 from .phase_sign import ChooseSignd
 from .pictures import draw_findings
@@ -18,6 +19,7 @@ __all__ = [
     "Detector",
     "Finding",
     "Findingsd",
+    "FormerResults",
     "JudgedCandidate",
     "KeepInputGridd",
     "MaxPool2x2",

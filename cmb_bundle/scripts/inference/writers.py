@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import glob
+import json
 import logging
+import math
 import os
+import shutil
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +22,12 @@ from monai.engines import IterationEvents
 from ..data.labels import LabelConvention
 from ..dicom.writers import write_dicom
 from ..errors import DicomError
-from ..files import write_csv, write_json, write_whole
+from ..files import aside_of, raise_unwritable, replace_folder, write_csv, write_json, write_whole
 from ..options import check_flags
 from .findings import to_file_grid
+from .former import MANIFEST
 from .pictures import draw_findings
+from .quality import scan_quality
 
 logger = logging.getLogger(__name__)
 
@@ -136,26 +142,27 @@ class SubjectWriter:
 
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            subject, result, swi = batch["subject"], output["result"], batch["swi"]
+            subject, result = batch["subject"], output["result"]
             read = {
                 "contrast": batch.get("contrast"),
                 "notices": batch["notices"],
                 "warnings": batch.get("warnings", ""),
             }
-            self._remove(subject)
-            reason = self._write_dicom(
-                self.output_dir / subject, subject, batch.get("dicom_source"), result, output["pred"]
-            )
-            if reason:
-                read["dicom_error"] = reason
-            folder = write_findings(self.output_dir, subject, result, output["pred"], self.convention, **read)
-            if batch.get("swi_computed"):
-                self._write_swi(folder / f"{subject}_cmb_swi.nii.gz", swi)
-            if self.picture:
-                write_whole(
-                    folder / f"{subject}_cmb.png",
-                    lambda aside, s=swi, r=result, n=subject, w=read["warnings"]: draw_findings(aside, n, s, r, w),
-                )
+            aside = aside_of(self.output_dir / subject)
+            try:
+                reason = self._write_dicom(aside / subject, subject, batch.get("dicom_source"), result, output["pred"])
+                if reason:
+                    read["dicom_error"] = reason
+                self._write_aside(aside, batch, output, read)
+                if batch.get("made_from"):
+                    seconds = float(batch["read_seconds"]) + time.monotonic() - getattr(engine, "began", math.nan)
+                    self._write_manifest(aside / subject, batch, seconds, bool(reason))
+                replace_folder(aside / subject, self.output_dir / subject)
+            except OSError as error:
+                raise_unwritable(error, self.output_dir / subject)
+                raise
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
             if reason and not hasattr(engine, "incomplete"):
                 raise DicomError(f"{subject}: {reason}")
             if reason:
@@ -165,6 +172,37 @@ class SubjectWriter:
                 f"{subject}: {len(result['microbleeds'])} microbleeds of {len(result['candidates'])} candidates. "
                 f"{batch['notices']}"
             )
+
+    def recall(self, engine: Engine, subject: str) -> None:
+        """Read what is said at the end of a subject that is done, from its JSON."""
+        content = json.loads((self.output_dir / subject / f"{subject}_cmb.json").read_text(encoding="utf-8"))
+        names = ("contrast", "notices", "warnings", "dicom_error")
+        self.found[subject], self.read[subject] = content["microbleeds"], {n: content[n] for n in names if n in content}
+        if "dicom_error" in content:
+            engine.incomplete[subject] = content["dicom_error"]
+
+    def _write_aside(self, aside: Path, batch: Mapping, output: Mapping, read: Mapping) -> None:
+        subject, result, swi = batch["subject"], output["result"], batch["swi"]
+        folder = write_findings(aside, subject, result, output["pred"], self.convention, **read)
+        if batch.get("swi_computed"):
+            self._write_swi(folder / f"{subject}_cmb_swi.nii.gz", swi)
+        if self.picture:
+            write_whole(
+                folder / f"{subject}_cmb.png", lambda path: draw_findings(path, subject, swi, result, read["warnings"])
+            )
+
+    @staticmethod
+    def _write_manifest(folder: Path, batch: Mapping, seconds: float, incomplete: bool) -> None:
+        """Write what the results were made from, last, so that who finds it finds them whole."""
+        content = {
+            "subject": folder.name,
+            "made_from": json.loads(batch["made_from"]),
+            "results": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+            "incomplete": incomplete,
+            "scan": scan_quality(batch),
+            "seconds": round(seconds, 2) if math.isfinite(seconds) else None,
+        }
+        write_json(folder / f"{folder.name}{MANIFEST}", content)
 
     def _write_dicom(self, folder: Path, subject: str, source: str | None, result: Mapping, label_map) -> str:
         """Write SEG and SR; the reason why they could not be, if the other results are to be kept then, else empty."""
@@ -177,7 +215,7 @@ class SubjectWriter:
         except Exception as error:
             if self.dicom_output is True:
                 raise
-            self._remove(subject)  # a SEG without its SR
+            (folder / f"{subject}_cmb_seg.dcm").unlink(missing_ok=True)  # without its SR
             reason = f"no DICOM SEG and SR were written ({type(error).__name__}: {error}); all other results were. "
             reason += "If they are not needed, set dicom_output to False."
             logger.error(f"{subject}: {reason}")
@@ -205,6 +243,7 @@ class SubjectWriter:
 
     def print_found(self, engine: Engine) -> None:
         """Print one row per microbleed, the count for each subject, what was read, and the warnings."""
+        self.found, self.read = dict(sorted(self.found.items())), dict(sorted(self.read.items()))
         rows = [
             {"subject": subject, "lesion": number, **dict(zip("ijk", bleed["voxel"], strict=True)),
              **dict(zip("RAS", bleed["ras_mm"], strict=True)), "diameter_mm": bleed["diameter_mm"],
@@ -223,4 +262,9 @@ class SubjectWriter:
             for text in (read["warnings"], read.get("dicom_error")):
                 if text:
                     print(f"Warning: {subject}: {text}")
+        if getattr(engine, "skipped", ()):
+            print(
+                f"{len(engine.skipped)} of them were done before, from the same files, weights and options, and are as "
+                "they were; --resume False does them again."
+            )
         print(f"Results are in {self.output_dir.resolve()}")
