@@ -80,6 +80,10 @@ class CohortError(InputError, RuntimeError):
     """Some subjects of a cohort failed; the others are done."""
 
 
+class ClusterError(InputError, RuntimeError):
+    """A cluster cannot be reached or started, or has lost a subject."""
+
+
 def root_cause(error: BaseException) -> BaseException:
     """
     Return what an error comes from: the first error along its causes that a user can mend, else the last cause.

@@ -2,6 +2,7 @@
 
 from .acceleration import Accelerated, MaxPool2x2, accelerate
 from .api import Detection, Detector, Finding, JudgedCandidate, detect
+from .cluster import ClusterLoader
 from .evaluator import CohortEvaluator, collate_subject, prepare_volume, raise_failures
 from .findings import Findingsd, KeepInputGridd, background, to_file_grid
 from .former import FormerResults
@@ -14,6 +15,7 @@ from .writers import SubjectWriter, findings_table, write_findings
 __all__ = [
     "Accelerated",
     "ChooseSignd",
+    "ClusterLoader",
     "CohortEvaluator",
     "Detection",
     "Detector",

@@ -52,6 +52,7 @@ class CohortEvaluator(SupervisedEvaluator):
 
     Attributes:
         skipped: the subjects that were done before.
+        stopped: why the run ended before the last subject, else empty.
         began: :func:`time.monotonic` when work on the subject began, without reading it.
     """
 
@@ -63,7 +64,7 @@ class CohortEvaluator(SupervisedEvaluator):
         self.skipped: list[str] = []
         self.failures_file = failures_file
         self.began = 0.0
-        self._worked, self._stopped, self._signals = 0, "", StopSignals()
+        self._worked, self.stopped, self._signals = 0, "", StopSignals()
 
     def _iteration(self, engine: CohortEvaluator, batchdata: dict) -> dict:
         loader_stops = hasattr(self.data_loader, "asked_to_stop")  # it has subjects under way, which it waits for
@@ -114,7 +115,7 @@ class CohortEvaluator(SupervisedEvaluator):
         logger.error(f"{subject} failed: {message}")
 
     def _stop(self, reason: str) -> None:
-        self._stopped = self._stopped or reason
+        self.stopped = self.stopped or reason
         self.terminate()
 
     def run(self) -> None:
@@ -137,7 +138,7 @@ class CohortEvaluator(SupervisedEvaluator):
         self.failures.clear()
         self.incomplete.clear()
         self.skipped.clear()
-        self._worked, self._stopped = 0, ""
+        self._worked, self.stopped = 0, ""
         with StopSignals() as self._signals:
             if hasattr(self.data_loader, "asked_to_stop"):
                 self.data_loader.asked_to_stop = lambda: self._signals.received is not None
@@ -145,8 +146,8 @@ class CohortEvaluator(SupervisedEvaluator):
             signal = self._signals.received
             self._signals = StopSignals()
             if signal is not None and self._worked < total:
-                self._stopped = f"by {Signals(signal).name}"
-            stopped = self._stopped and f"Stopped after {self._worked} of {total} subjects, {self._stopped}"
+                self.stopped = f"by {Signals(signal).name}"
+            stopped = self.stopped and f"Stopped after {self._worked} of {total} subjects, {self.stopped}"
             try:
                 raise_failures(self.failures, total, self.failures_file, self.incomplete, stopped)
             except CohortError as error:

@@ -135,7 +135,7 @@ class SubjectWriter:
         self.read: dict[str, dict[str, str | None]] = {}
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda _: (self.found.clear(), self.read.clear()))
+        engine.add_event_handler(Events.STARTED, lambda _: self.forget())
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.write)
         engine.add_event_handler(Events.COMPLETED, self.remove_stale)
         engine.add_event_handler(Events.COMPLETED, self.print_found)
@@ -172,6 +172,11 @@ class SubjectWriter:
                 f"{subject}: {len(result['microbleeds'])} microbleeds of {len(result['candidates'])} candidates. "
                 f"{batch['notices']}"
             )
+
+    def forget(self) -> None:
+        """Forget the subjects so far."""
+        self.found.clear()
+        self.read.clear()
 
     def recall(self, engine: Engine, subject: str) -> None:
         """Read what is said at the end of a subject that is done, from its JSON."""

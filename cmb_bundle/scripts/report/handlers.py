@@ -141,6 +141,10 @@ class EvaluationReport:
         """Forget the records of an earlier run, and its files, which would outlive a run in which all fail."""
         for name in FILES:
             (self.output_dir / name).unlink(missing_ok=True)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the records so far."""
         self.records = []
 
     def collect(self, engine: Engine) -> None:
