@@ -104,7 +104,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("detector_learning_rate", "classifier_learning_rate"), _RATE),
     **dict.fromkeys(("candidate_threshold", "probability_threshold", "cache_rate"), _SHARE),
     **dict.fromkeys(
-        ("debug", "resume", "silent", "picture", "compare_with_baseline", "number_microbleeds",
+        ("debug", "resume", "cohort_files", "silent", "picture", "compare_with_baseline", "number_microbleeds",
          "detector_from_checkpoint", "classifier_from_checkpoint", "detector_schedule_by_epoch"), _FLAG),
     "patch_size": (
         lambda v: is_number(1, whole=True)(v) or is_list(is_number(1, whole=True), 3)(v),

@@ -199,7 +199,8 @@ class _Dispatcher:
                 worker = self.finished.get(timeout=POLL_SECONDS)
                 while worker is not None:
                     yield from self._received(worker)
-                    self._hand_out([worker] if not self.loader.asked_to_stop() else [])
+                    if worker in workers and not self.loader.asked_to_stop():  # else it is of one that was given up
+                        self._hand_out([worker])
                     worker = self.finished.get_nowait()
 
     def _hand_out(self, workers: list[str]) -> None:
@@ -268,7 +269,8 @@ class _Dispatcher:
 
 def default_workers(worker_gb: float, device: torch.device) -> int:
     """How many workers this computer has cores and memory for; GPUs in place of cores where they work on CUDA."""
-    from distributed.system import CPU_COUNT, MEMORY_LIMIT
+    from dask.system import CPU_COUNT
+    from distributed.system import MEMORY_LIMIT
 
     places = torch.cuda.device_count() if device.type == "cuda" else CPU_COUNT
     return max(1, min(places, int(MEMORY_LIMIT // (worker_gb * 1e9))))
@@ -332,6 +334,7 @@ def work_on(config: str, subject: dict, device: str | None = None) -> dict:
     evaluator = _evaluator(config, device)
     evaluator.failures.clear()
     evaluator.skipped.clear()
+    evaluator.worked.clear()
     for handler in evaluator.subject_handlers:
         if hasattr(handler, "forget"):
             handler.forget()

@@ -51,6 +51,7 @@ class CohortEvaluator(SupervisedEvaluator):
         kwargs: as of ``monai.engines.SupervisedEvaluator``.
 
     Attributes:
+        worked: the subjects so far, with those that failed or were done before.
         skipped: the subjects that were done before.
         stopped: why the run ended before the last subject, else empty.
         began: :func:`time.monotonic` when work on the subject began, without reading it.
@@ -64,7 +65,8 @@ class CohortEvaluator(SupervisedEvaluator):
         self.skipped: list[str] = []
         self.failures_file = failures_file
         self.began = 0.0
-        self._worked, self.stopped, self._signals = 0, "", StopSignals()
+        self.worked: list[str] = []
+        self.stopped, self._signals = "", StopSignals()
 
     def _iteration(self, engine: CohortEvaluator, batchdata: dict) -> dict:
         loader_stops = hasattr(self.data_loader, "asked_to_stop")  # it has subjects under way, which it waits for
@@ -79,11 +81,11 @@ class CohortEvaluator(SupervisedEvaluator):
 
     def work_on(self, batchdata: dict) -> dict:
         """Work on one subject, collated; what it raises goes into ``failures``."""
-        self._worked += 1
-        if "error" in batchdata:
-            self._fail(batchdata["subject"], batchdata["error"])
-            return {}
         subject = batchdata["subject"] if isinstance(batchdata["subject"], str) else batchdata["subject"][0]
+        self.worked.append(subject)
+        if "error" in batchdata:
+            self._fail(subject, batchdata["error"])
+            return {}
         self.began = time.monotonic()
         try:
             if "done" in batchdata:
@@ -97,7 +99,7 @@ class CohortEvaluator(SupervisedEvaluator):
         except Exception as error:
             cause = root_cause(error)
             if getattr(cause, "of_disk", False):  # it is not the subject's fault, and meets all others too
-                self._worked -= 1
+                self.worked.pop()
                 self._stop(str(cause))
             else:
                 self._fail(subject, f"{type(cause).__name__}: {cause}")
@@ -138,16 +140,17 @@ class CohortEvaluator(SupervisedEvaluator):
         self.failures.clear()
         self.incomplete.clear()
         self.skipped.clear()
-        self._worked, self.stopped = 0, ""
+        self.worked.clear()
+        self.stopped = ""
         with StopSignals() as self._signals:
             if hasattr(self.data_loader, "asked_to_stop"):
                 self.data_loader.asked_to_stop = lambda: self._signals.received is not None
             super().run()
             signal = self._signals.received
             self._signals = StopSignals()
-            if signal is not None and self._worked < total:
+            if signal is not None and len(self.worked) < total:
                 self.stopped = f"by {Signals(signal).name}"
-            stopped = self.stopped and f"Stopped after {self._worked} of {total} subjects, {self.stopped}"
+            stopped = self.stopped and f"Stopped after {len(self.worked)} of {total} subjects, {self.stopped}"
             try:
                 raise_failures(self.failures, total, self.failures_file, self.incomplete, stopped)
             except CohortError as error:

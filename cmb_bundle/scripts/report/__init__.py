@@ -1,5 +1,6 @@
 """Report an evaluation in words, tables and pictures."""
 
+from .cohort import CohortTables, cohort_page, outliers, write_cohort
 from .figures import draw_bland_altman, draw_froc, draw_strata
 from .handlers import ComparisonSystem, EvaluationReport, cut_crop, record_subject
 from .page import Numbers, kind_of_scans, write_page
@@ -8,11 +9,13 @@ from .report import print_scores, write_evaluation
 from .tables import classes, false_positives, froc_points, per_lesion, per_subject
 
 __all__ = [
+    "CohortTables",
     "ComparisonSystem",
     "EvaluationReport",
     "Numbers",
     "Published",
     "classes",
+    "cohort_page",
     "cut_crop",
     "draw_bland_altman",
     "draw_froc",
@@ -20,10 +23,12 @@ __all__ = [
     "false_positives",
     "froc_points",
     "kind_of_scans",
+    "outliers",
     "per_lesion",
     "per_subject",
     "print_scores",
     "record_subject",
+    "write_cohort",
     "write_evaluation",
     "write_page",
 ]
