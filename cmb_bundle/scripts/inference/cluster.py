@@ -21,9 +21,10 @@ import torch
 from monai.bundle import ConfigParser
 
 from ..data.datasets import SubjectDataset
-from ..errors import ClusterError, root_cause
+from ..errors import ClusterError, InputError, root_cause
 from ..options import enclosing_workflow
 from .evaluator import CohortEvaluator, collate_subject
+from .former import code_hash, weights_hash
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +232,9 @@ class _Dispatcher:
         if isinstance(error, ImportError):
             yield {"subject": "", "stop": f"the worker {worker} lacks a package: {error}. Install the bundle on it"}
             return
+        if isinstance(error, InputError):  # it cannot start, which is not the subject's fault
+            yield {"subject": "", "stop": f"the worker {worker} cannot begin: {error}"}
+            return
         why = f"its worker was lost ({type(error).__name__})" if error is not None else "its worker was lost"
         if error is not None and not type(error).__module__.startswith("distributed"):
             why = f"{type(error).__name__}: {error}"
@@ -364,7 +368,17 @@ def _evaluator(config: str, device: str | None) -> CohortEvaluator:
     if content["bundle_root"] not in sys.path:
         sys.path.insert(0, content["bundle_root"])
     os.environ.setdefault("MPLBACKEND", "Agg")
+    parser = ConfigParser(content)
     try:
-        return ConfigParser(content).get_parsed_content("evaluator")
+        evaluator = parser.get_parsed_content("evaluator")
+        network = parser.get_parsed_content("loaded_network")
     except Exception as error:
         raise root_cause(error) from error
+    wanted = content["former_results"]["run"]
+    found = {"code": code_hash(), "weights": weights_hash(network)}
+    for name in [name for name in found if found[name] != wanted[name]]:
+        raise ClusterError(
+            f"its {name} differs from that of the run (hash {found[name]}, expected {wanted[name]}). Install the same "
+            "version on all computers, and let them read the same weights."
+        )
+    return evaluator

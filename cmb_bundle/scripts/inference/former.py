@@ -162,7 +162,7 @@ def _this_run(network: torch.nn.Module) -> dict[str, str] | None:
     options = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT and not key.startswith("_")}
     return {
         "version": bundle_version(),
-        "code": _code(),
+        "code": code_hash(),
         "weights": weights_hash(network),
         "options": _hash(json.dumps(options, sort_keys=True, default=str).encode()),
     }
@@ -188,7 +188,8 @@ def weights_hash(network: torch.nn.Module) -> str:
 
 
 @cache
-def _code() -> str:
+def code_hash() -> str:
+    """A hash of the program's own files."""
     found = hashlib.sha256()
     for path in sorted(SCRIPTS.rglob("*.py")):
         found.update(str(path.relative_to(SCRIPTS)).encode() + path.read_bytes())

@@ -49,4 +49,6 @@ class StopSignals:
             return
         self.received = number
         # print() may not be called again while it is at work
-        os.write(2, f"\n{signal.Signals(number).name}: ends after this subject; once more ends at once.\n".encode())
+        os.write(
+            2, f"\n{signal.Signals(number).name}: ends after what is under way; once more ends at once.\n".encode()
+        )

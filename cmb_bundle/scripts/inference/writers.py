@@ -36,6 +36,9 @@ TABLE_HEADER = [
     "diameter_mm", "detector_score", "classifier_probability", "probability",
 ]  # fmt: skip
 
+MOST_SAID = 200
+"""Lines of one kind that the summary on the screen has."""
+
 
 def findings_table(microbleeds: list[dict], shape: tuple, convention: LabelConvention) -> pd.DataFrame:
     """
@@ -257,19 +260,29 @@ class SubjectWriter:
         ]  # fmt: skip
         if rows:
             print("\nMicrobleeds found (voxel of the input, RAS in mm)")
-            print(pd.DataFrame(rows).round(2).to_string(index=False))
-        without = ", ".join(subject for subject, bleeds in self.found.items() if not bleeds) or "-"
+            print(pd.DataFrame(rows[:MOST_SAID]).round(2).to_string(index=False))
+            print(_more(len(rows)), end="")
+        none = [subject for subject, bleeds in self.found.items() if not bleeds]
+        without = (", ".join(none[:MOST_SAID]) or "-") + (", ..." if len(none) > MOST_SAID else "")
         print(f"\n{len(rows)} microbleeds in {len(self.found)} subjects; subjects with none: {without}")
         contrasts = Counter(read["contrast"] for read in self.read.values() if read["contrast"])
         if contrasts:
             print(f"Read: {', '.join(f'{contrast} ({number})' for contrast, number in sorted(contrasts.items()))}")
-        for subject, read in self.read.items():
-            for text in (read["warnings"], read.get("dicom_error")):
-                if text:
-                    print(f"Warning: {subject}: {text}")
+        said = [
+            f"Warning: {subject}: {text}"
+            for subject, read in self.read.items()
+            for text in (read["warnings"], read.get("dicom_error"))
+            if text
+        ]
+        print("".join(f"{line}\n" for line in said[:MOST_SAID]) + _more(len(said)), end="")
         if getattr(engine, "skipped", ()):
             print(
                 f"{len(engine.skipped)} of them were done before, from the same files, weights and options, and are as "
                 "they were; --resume False does them again."
             )
         print(f"Results are in {self.output_dir.resolve()}")
+
+
+def _more(number: int) -> str:
+    """What is said of the lines that are too many for a screen."""
+    return f"... and {number - MOST_SAID} more, in the files of the subjects\n" if number > MOST_SAID else ""

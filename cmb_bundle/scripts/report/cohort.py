@@ -27,6 +27,8 @@ FINDINGS = [
     "subject", "lesion", "voxel_i", "voxel_j", "voxel_k", "ras_r_mm", "ras_a_mm", "ras_s_mm", "diameter_mm",
     "detector_score", "classifier_probability", "probability",
 ]  # fmt: skip
+FIRST = ("outlier", "warnings", "reason")
+"""Columns that the page shows before what the scan is like."""
 NUMBER_CLASSES = (("none", 0, 0), ("1", 1, 1), ("2 to 4", 2, 4), ("5 to 10", 5, 10), ("more than 10", 11, np.inf))
 OUTLIER = 5.0
 """How many robust standard deviations from the median of the scans of its contrast make a scan an outlier."""
@@ -186,7 +188,8 @@ def cohort_page(table: pd.DataFrame) -> str:
     done = table[table["state"].isin(["done", "incomplete"])]
     numbers = done["microbleeds"].astype(int)
     classes = [(name, int(((numbers >= low) & (numbers <= high)).sum())) for name, low, high in NUMBER_CLASSES]
-    rows = json.loads(table.drop(columns=["notices"]).to_json(orient="values"))
+    shown = table[[*(name for name in COLUMNS[:6] if name != "reason"), *FIRST, *COLUMNS[6:16], *COLUMNS[19:]]]
+    rows = json.loads(shown.to_json(orient="values"))
     counts = {
         "subjects": len(table),
         "with results": len(done),
@@ -207,6 +210,6 @@ def cohort_page(table: pd.DataFrame) -> str:
         versions=sorted(set(done["version"].dropna())),
         weights=sorted(set(done["weights"].dropna())),
         # within a script nothing but the end of the script means anything to HTML
-        columns=json.dumps([name for name in COLUMNS if name != "notices"]),
+        columns=json.dumps(list(shown)),
         rows=json.dumps(rows).replace("<", "\\u003c"),
     )
