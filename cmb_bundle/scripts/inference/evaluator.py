@@ -150,6 +150,8 @@ class CohortEvaluator(SupervisedEvaluator):
             self._signals = StopSignals()
             if signal is not None and len(self.worked) < total:
                 self.stopped = f"by {Signals(signal).name}"
+            if self.failures_file is not None:
+                clear_leftovers(Path(self.failures_file).parent)  # of workers that died
             stopped = self.stopped and f"Stopped after {len(self.worked)} of {total} subjects, {self.stopped}"
             try:
                 raise_failures(self.failures, total, self.failures_file, self.incomplete, stopped)
