@@ -104,6 +104,7 @@ def written(cell):
 OPTIONS = {
     "README.md": ["inference.json"],
     "docs/find.md": ["inference.json"],
+    "docs/cohort.md": ["inference.json", "cohort.json"],
     "docs/train.md": ["train.json"],
     "docs/evaluate.md": ["inference.json", "evaluate.json"],
     "docs/sensitivity.md": ["implant.json"],

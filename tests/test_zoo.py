@@ -83,7 +83,19 @@ def test_every_package_that_is_imported_is_named():
     named = {"torch", "monai", "numpy", *METADATA["required_packages_version"]}
     imported_as = {"pytorch-ignite": "ignite", "scikit-image": "skimage", "pillow": "PIL"}
     known = {imported_as.get(name, name) for name in named}
-    optional = {"h5py", "pydicom", "highdicom", "keras", "cv2", "onnxruntime", "mlflow"}
+    optional = {
+        "dask",
+        "dask_jobqueue",
+        "distributed",
+        "yaml",
+        "h5py",
+        "pydicom",
+        "highdicom",
+        "keras",
+        "cv2",
+        "onnxruntime",
+        "mlflow",
+    }
     imported = set()
     for path in (BUNDLE / "scripts").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

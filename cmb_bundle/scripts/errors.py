@@ -66,8 +66,23 @@ class TrainingError(InputError, RuntimeError):
     """A stage cannot be trained: there is too little to learn from, or another training is in its folder."""
 
 
+class OutputError(InputError, OSError):
+    """
+    Results cannot be written: the disk is full, or a folder is read-only.
+
+    Attributes:
+        of_disk: whether no file on the same disk can be written.
+    """
+
+    of_disk = False
+
+
 class CohortError(InputError, RuntimeError):
     """Some subjects of a cohort failed; the others are done."""
+
+
+class ClusterError(InputError, RuntimeError):
+    """A cluster cannot be reached or started, or has lost a subject."""
 
 
 def root_cause(error: BaseException) -> BaseException:

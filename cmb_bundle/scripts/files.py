@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import gzip
 import hashlib
 import json
 import logging
 import os
+import re
+import shutil
+import socket
+import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
 import pandas as pd
 from filelock import FileLock, Timeout
+
+from .errors import OutputError
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +72,35 @@ def sha256(path: str | PathLike) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
+ASIDE = re.compile(r"\.(?P<host>[0-9a-f]{8})(?P<process>[0-9a-f]{8})[0-9a-f]{16}\.(?P<name>.+)")
+"""What is written aside: a dot, 32 hexadecimal digits that say by whom, and the name that it will get."""
+LONGEST = 255
+"""Bytes of a name, at most."""
+OLD_SECONDS = 24 * 3600
+"""What another computer wrote aside this long ago is taken as left over."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+OF_DISK = (*NO_SPACE, errno.EROFS)
+"""Errors that every file on the same disk will meet."""
+UNWRITABLE = (*OF_DISK, errno.EACCES, errno.EPERM)
+"""Errors by which a folder, not a file, cannot be written to."""
+EXCHANGE = 2
+"""RENAME_EXCHANGE of Linux's renameat2."""
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def aside_of(path: Path) -> Path:
+    """A name beside a path under which it can be written, and by which :func:`clear_leftovers` knows the writer.
+
+    The end of the name tells what to write; of one that is as long as a name can be, only the end is kept.
+    """
+    mark = f".{_host()}{os.getpid():08x}{uuid.uuid4().hex[:16]}."
+    fits = len(os.fsencode(mark + path.name)) <= LONGEST
+    return path.with_name(mark + (path.name if fits else path.name[-ENDING:]))
+
+
 def write_whole(path: str | os.PathLike, write: Callable[[Path], None]) -> Path:
     """
     Write a file aside, in the same folder, and rename it into place, so that nobody sees half of it.
@@ -70,16 +108,21 @@ def write_whole(path: str | os.PathLike, write: Callable[[Path], None]) -> Path:
     Args:
         path: the file; its folder is made where it is missing.
         write: called with the path to write to, which has the same ending.
+
+    Raises:
+        OutputError: the disk is full, or its folder cannot be written to; it names the file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the end of the name tells what to write; the whole of it may be as long as a name can be
-    aside = path.with_name(f".{uuid.uuid4().hex}.{path.name[-ENDING:]}")
+    aside = aside_of(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(aside)
         aside.replace(path)
+    except OSError as error:
+        raise_unwritable(error, path)
+        raise
     finally:
-        aside.unlink(missing_ok=True)
+        _remove(aside)
     return path
 
 
@@ -116,6 +159,146 @@ def take_lock(path: str | os.PathLike) -> FileLock | None:
     except (NotImplementedError, OSError) as error:
         logger.warning(f"{path} cannot be locked ({error}): start nothing else that writes to {path.parent} meanwhile.")
     return lock
+
+
+def raise_unwritable(error: OSError, path: str | os.PathLike) -> None:
+    """Raise an :class:`OutputError` with the path, if an error says that its folder cannot be written to."""
+    if error.errno not in UNWRITABLE:
+        return
+    what = "the disk is full" if error.errno in NO_SPACE else "its folder cannot be written to"
+    advice = "Free space" if error.errno in NO_SPACE else "Change its permissions"
+    raised = OutputError(
+        f"{path} cannot be written: {what} ({error.strerror}). {advice}, or give another output_dir, and give the same "
+        "command again."
+    )
+    raised.of_disk = error.errno in OF_DISK
+    raise raised from error
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """
+    Make a folder where it is missing and write a file of 1 MiB to it for a moment, before hours of work for it begin.
+
+    Raises:
+        OutputError: it cannot be written to, or its disk is full.
+    """
+    aside = aside_of(Path(folder) / "check")
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(bytes(1 << 20))
+    except OSError as error:
+        raise_unwritable(error, folder)
+        raise
+    finally:
+        _remove(aside)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """
+    Put a subject's new folder in the place of its old one, if any, in one step: whoever looks sees all of one of them.
+
+    On file systems without such a step (NFS) the folder is absent for the moment between two renames; what a kill in
+    that moment takes away comes back by :func:`clear_leftovers`. What is not the program's in the old folder is kept.
+
+    Args:
+        new: written as ``aside_of(folder) / folder.name``.
+        folder: the place.
+    """
+    if not os.path.lexists(folder):
+        new.rename(folder)
+    elif not folder.is_dir() or folder.is_symlink():
+        raise NotADirectoryError(f"{folder} is no folder; expected one for the results. Move it away.")
+    elif _exchange(new, folder):
+        _drain(new, folder)
+    else:
+        former = aside_of(folder)
+        folder.rename(former)
+        new.rename(folder)
+        _drain(former, folder)
+
+
+def is_result(subject: str, name: str) -> bool:
+    """Whether a file in a subject's folder is by its name one of the program's."""
+    return name.startswith(f"{subject}_cmb")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders' names in one step; whether that was possible."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # another system, or an old C library
+        return False
+    here = -100  # AT_FDCWD
+    return rename(here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), EXCHANGE) == 0
+
+
+def _drain(former: Path, folder: Path) -> None:
+    """Remove a folder that was replaced, after what is not the program's in it has moved on."""
+    for path in former.iterdir():
+        left = is_result(folder.name, path.name) or ASIDE.fullmatch(path.name)
+        if not left and not os.path.lexists(folder / path.name):
+            path.rename(folder / path.name)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def clear_leftovers(folder: str | os.PathLike) -> int:
+    """
+    Remove what killed runs left aside in a folder; of a subject's folder that was to be replaced, keep what is needed.
+
+    What a process of this computer writes that still runs is left alone, and so is what another computer wrote within
+    a day.
+
+    Args:
+        folder: of results; one that is absent has nothing left.
+
+    Returns:
+        how many were removed or put back.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     left = Path(folder, f".{_host()}{2**31 - 1:08x}{'0' * 16}.model.pt")  # of a process that is gone
+        ...     left.touch()
+        ...     clear_leftovers(folder), left.exists()
+        (1, False)
+    """
+    folder, cleared = Path(folder), 0
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        match = ASIDE.fullmatch(path.name)
+        if match is None or _is_alive(match, path):
+            continue
+        cleared += 1
+        place, inner = folder / match["name"], path / match["name"]
+        if not path.is_dir() or path.is_symlink():
+            path.unlink(missing_ok=True)
+            continue
+        if not inner.is_dir() and not os.path.lexists(place):  # the old one, when the new one did not get there
+            path.rename(place)
+            continue
+        if place.is_dir():
+            _drain(inner if inner.is_dir() else path, place)
+        shutil.rmtree(path, ignore_errors=True)
+    return cleared
+
+
+def _is_alive(match: re.Match, path: Path) -> bool:
+    if match["host"] != _host():
+        try:
+            return time.time() - path.lstat().st_mtime < OLD_SECONDS
+        except OSError:
+            return True
+    try:
+        os.kill(int(match["process"], 16), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return int(match["process"], 16) != os.getpid()
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # the folder is absent or cannot be written to, which was said
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, content: object) -> Path:

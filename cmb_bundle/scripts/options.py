@@ -104,7 +104,8 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("detector_learning_rate", "classifier_learning_rate"), _RATE),
     **dict.fromkeys(("candidate_threshold", "probability_threshold", "cache_rate"), _SHARE),
     **dict.fromkeys(
-        ("accept_any", "debug", "resume", "silent", "picture", "regions", "compare_with_baseline", "number_microbleeds",
+        ("accept_any", "debug", "resume", "cohort_files", "silent", "picture", "regions", "compare_with_baseline",
+         "number_microbleeds",
          "detector_from_checkpoint", "classifier_from_checkpoint", "detector_schedule_by_epoch"), _FLAG),
     "patch_size": (
         lambda v: is_number(1, whole=True)(v) or is_list(is_number(1, whole=True), 3)(v),
@@ -130,6 +131,10 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "phase_scale": (optional(is_number(TINY)), "radians per stored unit, above 0, or None to find it"),
     "phase_sign": (is_one_of("auto", 1, -1), "auto, 1 or -1"),
     "phase_channel": (is_one_of("complement", "zero", "none"), "complement, zero or none"),
+    "workers": (optional(_COUNT[0]), "a whole number, 1 or more, or None for as many as there is place for"),
+    "worker_gb": (is_number(0.5), "a size in GB, 0.5 or more"),
+    "subject_minutes": (is_number(TINY), "a time in minutes, above 0"),
+    "compare_files": (is_one_of("time", "content"), "time or content"),
     "subset": (is_one_of("all", "train", "validation", "test"), "all, train, validation or test"),
     "dicom_output": (is_one_of("auto", True, False), "auto, True or False"),
     "output_layout": (is_one_of("default", "bids"), "default or bids"),

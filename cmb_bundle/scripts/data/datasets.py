@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy, deepcopy
 from multiprocessing.pool import ThreadPool
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset
-from monai.transforms import Compose, RandomizableTrait, Transform
+from monai.transforms import Compose, RandomizableTrait, Transform, apply_transform
 
 from ..errors import SubjectError, root_cause
 from .layouts import complete_subject
@@ -159,6 +160,14 @@ class CohortDataset(SeededItems, CacheDataset):
         return deepcopy(value) if self.copy_cache and first_random is not None else value
 
 
+class Former(Protocol):
+    """What knows which subjects are done, see :class:`~..inference.former.FormerResults`."""
+
+    def identify(self, subject: Mapping[str, Any]) -> str | None: ...
+
+    def is_done(self, subject: str, made_from: str | None) -> bool: ...
+
+
 class SubjectDataset(Dataset):
     """A MONAI Dataset for inference in which a failed subject becomes an item that holds its error.
 
@@ -168,17 +177,34 @@ class SubjectDataset(Dataset):
     Args:
         data: subjects' dicts, as from :py:meth:`Split.part`.
         transform: transforms that are applied to each subject.
+        former: knows which subjects are done already; the item of such a subject is
+            ``{"subject": id, "done": "before"}``, and its scan is not read. The other items have ``made_from``
+            and ``read_seconds``, as text.
     """
+
+    def __init__(
+        self, data: Sequence[Mapping[str, Any]], transform: Callable | None = None, former: Former | None = None
+    ) -> None:
+        super().__init__(data, transform)
+        self.former = former
 
     def _transform(self, index: int) -> Any:
         subject = self.data[index]
         if "error" in subject:
             return {"subject": subject["subject"], "error": f"{SubjectError.__name__}: {subject['error']}"}
+        started = time.monotonic()
         try:
-            return super()._transform(index)
+            made_from = self.former.identify(subject) if self.former is not None else None
+            if made_from is not None and self.former.is_done(subject["subject"], made_from):
+                return {"subject": subject["subject"], "done": "before"}
+            known = {} if made_from is None else {"made_from": made_from}
+            item = apply_transform(self.transform, {**subject, **known}) if self.transform is not None else subject
         except Exception as error:
             cause = root_cause(error)
             return {"subject": _name(subject, index), "error": f"{type(cause).__name__}: {cause}"}
+        if known:
+            item["read_seconds"] = f"{time.monotonic() - started:.3f}"
+        return item
 
 
 def _name(subject: Mapping[str, Any], index: int) -> str:

@@ -3,9 +3,11 @@
 from .acceleration import Accelerated, MaxPool2x2, accelerate
 from .api import Detection, Detector, Finding, JudgedCandidate, detect
 from .bids_output import BidsOutput
+from .cluster import ClusterLoader
 from .cohort_table import CohortTable, subjects_table
 from .evaluator import CohortEvaluator, collate_subject, prepare_volume, raise_failures
 from .findings import Findingsd, KeepInputGridd, background, to_file_grid
+from .former import FormerResults
 from .inferers import MixedPrecisionInferer, TwoStageInferer
 from .phase_sign import ChooseSignd
 from .pictures import draw_findings
@@ -16,12 +18,14 @@ __all__ = [
     "Accelerated",
     "BidsOutput",
     "ChooseSignd",
+    "ClusterLoader",
     "CohortEvaluator",
     "CohortTable",
     "Detection",
     "Detector",
     "Finding",
     "Findingsd",
+    "FormerResults",
     "JudgedCandidate",
     "KeepInputGridd",
     "MaxPool2x2",

@@ -5,7 +5,10 @@ from __future__ import annotations
 import glob
 import json
 import logging
+import math
 import os
+import shutil
+import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,12 +24,14 @@ from ..data.ids import problem_of_id
 from ..data.labels import LabelConvention
 from ..dicom.writers import write_dicom
 from ..errors import DicomError, SubjectError
-from ..files import write_csv, write_json, write_whole
+from ..files import aside_of, raise_unwritable, replace_folder, write_csv, write_json, write_whole
 from ..options import check_flags
 from ..regions.pictures import draw_regions
 from .bids_output import BidsOutput
 from .findings import to_file_grid
+from .former import MANIFEST
 from .pictures import draw_findings
+from .quality import scan_quality
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +41,9 @@ TABLE_HEADER = [
 ]  # fmt: skip
 REGION_COLUMNS = ["region", "side", "border_mm", "neighbours"]
 """Further columns, where regions were asked for."""
+
+MOST_SAID = 200
+"""Lines of one kind that the summary on the screen has."""
 
 
 def findings_table(microbleeds: list[dict], shape: tuple, convention: LabelConvention) -> pd.DataFrame:
@@ -151,7 +159,7 @@ class SubjectWriter:
         self.read: dict[str, dict[str, str | None]] = {}
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda _: (self.found.clear(), self.read.clear()))
+        engine.add_event_handler(Events.STARTED, lambda _: self.forget())
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.write)
         engine.add_event_handler(Events.COMPLETED, self.remove_stale)
         if self.bids:
@@ -160,42 +168,18 @@ class SubjectWriter:
 
     def write(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            subject, result, swi = batch["subject"], output["result"], batch["swi"]
+            subject, result = batch["subject"], output["result"]
             read = {
                 "contrast": batch.get("contrast"),
                 "notices": batch["notices"],
                 # what comes after the detection may warn too
                 "warnings": result.get("warnings", batch.get("warnings", "")),
             }
-            self._remove(subject)
-            numbered = output.get("numbered", output["pred"])  # a DICOM segment is one microbleed
-            reason = self._write_dicom(
-                self._path(subject, "dicom", "").parent,
-                subject,
-                batch.get("dicom_source"),
-                result,
-                numbered,
-                read["warnings"],
-            )
-            if reason:
-                read["dicom_error"] = reason
             if self.bids:
-                table = findings_table(result["microbleeds"], tuple(output["pred"].shape[1:]), self.convention)
-                sources = json.loads(batch.get("sources") or "{}")
-                self.bids.write(subject, result, output["pred"], table, sources, **read)
+                self._remove(subject)
+                reason = self._write_files(self.output_dir, batch, output, read)
             else:
-                write_findings(self.output_dir, subject, result, output["pred"], self.convention, **read)
-            if batch.get("swi_computed"):
-                self._write_swi(self._path(subject, "anat", "_cmb_swi.nii.gz", "_desc-computed_swi.nii.gz"), swi)
-            if self.picture:
-                write_whole(
-                    self._path(subject, "figures", "_cmb.png", "_desc-cmb_dseg.png"),
-                    lambda aside, s=swi, r=result, n=subject, w=read["warnings"]: draw_findings(aside, n, s, r, w),
-                )
-            if "region_map" in output:
-                picture = self._path(subject, "figures", "_cmb_regions.png", "_desc-regions_dseg.png")
-                how = (subject, swi, output["region_map"], result, read["warnings"])
-                write_whole(picture, lambda aside, how=how: draw_regions(aside, *how))
+                reason = self._replace(engine, batch, output, read)
             if reason and not hasattr(engine, "incomplete"):
                 raise DicomError(f"{subject}: {reason}")
             if reason:
@@ -206,11 +190,78 @@ class SubjectWriter:
                 f"{batch['notices']}"
             )
 
-    def _path(self, subject: str, datatype: str, end: str, bids_end: str = "") -> Path:
+    def forget(self) -> None:
+        """Forget the subjects so far."""
+        self.found.clear()
+        self.read.clear()
+
+    def recall(self, engine: Engine, subject: str) -> None:
+        """Read what is said at the end of a subject that is done, from its JSON."""
+        content = json.loads((self.output_dir / subject / f"{subject}_cmb.json").read_text(encoding="utf-8"))
+        names = ("contrast", "notices", "warnings", "dicom_error")
+        self.found[subject], self.read[subject] = content["microbleeds"], {n: content[n] for n in names if n in content}
+        if "dicom_error" in content:
+            engine.incomplete[subject] = content["dicom_error"]
+
+    def _replace(self, engine: Engine, batch: Mapping, output: Mapping, read: dict) -> str:
+        """Write a subject's folder aside and put it into its place in one step; return as :meth:`_write_dicom`."""
+        subject = batch["subject"]
+        aside = aside_of(self.output_dir / subject)
+        try:
+            reason = self._write_files(aside, batch, output, read)
+            if batch.get("made_from"):
+                seconds = float(batch["read_seconds"]) + time.monotonic() - getattr(engine, "began", math.nan)
+                self._write_manifest(aside / subject, batch, seconds, bool(reason))
+            replace_folder(aside / subject, self.output_dir / subject)
+        except OSError as error:
+            raise_unwritable(error, self.output_dir / subject)
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return reason
+
+    def _write_files(self, root: Path, batch: Mapping, output: Mapping, read: dict) -> str:
+        """Write all files of a subject but the manifest; ``read`` gets the DICOM error. Return as `_write_dicom`."""
+        subject, result, swi, warnings = batch["subject"], output["result"], batch["swi"], read["warnings"]
+        numbered = output.get("numbered", output["pred"])  # a DICOM segment is one microbleed
+        folder = self._path(root, subject, "dicom", "").parent
+        reason = self._write_dicom(folder, subject, batch.get("dicom_source"), result, numbered, warnings)
+        if reason:
+            read["dicom_error"] = reason
+        if self.bids:
+            table = findings_table(result["microbleeds"], tuple(output["pred"].shape[1:]), self.convention)
+            sources = json.loads(batch.get("sources") or "{}")
+            self.bids.write(subject, result, output["pred"], table, sources, **read)
+        else:
+            write_findings(root, subject, result, output["pred"], self.convention, **read)
+        if batch.get("swi_computed"):
+            self._write_swi(self._path(root, subject, "anat", "_cmb_swi.nii.gz", "_desc-computed_swi.nii.gz"), swi)
+        if self.picture:
+            picture = self._path(root, subject, "figures", "_cmb.png", "_desc-cmb_dseg.png")
+            write_whole(picture, lambda path: draw_findings(path, subject, swi, result, warnings))
+        if "region_map" in output:
+            picture = self._path(root, subject, "figures", "_cmb_regions.png", "_desc-regions_dseg.png")
+            write_whole(picture, lambda path: draw_regions(path, subject, swi, output["region_map"], result, warnings))
+        return reason
+
+    def _path(self, root: Path, subject: str, datatype: str, end: str, bids_end: str = "") -> Path:
         """The path of a subject's file, which is named otherwise in BIDS derivatives."""
         if self.bids:
             return self.bids.path(subject, datatype, bids_end)
-        return self.output_dir / subject / f"{subject}{end}"
+        return root / subject / f"{subject}{end}"
+
+    @staticmethod
+    def _write_manifest(folder: Path, batch: Mapping, seconds: float, incomplete: bool) -> None:
+        """Write what the results were made from, last, so that who finds it finds them whole."""
+        content = {
+            "subject": folder.name,
+            "made_from": json.loads(batch["made_from"]),
+            "results": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+            "incomplete": incomplete,
+            "scan": scan_quality(batch),
+            "seconds": round(seconds, 2) if math.isfinite(seconds) else None,
+        }
+        write_json(folder / f"{folder.name}{MANIFEST}", content)
 
     def _write_dicom(
         self, folder: Path, subject: str, source: str | None, result: Mapping, label_map, warnings: str
@@ -225,7 +276,7 @@ class SubjectWriter:
         except Exception as error:
             if self.dicom_output is True:
                 raise
-            self._remove(subject)  # a SEG without its SR
+            (folder / f"{subject}_cmb_seg.dcm").unlink(missing_ok=True)  # without its SR
             reason = f"no DICOM SEG and SR were written ({type(error).__name__}: {error}); all other results were. "
             reason += "If they are not needed, set dicom_output to False."
             logger.error(f"{subject}: {reason}")
@@ -259,6 +310,7 @@ class SubjectWriter:
 
     def print_found(self, engine: Engine) -> None:
         """Print one row per microbleed, the count for each subject, what was read, and the warnings."""
+        self.found, self.read = dict(sorted(self.found.items())), dict(sorted(self.read.items()))
         rows = [
             {"subject": subject, "lesion": number, **dict(zip("ijk", bleed["voxel"], strict=True)),
              **dict(zip("RAS", bleed["ras_mm"], strict=True)), "diameter_mm": bleed["diameter_mm"],
@@ -267,14 +319,29 @@ class SubjectWriter:
         ]  # fmt: skip
         if rows:
             print("\nMicrobleeds found (voxel of the input, RAS in mm)")
-            print(pd.DataFrame(rows).round(2).to_string(index=False))
-        without = ", ".join(subject for subject, bleeds in self.found.items() if not bleeds) or "-"
+            print(pd.DataFrame(rows[:MOST_SAID]).round(2).to_string(index=False))
+            print(_more(len(rows)), end="")
+        none = [subject for subject, bleeds in self.found.items() if not bleeds]
+        without = (", ".join(none[:MOST_SAID]) or "-") + (", ..." if len(none) > MOST_SAID else "")
         print(f"\n{len(rows)} microbleeds in {len(self.found)} subjects; subjects with none: {without}")
         contrasts = Counter(read["contrast"] for read in self.read.values() if read["contrast"])
         if contrasts:
             print(f"Read: {', '.join(f'{contrast} ({number})' for contrast, number in sorted(contrasts.items()))}")
-        for subject, read in self.read.items():
-            for text in (read["warnings"], read.get("dicom_error")):
-                if text:
-                    print(f"Warning: {subject}: {text}")
+        said = [
+            f"Warning: {subject}: {text}"
+            for subject, read in self.read.items()
+            for text in (read["warnings"], read.get("dicom_error"))
+            if text
+        ]
+        print("".join(f"{line}\n" for line in said[:MOST_SAID]) + _more(len(said)), end="")
+        if getattr(engine, "skipped", ()):
+            print(
+                f"{len(engine.skipped)} of them were done before, from the same files, weights and options, and are as "
+                "they were; --resume False does them again."
+            )
         print(f"Results are in {self.output_dir.resolve()}")
+
+
+def _more(number: int) -> str:
+    """What is said of the lines that are too many for a screen."""
+    return f"... and {number - MOST_SAID} more, in the files of the subjects\n" if number > MOST_SAID else ""

@@ -1,5 +1,6 @@
 """Report an evaluation in words, tables and pictures."""
 
+from .cohort import CohortTables, cohort_page, outliers, write_cohort
 from .evidence import make_evidence
 from .figures import draw_bland_altman, draw_froc, draw_strata
 from .handlers import ComparisonSystem, EvaluationReport, cut_crop, record_subject
@@ -9,11 +10,13 @@ from .report import print_scores, write_evaluation
 from .tables import classes, false_positives, froc_points, per_lesion, per_subject
 
 __all__ = [
+    "CohortTables",
     "ComparisonSystem",
     "EvaluationReport",
     "Numbers",
     "Published",
     "classes",
+    "cohort_page",
     "cut_crop",
     "draw_bland_altman",
     "draw_froc",
@@ -22,10 +25,12 @@ __all__ = [
     "froc_points",
     "kind_of_scans",
     "make_evidence",
+    "outliers",
     "per_lesion",
     "per_subject",
     "print_scores",
     "record_subject",
+    "write_cohort",
     "write_evaluation",
     "write_page",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,15 @@ from ..data.labels import read_label_map
 from ..evaluation.label_maps import LabelMaps, compare_label_maps
 from ..evaluation.matching import match
 from ..evaluation.metrics import EvaluationOptions
-from ..evaluation.records import Lesion, SubjectRecord
+from ..evaluation.records import Lesion, SubjectRecord, load_records, save_records
 from ..evaluation.truth import complete, read_truth
 from ..files import sha256
 from ..geometry import to_voxel
 from ..options import check_flags
 from .report import FILES, write_evaluation
+
+RECORDS = "_cmb_records.json"
+"""The end of the name of the file that keeps a subject's records."""
 
 
 def record_subject(
@@ -159,6 +163,10 @@ class EvaluationReport:
         """Forget the records of an earlier run, and its files, which would outlive a run in which all fail."""
         for name in FILES:
             (self.output_dir / name).unlink(missing_ok=True)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the records so far."""
         self.records = []
 
     def collect(self, engine: Engine) -> None:
@@ -166,10 +174,24 @@ class EvaluationReport:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             self.records.append(record_subject(batch, output, self.distance_mm, self.crops, **self.about))
 
+    def keep(self, engine: Engine, subject: str) -> None:
+        """Write the records of a subject beside its results, for :meth:`recall`."""
+        last = list(takewhile(lambda record: record.subject == subject, reversed(self.records)))
+        save_records(self._kept(subject), last[::-1])
+
+    def recall(self, engine: Engine, subject: str) -> None:
+        """Take the records of a subject that an earlier run evaluated in the same way."""
+        for record in load_records(self._kept(subject)):
+            self.records.append(replace(record, weights=self.about["weights"], fold=self.about["fold"]))
+
+    def _kept(self, subject: str) -> Path:
+        return self.output_dir / subject / f"{subject}{RECORDS}"
+
     def write(self, engine: Engine) -> None:
         """Write the evaluation; nothing where no subject could be evaluated."""
         if not self.records:
             return
+        self.records.sort(key=lambda record: record.subject)  # those of a cluster come in any order
         failures = sorted(getattr(engine, "failures", {}).items())
         write_evaluation(self.records, self.output_dir, replace(self.options, left_out=tuple(failures)))
 

@@ -1,0 +1,278 @@
+"""A second run does what is left, results are replaced whole, and a signal or a full disk ends a run in order."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from hashlib import sha256
+from pathlib import Path
+
+import nibabel as nib
+import pandas as pd
+import pytest
+from monai.bundle import ConfigWorkflow
+
+from cmb_bundle.scripts.files import aside_of, clear_leftovers, replace_folder
+from cmb_bundle.scripts.inference.stop import StopSignals
+
+from ..helpers import CONFIGS
+
+INFERENCE = ["inference.json"]
+ALL = ["phantom-001", "phantom-002", "phantom-003"]
+EVALUATE = ["inference.json", "evaluate.json"]
+
+
+def run(configs, dataset_dir, output_dir, **overrides):
+    """Run a configuration in this process; returns the evaluator, and the error that ended it, if one did."""
+    files = [str(CONFIGS / name) for name in configs]
+    where = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir)}
+    workflow = ConfigWorkflow(
+        files, workflow_type="infer", logging_file=False, **{"picture": False, **where, **overrides}
+    )
+    hook = sys.excepthook
+    try:
+        workflow.initialize()
+        engine = workflow.evaluator
+        workflow.run()
+    except Exception as error:
+        return engine, sys.modules["scripts.errors"].root_cause(error)
+    finally:
+        sys.excepthook = hook
+    return engine, None
+
+
+def flat_copy(cohort, folder, number=3):
+    folder.mkdir()
+    for path in sorted((cohort / "Data" / "SWI").iterdir())[:number]:
+        name = path.name.removesuffix(".nii.gz")
+        shutil.copy(path, folder / f"{name}_swi.nii.gz")
+        shutil.copy(cohort / "Data" / "Phase" / path.name, folder / f"{name}_phase.nii.gz")
+    return folder
+
+
+def state(folder):
+    """Each file of the subjects, with the time when it was written and its inode."""
+    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_ino) for p in folder.glob("*/*")}
+
+
+def redone(before, after):
+    """The subjects with a file that was written anew."""
+    return sorted({name.split("/")[0] for name in before.keys() | after.keys() if before.get(name) != after.get(name)})
+
+
+@pytest.fixture
+def done(tiny_cohort, tmp_path, capsys):
+    """Scans, and the results of a first run."""
+    scans, output = flat_copy(tiny_cohort, tmp_path / "scans"), tmp_path / "results"
+    _, error = run(INFERENCE, scans, output)
+    assert error is None
+    return scans, output, capsys.readouterr().out
+
+
+def test_a_second_run_does_nothing_again_and_says_the_same(done, capsys):
+    scans, output, first = done
+    before = state(output)
+    assert len([name for name in before if name.endswith("_cmb_run.json")]) == 3
+    engine, error = run(INFERENCE, scans, output)
+    assert error is None
+    assert state(output) == before
+    assert engine.skipped == ALL
+    told, again = (out[out.index("\nMicrobleeds found") :].splitlines() for out in (first, capsys.readouterr().out))
+    assert [line for line in again if "were done before" not in line] == told
+    assert len(again) == len(told) + 1
+
+
+def test_what_has_changed_is_done_again(done):
+    scans, output, _ = done
+    path = scans / "phantom-002_phase.nii.gz"
+    steps = [
+        (lambda: os.utime(path, ns=(0, 1)), {}, ["phantom-002"]),
+        (lambda: os.utime(path, ns=(0, 2)), {"compare_files": "content"}, ALL),
+        (lambda: os.utime(path, ns=(0, 3)), {"compare_files": "content"}, []),
+        (lambda: os.utime(path, ns=(0, 2)), {}, []),
+        (lambda: (scans / "phantom-003_swi.json").write_text('{"EchoTime": 0.02}'), {}, ["phantom-003"]),
+        (lambda: (output / "phantom-001" / "phantom-001_cmb.nii.gz").write_bytes(b"cut"), {}, ["phantom-001"]),
+        (lambda: (output / "phantom-001" / "phantom-001_cmb.json").unlink(), {}, ["phantom-001"]),
+        (lambda: (output / "phantom-001" / "phantom-001_cmb.csv").write_text("corrected by hand"), {}, []),
+        (lambda: None, {"resume": False, "subjects": ["phantom-001"]}, ["phantom-001"]),
+        (lambda: None, {"probability_threshold": 0.3, "subjects": ["phantom-002"]}, ["phantom-002"]),
+    ]  # fmt: skip
+    for step, (change, options, expected) in enumerate(steps):
+        change()
+        before = state(output)
+        _, error = run(INFERENCE, scans, output, **options)
+        assert error is None
+        assert redone(before, state(output)) == expected, f"step {step}"
+
+
+def test_other_weights_do_all_again(done, tmp_path):
+    import torch
+
+    scans, output, _ = done
+    weights = torch.load(CONFIGS.parent / "models" / "model.pt", weights_only=True)
+    torch.save(weights, tmp_path / "same.pt")
+    weights["classifier.features.0.weight"][0] *= 1.001
+    torch.save(weights, tmp_path / "other.pt")
+    before = state(output)
+    run(INFERENCE, scans, output, checkpoint=str(tmp_path / "same.pt"))
+    assert state(output) == before
+    run(INFERENCE, scans, output, checkpoint=str(tmp_path / "other.pt"), subjects=["phantom-001"])
+    assert redone(before, state(output)) == ["phantom-001"]
+
+
+def test_skipped_subjects_count_in_an_evaluation(tiny_cohort, tmp_path):
+    cohort, output = tmp_path / "cohort", tmp_path / "results"
+    shutil.copytree(tiny_cohort, cohort)
+    options = {"subset": "all", "subjects": ALL[:2], "bootstrap": 20}
+    names = ("metrics.json", "per_subject.csv", "records.json", "Predicted.csv")
+    assert run(EVALUATE, cohort, output, **options)[1] is None
+    first = {name: (output / name).read_bytes() for name in names}
+    assert json.loads(first["metrics.json"])["end_to_end"]["n_subjects"] == 2
+    before = state(output)
+    engine, error = run(EVALUATE, cohort, output, **options)
+    assert error is None and engine.skipped == ALL[:2]
+    assert state(output) == before
+    assert {name: (output / name).read_bytes() for name in names} == first
+    (output / "phantom-001" / "phantom-001_cmb_records.json").unlink()
+    (cohort / "Label" / "phantom-002.xlsx").touch()
+    run(EVALUATE, cohort, output, **options)
+    assert redone(before, state(output)) == ["phantom-001", "phantom-002"]
+    assert {name: (output / name).read_bytes() for name in names} == first
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path):
+    host = sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+    def aside(name, process, host=host):
+        return tmp_path / f".{host}{process:08x}{uuid.uuid4().hex[:16]}.{name}"
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    half, former, mine, theirs = (
+        aside("P1", gone.pid), aside("P2", gone.pid), aside("P3", os.getppid()), aside("P4", 1, "0" * 8),
+    )  # fmt: skip
+    for folder, name in ((half / "P1", "P1_cmb.csv"), (former, "P2_cmb.csv"), (mine, "x"), (theirs, "x")):
+        folder.mkdir(parents=True)
+        (folder / name).write_text("old")
+    (half / "P1" / "notes.txt").write_text("of a person")  # exchanged, but not yet moved
+    (tmp_path / "P1").mkdir()
+    (tmp_path / "P1" / "P1_cmb.csv").write_text("whole")
+    aside("failures.csv", gone.pid).touch()
+    (tmp_path / ".hidden").touch()
+    assert clear_leftovers(tmp_path) == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([".hidden", "P1", "P2", mine.name, theirs.name])
+    assert (tmp_path / "P1" / "P1_cmb.csv").read_text() == "whole"
+    assert (tmp_path / "P1" / "notes.txt").read_text() == "of a person"
+    assert (tmp_path / "P2" / "P2_cmb.csv").read_text() == "old"
+    os.utime(theirs, (0, 0))
+    assert clear_leftovers(tmp_path) == 1
+
+
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_kill_leaves_the_old_or_the_new_results(tmp_path, monkeypatch, in_one_step):
+    if not in_one_step:
+        monkeypatch.setattr("cmb_bundle.scripts.files._exchange", lambda one, other: False)
+    folder = tmp_path / "P1"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"P1_cmb_{name}").write_text("start")
+    (folder / "notes.txt").write_text("of a person")
+    seen = set()
+    for number in range(6):
+        process = os.fork()
+        if process == 0:
+            for version in range(100000):
+                new = aside_of(folder) / "P1"
+                new.mkdir(parents=True)
+                for name in "abc":
+                    (new / f"P1_cmb_{name}").write_text(f"{number} {version}")
+                replace_folder(new, folder)
+                shutil.rmtree(new.parent, ignore_errors=True)
+            os._exit(0)
+        time.sleep(0.03 + 0.011 * number)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        if in_one_step:
+            assert len({(folder / f"P1_cmb_{name}").read_text() for name in "abc"}) == 1
+        clear_leftovers(tmp_path)
+        versions = {(folder / f"P1_cmb_{name}").read_text() for name in "abc"}
+        assert len(versions) == 1
+        assert (folder / "notes.txt").read_text() == "of a person"
+        assert [p.name for p in tmp_path.iterdir()] == ["P1"]
+        seen |= versions
+    assert len(seen) > 3
+
+
+def test_a_full_disk_stops_the_run_and_names_the_file(done, monkeypatch):
+    scans, output, _ = done
+    save = nib.save
+
+    def full(image, path):
+        if "phantom-002" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(image, path)
+
+    monkeypatch.setattr(nib, "save", full)
+    before = state(output)
+    engine, error = run(INFERENCE, scans, output, resume=False)
+    assert str(error).startswith("Stopped after 1 of 3 subjects, ")
+    assert "phantom-002_cmb.nii.gz cannot be written: the disk is full (No space left on device)" in str(error)
+    assert "The same command goes on with the rest." in str(error)
+    assert engine.failures == {}
+    assert redone(before, state(output)) == ["phantom-001"], "the others are as they were"
+    assert not list(output.glob(".*"))
+
+
+def test_an_output_folder_that_cannot_be_written_is_known_before_any_work(tiny_cohort, tmp_path, monkeypatch):
+    def refused(self, content):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    scans = flat_copy(tiny_cohort, tmp_path / "scans", 1)
+    monkeypatch.setattr(Path, "write_bytes", refused)
+    _, error = run(INFERENCE, scans, tmp_path / "results")
+    assert str(error).startswith(f"{tmp_path / 'results'} cannot be written: its folder cannot be written to")
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_in_order(tiny_cohort, tmp_path, number, status):
+    scans, output = flat_copy(tiny_cohort, tmp_path / "scans", 4), tmp_path / "results"
+    (scans / "a_swi.nii.gz").write_bytes(b"no scan")
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "inference.json")]
+    command += ["--dataset_dir", str(scans), "--output_dir", str(output)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(output.glob("phantom-001/*_cmb_run.json")):
+        time.sleep(0.005)
+    process.send_signal(number)
+    out, said = process.communicate(timeout=120)
+    assert process.returncode == status, said
+    whole = sorted(path.parent.name for path in output.glob("*/*_cmb_run.json"))
+    assert 1 <= len(whole) < 4
+    assert sorted(path.name for path in output.iterdir()) == ["failures.csv", *whole]
+    assert list(pd.read_csv(output / "failures.csv")["subject"]) == ["a"]
+    assert f"Stopped after {len(whole) + 1} of 5 subjects, by {number.name}. 1 of 5 subjects failed." in said
+    assert f"microbleeds in {len(whole)} subjects" in out
+    before = state(output)
+    engine, error = run(INFERENCE, scans, output, picture=True)
+    assert str(error).startswith("1 of 5 subjects failed; the others are done.")
+    assert engine.skipped == whole
+    assert set(redone(before, state(output))).isdisjoint(whole)
+
+
+def test_a_second_signal_ends_at_once():
+    process = os.fork()
+    if process == 0:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            if stop.received != signal.SIGTERM:
+                os._exit(1)
+            os.kill(os.getpid(), signal.SIGINT)
+            os._exit(2)
+    _, status = os.waitpid(process, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGINT
