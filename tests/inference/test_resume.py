@@ -254,7 +254,7 @@ def test_a_signal_ends_the_run_in_order(tiny_cohort, tmp_path, number, status):
     assert process.returncode == status, said
     whole = sorted(path.parent.name for path in output.glob("*/*_cmb_run.json"))
     assert 1 <= len(whole) < 4
-    assert sorted(path.name for path in output.iterdir()) == ["failures.csv", *whole]
+    assert sorted(path.name for path in output.iterdir()) == ["failures.csv", *whole, "subjects.csv"]
     assert list(pd.read_csv(output / "failures.csv")["subject"]) == ["a"]
     assert f"Stopped after {len(whole) + 1} of 5 subjects, by {number.name}. 1 of 5 subjects failed." in said
     assert f"microbleeds in {len(whole)} subjects" in out
