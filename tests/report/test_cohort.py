@@ -67,6 +67,7 @@ def test_failures_by_reason(cohort):
 def test_the_page_has_counts_and_rows_and_nothing_of_a_name_is_run(cohort):
     folder, _ = cohort
     page = (folder / "cohort.html").read_text()
+    assert "Not for diagnosis." in page and "have not been validated on patients" in page
     counts = dict(re.findall(r'data-count="([^"]+)">(\d+)<', page))
     assert counts == {
         "subjects": "16", "with results": "12", "failed": "3", "incomplete": "0", "not done": "1", "with warnings": "1",
