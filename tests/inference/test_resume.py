@@ -19,6 +19,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from cmb_bundle.scripts.files import aside_of, clear_leftovers, replace_folder
+from cmb_bundle.scripts.inference.former import FormerResults
 from cmb_bundle.scripts.inference.stop import StopSignals
 
 from ..helpers import CONFIGS
@@ -276,3 +277,16 @@ def test_a_second_signal_ends_at_once():
             os._exit(2)
     _, status = os.waitpid(process, 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGINT
+
+
+@pytest.mark.parametrize("name", ["P1_swi.img", "P1_aseg.mgz", "P1_aseg.tsv"])
+def test_files_that_belong_to_the_scan_count_as_its_own(tmp_path, name):
+    """The data of a header, a parcellation beside the scan, and the names of its labels."""
+    for one in ("P1_swi.hdr", "P1_swi.img", "P1_aseg.mgz", "P1_aseg.tsv", "P2_swi.img"):
+        (tmp_path / one).write_bytes(b"1")
+    former, subject = FormerResults(tmp_path, None, run={}), {"subject": "P1", "image": str(tmp_path / "P1_swi.hdr")}
+    before = former.identify(subject)
+    (tmp_path / "P2_swi.img").write_bytes(b"12")
+    assert former.identify(subject) == before
+    (tmp_path / name).write_bytes(b"12")
+    assert former.identify(subject) != before

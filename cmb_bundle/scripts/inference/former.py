@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ import torch
 from ..data.layouts import FILE_KEYS
 from ..data.sidecars import read_sidecar
 from ..dicom.writers import bundle_version
-from ..errors import OptionError
+from ..errors import OptionError, SubjectError
 from ..options import check_flags, enclosing_workflow
+from ..regions.parcellation import find_parcellation
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 MANIFEST = "_cmb_run.json"
@@ -79,7 +82,12 @@ class FormerResults:
         """
         if self.run is None or "subject" not in subject:
             return None
-        files = {key: self._files(subject[key]) for key in self.keys if subject.get(key) is not None}
+        files = {key: self._files(_with_data(subject[key])) for key in self.keys if subject.get(key) is not None}
+        images = [subject[key] for key in IMAGES if isinstance(subject.get(key), str)]
+        with suppress(SubjectError):  # of several, which is said when one is looked for
+            beside = find_parcellation(images, subject["subject"])
+            if beside is not None and "parcellation" not in files:
+                files["parcellation"] = self._files(_with_data(beside))
         # a JSON file beside an image, or wherever it is looked for, tells echo time, field and units
         acquired = {key: repr(read_sidecar(subject[key])) for key in IMAGES if isinstance(subject.get(key), str)}
         made_from = {"run": self.run, "files": files, "acquired": acquired, "notices": subject.get("notices", "")}
@@ -130,6 +138,17 @@ class FormerResults:
         except OSError:  # whoever reads it says what is wrong
             return {"name": name, "bytes": None, "time": None}
         return told
+
+
+def _with_data(given: Any) -> Any:
+    """With a header whose data are in a file of their own, or a table of its labels, the files of the same name."""
+    path = Path(given) if isinstance(given, str | Path) else None
+    if path is None or path.is_dir():
+        return given
+    stem = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+    apart = (".tsv",) if path.suffix.lower() not in (".hdr", ".mhd", ".nhdr") else None
+    found = [one for one in path.parent.glob(f"{glob.escape(stem)}.*") if apart is None or one.suffix in apart]
+    return sorted({path, *found}) if found else given
 
 
 def read_manifest(folder: Path) -> dict | None:
