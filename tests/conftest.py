@@ -1,7 +1,5 @@
 import dataclasses
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from hypothesis import settings
 from cmb_bundle.scripts.phantom import TINY, make_cohort
 
 from .helpers import CONFIGS
+from .helpers.processes import run_module
 
 # the same examples at each run of continuous integration; others, at each run by hand
 settings.register_profile("ci", derandomize=True)
@@ -31,10 +30,10 @@ def bundle():
 
     def run(run_id, configs, cwd, check=True, **overrides):
         files = [str(CONFIGS / c) if not Path(c).is_absolute() else str(c) for c in configs]
-        command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
+        command = ["monai.bundle", "run", run_id, "--config_file", str(files)]
         for key, value in overrides.items():
             command += [f"--{key.replace('__', '#')}", str(value)]
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+        done = run_module(command, cwd)
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
         return done

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from .helpers.commands import commands
+from .helpers.processes import run_module
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "cmb_bundle" / "docs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -34,8 +35,8 @@ def test_readme_commands_run_in_their_order(tiny_cohort, tmp_path):
         words = shlex.split(command)
         for start, extra in QUICK.items():
             words += shlex.split(extra) if start in command else []
-        words[0] = sys.executable
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert words[:2] == ["python", "-m"]
+        done = run_module(words[2:], tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
     assert (tmp_path / "training" / "model.pt").is_file()
     assert (tmp_path / "adapted" / "model.pt").is_file()
@@ -51,7 +52,7 @@ def test_command_of_the_phantom_page_makes_a_cohort(tmp_path):
         0
     ]
     words = shlex.split(command.replace("--subjects 20", "--subjects 1").replace("LR", "TINY"))
-    subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    assert run_module(words[2:], tmp_path, timeout=300).returncode == 0
     assert [path.name for path in (tmp_path / "phantoms" / "Label").iterdir()] == ["phantom-001.xlsx"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import logging
 import os
@@ -148,7 +147,7 @@ def _print_any_letter() -> None:
 
 def enclosing_workflows() -> list[ConfigWorkflow]:
     """The workflows up the call stack, the innermost first: those that are being initialised or run."""
-    owners = [frame.frame.f_locals.get("self") for frame in inspect.stack(0)]
+    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_stack(None)]
     return list({id(owner): owner for owner in owners if isinstance(owner, ConfigWorkflow)}.values())
 
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -287,9 +288,9 @@ def _shipped_configs(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
 
 def _run_arguments() -> dict[str, Any]:
     """The arguments of ``monai.bundle.create_workflow``, through which the command line goes; {} without it."""
-    for frame in inspect.stack(0):
-        if frame.function == "create_workflow" and "_args" in frame.frame.f_locals:
-            return frame.frame.f_locals["_args"] | {"config_file": frame.frame.f_locals.get("config_file")}
+    for frame, _ in traceback.walk_stack(None):
+        if frame.f_code.co_name == "create_workflow" and "_args" in frame.f_locals:
+            return frame.f_locals["_args"] | {"config_file": frame.f_locals.get("config_file")}
     return {}
 
 

@@ -2,8 +2,6 @@
 
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +16,7 @@ from cmb_bundle.scripts.phantom import SMALL, simulate, write_subject
 from ..helpers import ROOT
 from ..helpers.commands import commands
 from ..helpers.dicom_series import Study, write_dicom_series
+from ..helpers.processes import run_module
 
 SWI_TYPE, M_TYPE, P_TYPE = r"ORIGINAL\PRIMARY\M\SWI\NORM\ND", r"ORIGINAL\PRIMARY\M\ND\NORM", r"ORIGINAL\PRIMARY\P\ND"
 SPEC = SMALL.changed(shape=(192, 232, 16), seed=77, microbleeds=6, oblique_deg=15.0, phase_scale="unsigned4095")
@@ -85,7 +84,7 @@ def run(phantom, tmp_path_factory):
     def go(command, **changes):
         words = shlex.split(command)
         words = [changes.get(word, word) for word in words]
-        return subprocess.run([sys.executable, *words[1:]], cwd=here, capture_output=True, text=True, timeout=1800)
+        return run_module(words[2:], here, timeout=1800)
 
     first, second = commands(ROOT / "docs" / "reference" / "dicom.md")
     nifti = go(first, scans="nifti", results="nifti_found")

@@ -3,8 +3,6 @@
 import json
 import shlex
 import struct
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -31,6 +29,7 @@ from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
 from ..helpers import CONFIGS, ROOT
 from ..helpers.commands import commands
 from ..helpers.darknet import NET, cfg_text, conv, spatial_size, write_small
+from ..helpers.processes import run_module
 
 LITERAL = CONFIGS / "yolov2_cmb.cfg"
 
@@ -551,9 +550,7 @@ def test_commands_of_the_page_run_in_their_order(tiny_cohort, tmp_path):
     for command in found:
         quick = training if "run training" in command else f"--subjects \"['{subject}']\" --candidate_threshold 0.3"
         words = shlex.split(f"{command} {quick}")
-        done = subprocess.run(
-            [sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
-        )
+        done = run_module(words[2:], tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
 
     state = torch.load(tmp_path / "converted" / "model.pt", weights_only=True)

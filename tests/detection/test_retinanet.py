@@ -3,8 +3,6 @@
 import json
 import math
 import shlex
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from cmb_bundle.scripts.detection.retinanet import RetinaNet2DDetector, RetinaNe
 from ..helpers import CONFIGS
 from ..helpers.commands import commands
 from ..helpers.configuration import configuration
+from ..helpers.processes import run_module
 
 SIZES = [[4, 6, 8], [12, 16, 20]]
 
@@ -255,8 +254,7 @@ def test_commands_of_the_page(tiny_cohort, tmp_path):
     width = " --network_def#detector#network#width 0.25"
     quick = " --folds 3 --detector_epochs 2 --classifier_epochs 2 --val_interval 1 --slices_per_subject 4"
     for command in (train + width + quick, evaluate + width + " --folds 3 --candidate_threshold 0 --picture False"):
-        words = [sys.executable, *shlex.split(command)[1:]]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        done = run_module(shlex.split(command)[2:], tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
     log = np.genfromtxt(tmp_path / "training" / "detector_log.csv", delimiter=",", names=True)
     assert list(log["epoch"]) == [1, 2]

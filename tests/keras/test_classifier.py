@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 
 os.environ["KERAS_BACKEND"] = "torch"
@@ -28,6 +27,7 @@ from cmb_bundle.scripts.keras.layers import AxisBatchNorm, SamePadding
 from ..helpers import CONFIGS
 from ..helpers.commands import commands
 from ..helpers.keras import FIRST, PATCH, model_of, patches, small_model
+from ..helpers.processes import run_module
 
 
 def published_layers(activation_layers=True, width=1.0):
@@ -455,9 +455,7 @@ def test_patches_and_classes_that_do_not_fit(files):
 
 
 def run_command(command, folder):
-    done = subprocess.run(
-        [sys.executable, *shlex.split(command)[1:]], cwd=folder, capture_output=True, text=True, timeout=600
-    )
+    done = run_module(shlex.split(command)[2:], folder)
     assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
 
 

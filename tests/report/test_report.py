@@ -3,8 +3,6 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from cmb_bundle.scripts.report.handlers import EvaluationReport
 from cmb_bundle.scripts.report.report import FILES, write_evaluation
 
 from ..helpers.engine import run_subjects
+from ..helpers.processes import run_module
 
 ROOT = Path(__file__).parents[2]
 
@@ -407,8 +406,8 @@ def test_command_of_the_documentation_pools_saved_records(tmp_path):
     (tmp_path / "cmb_bundle").symlink_to(ROOT / "cmb_bundle")
     page = (ROOT / "docs" / "reference" / "evaluation.md").read_text(encoding="utf-8")
     command = next(line for line in page.splitlines() if "configs/report.json" in line)
-    words = [sys.executable, *shlex.split(command)[1:], "--bootstrap", "100", "--data_set", "two folds"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    words = [*shlex.split(command)[2:], "--bootstrap", "100", "--data_set", "two folds"]
+    done = run_module(words, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     options = EvaluationOptions(bootstrap=100, data_set="two folds")
     write_evaluation([*FOLD_0, *FOLD_1], tmp_path / "whole", options)

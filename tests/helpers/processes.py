@@ -1,0 +1,79 @@
+"""Commands of ``python -m``, each in a process of its own that was forked after the slow imports.
+
+``import monai`` alone takes some five seconds, more than most of the commands themselves. The process begins as
+``python -m MODULE`` would, with the folder in front of ``sys.path``, and ends as it would, with its hook for
+exceptions, its exit functions and its status. What is tested about the start of Python itself uses ``subprocess``.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+IMPORTED = ("monai.bundle", "monai.handlers", "ignite.handlers", "skimage.measure", "pandas", "nibabel", "itk",
+            "pydicom", "highdicom", "matplotlib.figure", "sklearn.metrics")  # fmt: skip
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(list(IMPORTED))
+
+
+def run_module(words, cwd, timeout=600, env=None):
+    """Run ``python -m MODULE ARGUMENTS...``.
+
+    Args:
+        words: the module and its arguments.
+        cwd: the folder to run it in.
+        timeout: seconds.
+        env: environment, in place of that of this process.
+
+    Returns:
+        What ``subprocess.run`` returns with ``capture_output`` and ``text``.
+    """
+    words = [str(word) for word in words]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("stdout", "stderr")]
+        process = _context.Process(target=_run, args=(words, str(cwd), dict(os.environ if env is None else env), files))
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(words, timeout)
+        out, err = (path.read_text(encoding="utf-8", errors="replace") for path in files)
+        return subprocess.CompletedProcess(words, process.exitcode, out, err)
+
+
+def _run(words, cwd, environment, files):
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    for number, path in enumerate(files, start=1):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.path[:0] = [cwd]
+    sys.argv = ["", *words[1:]]
+    status = 0
+    try:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if status and not isinstance(ended.code, int):
+            print(ended.code, file=sys.stderr)
+    except BaseException:
+        status = 1
+        try:
+            sys.excepthook(*sys.exc_info())
+        except BaseException:
+            traceback.print_exc()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
