@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import scaled_channels, side_by_side
+from .dipole import DipoleEvidence
 
 
 class PatchClassifier(nn.Module):
@@ -97,11 +98,14 @@ class ContextClassifier(nn.Module):
     microbleed from a calcification. SWI is divided by the median of the patch, so that neither the scan's gain
     nor its shading matters; the phase is centred on 0. Sizes for a patch of 24 x 24 x 8: two convolutions of 3 x 3 x 3
     at 24 x 24 x 8, two at 12 x 12 x 8, two at 6 x 6 x 4, each followed by batch normalisation and ReLU; then the mean
-    over the patch and the largest value about its centre, 32 units and two logits.
+    over the patch and the largest value about its centre, 32 units and two logits. Convolutions learn the sign of the
+    phase poorly, so that what is known of it is given: the dipole of a small sphere, correlated with the phase
+    (:class:`~.dipole.DipoleEvidence`), adds to the logit of the microbleed by a weight that is learned.
 
     Args:
         in_channels: 2 for SWI and complement phase, 1 for SWI alone.
         patch_size: voxels of a patch along its three axes: multiples of 8, 8 and 4.
+        spacing: their size along the three axes, mm; the main field is along the third.
         channels: channels of the three pairs of convolutions.
         dropout: probability of dropout before the last layer.
         average_flips: in evaluation mode, whether the logits are the means over the patch and its mirror images along
@@ -115,6 +119,7 @@ class ContextClassifier(nn.Module):
         self,
         in_channels: int = 2,
         patch_size: Sequence[int] = (24, 24, 8),
+        spacing: Sequence[float] = (0.6, 0.6, 2.0),
         channels: Sequence[int] = (16, 32, 64),
         dropout: float = 0.3,
         average_flips: bool = True,
@@ -135,6 +140,9 @@ class ContextClassifier(nn.Module):
                 before = after
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Linear(2 * before, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, 2))
+        self.dipole = DipoleEvidence(patch_size, spacing) if in_channels == 2 else None
+        if self.dipole is not None:
+            self.dipole_weight = nn.Parameter(torch.tensor(1.0))
 
     @staticmethod
     def standardise(x: Tensor) -> Tensor:
@@ -168,9 +176,15 @@ class ContextClassifier(nn.Module):
             (B, 2) logits, the microbleed last.
         """
         if self.training or not self.average_flips:
-            return self._logits(x)
-        flipped = torch.cat([x.flip(axes) for axes in ((), (2,), (4,), (2, 4))])
-        return self._logits(flipped).unflatten(0, (4, -1)).mean(dim=0)
+            logits = self._logits(x)
+        else:
+            flipped = torch.cat([x.flip(axes) for axes in ((), (2,), (4,), (2, 4))])
+            logits = self._logits(flipped).unflatten(0, (4, -1)).mean(dim=0)
+        if self.dipole is None:
+            return logits
+        with torch.autocast(x.device.type, enabled=False):  # differences of sums of squares
+            evidence = self.dipole_weight * self.dipole(x[:, 1:].float())
+        return logits + torch.stack([torch.zeros_like(evidence), evidence], dim=1)
 
     def _logits(self, x: Tensor) -> Tensor:
         found = self.features(self.standardise(x))
