@@ -17,8 +17,8 @@ class DipoleEvidence(nn.Module):
     Outside of a sphere in a main field along z, the field is shifted by ``(3 cos^2 - 1) (R / r)^3`` of a number that is
     positive for blood products and negative for calcium: only this sign tells the two apart. The evidence is the
     correlation of the patch with that pattern, over a shell about the sphere, where neither the blurred core nor
-    distant veins matter; at the centre or the voxel next to it along each axis that fits best, whether like blood or
-    like calcium. A floor below the deviation of the phase keeps noise from counting.
+    distant veins matter; about that of the eight voxels at the patch's middle that fits best, whether like blood or like
+    calcium. A floor below the deviation of the phase keeps noise from counting.
 
     The main field is taken to be along the third axis, as in axial slices; a tilt of 20 degrees lowers the evidence by
     a sixth.
@@ -41,13 +41,13 @@ class DipoleEvidence(nn.Module):
     def __init__(self, patch_size: Sequence[int], spacing: Sequence[float], radius_mm: float = 1.6) -> None:
         super().__init__()
         self.patch_size, self.spacing, self.radius_mm = tuple(patch_size), tuple(spacing), float(radius_mm)
-        patterns, shells = zip(*map(self.pattern, itertools.product((-1, 0, 1), repeat=3)), strict=True)
+        patterns, shells = zip(*map(self.pattern, itertools.product((-1, 0), repeat=3)), strict=True)
         # not saved with the weights: they follow from the arguments
         self.register_buffer("patterns", torch.stack(patterns).flatten(1).float().t().contiguous(), persistent=False)
         self.register_buffer("shells", torch.stack(shells).flatten(1).float().t().contiguous(), persistent=False)
 
     def pattern(self, offset: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The field about a sphere ``offset`` voxels from the centre, of mean 0 in its shell; and the shell, 0 or 1."""
+        """The field about a sphere ``offset`` voxels from that at half the size, of mean 0 in its shell; and the shell, 0 or 1."""
         axes = [np.arange(size) - size // 2 - o for size, o in zip(self.patch_size, offset, strict=True)]
         place = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) * np.array(self.spacing)
         distance = np.linalg.norm(place, axis=-1)
