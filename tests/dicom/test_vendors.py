@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,12 +122,23 @@ def dcm2niix():
     return package.bin
 
 
-CONVERTED = ["SiemensVB", "SiemensVE", "SiemensXA", "UIH"]
-"""Studies whose series are told apart by names with the description; phantoms of the others lack private elements."""
+CONVERTED = {
+    "SiemensVB": ("SWI_Images_7", "Pha_Images_5_ph"),
+    "SiemensVE": ("SWI_Images_7", "Pha_Images_5_ph"),
+    "SiemensXA": ("SWI_Images_7", "Pha_Images_5_ph"),
+    "GE": ("Ax_SWAN_8", "FILT_PHA_Ax_SWAN_800"),
+    "PhilipsClassic": ("SWIp_501", "SWIp_501_ph"),
+    "UIH": ("gre_swi_tra_SWI_303", "gre_swi_tra_PHA_302_ph"),
+    "Canon": ("FSBB_9000", None),
+    "Hitachi": ("BSI_11", None),
+}
+"""How the names of SWI and phase end. Of a phantom as an enhanced Philips file, dcm2niix makes a single image of mixed
+phase and magnitude, since the private elements by which it tells them apart are not there."""
 
 
 @pytest.fixture(scope="module")
-def converted(studies, here, bundle):
+def converted(studies, here):
+    """A folder of each vendor, by dcm2niix."""
     program = dcm2niix()
     if program is None:
         pytest.skip("dcm2niix is not installed: pip install dcm2niix")
@@ -137,14 +147,31 @@ def converted(studies, here, bundle):
         folder.mkdir(parents=True)
         command = [program, "-z", "y", "-f", "%i_%d_%s", "-o", folder, studies / vendor]
         subprocess.run(command, check=True, capture_output=True)
-    bundle(
-        "run", ["inference.json"], here, dataset_dir=here / "converted", output_dir=here / "converted_found", **OPTIONS
-    )
-    return here / "converted_found"
+    return here / "converted"
 
 
-@pytest.mark.parametrize("vendor", CONVERTED)
-def test_the_same_microbleeds_from_nifti_by_dcm2niix(vendor, converted, expected):
-    of = result(converted, vendor)
-    assert_same(of, expected["both"])
-    assert sorted(path.name for path in Path(converted).iterdir() if path.is_dir()) == sorted(CONVERTED)
+def assert_those_of_all_vendors(found, expected, name):
+    for vendor, (_, phase) in CONVERTED.items():
+        assert_same(result(found, name(vendor)), expected["both" if phase else "alone"])
+    assert sorted(path.name for path in found.iterdir() if path.is_dir()) == sorted(map(name, CONVERTED))
+
+
+def test_the_same_microbleeds_from_nifti_by_dcm2niix(converted, expected, here, bundle):
+    out = here / "converted_found"
+    bundle("run", ["inference.json"], here, dataset_dir=converted, output_dir=out, **OPTIONS)
+    assert_those_of_all_vendors(out, expected, str)
+    of_ge = result(out, "GE")["notices"]
+    assert "GE_Ax_SWAN_802_real.nii.gz was skipped: its name says that it is a real or imaginary part." in of_ge
+
+
+def test_the_same_microbleeds_from_bids(converted, expected, here, bundle):
+    for vendor, (swi, phase) in CONVERTED.items():
+        folder = here / "bids" / f"sub-{vendor}" / "swi"
+        folder.mkdir(parents=True)
+        for name, end in ((swi, "swi"), (phase, "part-phase_swi")):
+            for suffix in (".nii.gz", ".json") if name else ():
+                shutil.copy(converted / vendor / f"{vendor}_{name}{suffix}", folder / f"sub-{vendor}_{end}{suffix}")
+    (here / "bids" / "dataset_description.json").write_text('{"Name": "vendors", "BIDSVersion": "1.9.0"}')
+    out = here / "bids_found"
+    bundle("run", ["inference.json"], here, dataset_dir=here / "bids", output_dir=out, **OPTIONS)
+    assert_those_of_all_vendors(out, expected, "sub-{}".format)

@@ -32,6 +32,9 @@ DERIVED = {
 }
 """Words of what was computed from a scan, and what it is."""
 
+PART_OF_COMPLEX = re.compile(r"_(real|imaginary)[a-z]?$", re.IGNORECASE)
+"""How dcm2niix ends the names of the parts of a complex image, which GE writes beside the scan itself."""
+
 PARCELLATION = ("_dseg", "_aparc+aseg", "_aparc.DKTatlas+aseg", "_wmparc", "_aseg", "_synthseg")
 """How the name of a parcellation of the brain ends, after the scan's or the subject's name and before the suffix."""
 
@@ -147,7 +150,11 @@ def derived(stem: str) -> str | None:
     Example:
         >>> derived("P1_SWI_brain_mask"), derived("P1_swi"), derived("sub-101_space-T2S_desc-masked_T2S")
         ('a mask or what a mask left', None, None)
+        >>> derived("GE_Ax_SWAN_802_real"), derived("Real_swi")
+        ('a real or imaginary part', None)
     """
+    if PART_OF_COMPLEX.search(stem):
+        return "a real or imaginary part"
     start = BIDS.match(stem)
     words = [match.group().lower() for match in WORD.finditer(stem[start.end() :] if start else stem)]
     return next((DERIVED[word] for word in words if word in DERIVED), None)
