@@ -79,16 +79,32 @@ def broken_csv(rows: list[tuple[int, int, int]], seed: int = 22) -> Iterator[tup
     random = np.random.default_rng(seed)
     whole = "slice,x,y\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows)
     for how, text in {
-        "empty": "", "header alone": "slice,x,y\n", "no header": whole.split("\n", 1)[1], "spaces": " \n \n",
-        "a column gone": re.sub(r",\d+$", "", whole, flags=re.M), "a quotation mark": whole.replace("x", '"x'),
-        "not a number": whole.replace(",", ",?", 3), "NaN": whole.replace(f"{rows[0][0]},", "nan,", 1),
-        "infinite": whole.replace(f"{rows[0][0]},", "inf,", 1), "negative": whole.replace("\n", "\n-", 1),
-        "outside": whole.replace("\n", "\n9", 1), "a row cut off": whole[:-3], "a fraction of a slice": whole.replace(",", ".5,", 4),
-        "one letter": "a", "binary": "\0\1\2\3" * 50, "a long line": "1," * 200_000, "many rows": whole * 3000,
-        "two headers": whole + whole, "twice": whole + whole.split("\n", 1)[1], "columns named otherwise": whole.replace("slice", "lesion"),
-        "dates": whole.replace(f"{rows[0][1]}", "3-May", 1), "thousands": whole.replace(f"{rows[0][1]}", "1'050", 1),
-        "a cell of 200 000 letters": whole.replace("x", "x" * 200_000), "JSON": json.dumps(rows), "a page": "<html>404</html>",
-    }.items():  # fmt: skip
+        "empty": "",
+        "header alone": "slice,x,y\n",
+        "no header": whole.split("\n", 1)[1],
+        "spaces": " \n \n",
+        "a column gone": re.sub(r",\d+$", "", whole, flags=re.M),
+        "a quotation mark": whole.replace("x", '"x'),
+        "not a number": whole.replace(",", ",?", 3),
+        "NaN": whole.replace(f"{rows[0][0]},", "nan,", 1),
+        "infinite": whole.replace(f"{rows[0][0]},", "inf,", 1),
+        "negative": whole.replace("\n", "\n-", 1),
+        "outside": whole.replace("\n", "\n9", 1),
+        "a row cut off": whole[:-3],
+        "a fraction of a slice": whole.replace(",", ".5,", 4),
+        "one letter": "a",
+        "binary": "\0\1\2\3" * 50,
+        "a long line": "1," * 200_000,
+        "many rows": whole * 3000,
+        "two headers": whole + whole,
+        "twice": whole + whole.split("\n", 1)[1],
+        "columns named otherwise": whole.replace("slice", "lesion"),
+        "dates": whole.replace(f"{rows[0][1]}", "3-May", 1),
+        "thousands": whole.replace(f"{rows[0][1]}", "1'050", 1),
+        "a cell of 200 000 letters": whole.replace("x", "x" * 200_000),
+        "JSON": json.dumps(rows),
+        "a page": "<html>404</html>",
+    }.items():
         yield how, "csv", text.encode()
     for place in random.integers(0, len(whole), 12):
         yield f"byte {place} changed", "csv", changed(whole.encode(), int(place), 255)
@@ -113,9 +129,14 @@ def of_labels(cohort: Path, folder: Path, every: int) -> list[Outcome]:
     for name, (_, _, ending, content) in zip(names, faults, strict=True):
         (scans / "Label" / f"{name}.{ending}").write_bytes(content)
     error = run_workflow(
-        ["inference.json", "evaluate.json"], dataset_dir=str(scans), output_dir=str(output_dir), picture=False,
-        subset="all", bootstrap=20, compare_with_baseline=False,
-    )  # fmt: skip
+        ["inference.json", "evaluate.json"],
+        dataset_dir=str(scans),
+        output_dir=str(output_dir),
+        picture=False,
+        subset="all",
+        bootstrap=20,
+        compare_with_baseline=False,
+    )
     failures = {name: row["reason"] for name, row in read_table(output_dir / "failures.csv").items()}
     scored = read_table(output_dir / "per_subject.csv")
     if type(error).__name__ != ("CohortError" if failures else "NoneType"):
@@ -125,7 +146,9 @@ def of_labels(cohort: Path, folder: Path, every: int) -> list[Outcome]:
         if name in failures:
             outcomes.append(Outcome(kind, how, "refused", failures[name], problem_of_line(failures[name])))
         elif name in scored:
-            counts = {key: value for key, value in scored[name].items() if key in ("microbleeds", "n_lesions", "lesions")}
+            counts = {
+                key: value for key, value in scored[name].items() if key in ("microbleeds", "n_lesions", "lesions")
+            }
             wanted = {key: scored["intact"][key] for key in counts}
             assert counts, f"per_subject.csv has {list(scored[name])}"
             outcomes.append(Outcome(kind, how, "same" if counts == wanted else "differs", str(counts)))
@@ -134,7 +157,9 @@ def of_labels(cohort: Path, folder: Path, every: int) -> list[Outcome]:
     return outcomes
 
 
-def _judge_run(kind: str, name: str, error: BaseException | None, output_dir: Path, wanted: dict, free: bool) -> Outcome:
+def _judge_run(
+    kind: str, name: str, error: BaseException | None, output_dir: Path, wanted: dict, free: bool
+) -> Outcome:
     """Judge a run over one intact scan, whose input is not the scan."""
     failures = {subject: row["reason"] for subject, row in read_table(output_dir / "failures.csv").items()}
     if error is not None:
@@ -152,9 +177,13 @@ def _judge_run(kind: str, name: str, error: BaseException | None, output_dir: Pa
 
 
 def _runs(
-    kind: str, cases: list[tuple[str, Callable[[Path, Path], dict]]], cohort: Path, folder: Path, every: int,
+    kind: str,
+    cases: list[tuple[str, Callable[[Path, Path], dict]]],
+    cohort: Path,
+    folder: Path,
+    every: int,
     free: bool = False,
-) -> list[Outcome]:  # fmt: skip
+) -> list[Outcome]:
     """A run for each case, which gets the intact scan and a folder, and returns options."""
     scan = folder / "intact_swi.nii"
     scan.write_bytes(Scan.of(cohort, "phantom-001").swi)
@@ -181,23 +210,44 @@ def of_datalists(cohort: Path, folder: Path, every: int) -> list[Outcome]:
     whole = json.dumps({"unlabelled": [one]}).encode()
     texts: dict[str, bytes] = {f"cut off after {n} bytes": whole[:n] for n in range(0, len(whole), 9)}
     random = np.random.default_rng(31)
-    texts |= {f"byte {p} changed": changed(whole, int(p), 1 << int(random.integers(8))) for p in range(0, len(whole), 5)}
+    texts |= {
+        f"byte {p} changed": changed(whole, int(p), 1 << int(random.integers(8))) for p in range(0, len(whole), 5)
+    }
     contents: dict[str, object] = {
-        "null": None, "a number": 3, "a text": "text", "an empty list": [], "an empty object": {}, "a list of numbers": [1, 2],
-        "a list of lists": [[one]], "other groups": {"scans": [one]}, "training is a text": {"training": "text"},
-        "training is an object": {"training": one}, "the same subject twice": {"unlabelled": [one, one]},
-        "without a subject": [{"image": "SCAN"}], "a subject that is null": [{**one, "subject": None}],
-        "a subject that is a number": [{**one, "subject": 7}], "a subject that is a list": [{**one, "subject": ["a"]}],
-        "a subject of dots": [{**one, "subject": ".."}], "a subject with a slash": [{**one, "subject": "../up"}],
-        "a subject of 5000 letters": [{**one, "subject": "a" * 5000}], "an empty subject": [{**one, "subject": ""}],
-        "an image that is null": [{"subject": "a", "image": None}], "an image that is a number": [{"subject": "a", "image": 5}],
-        "an image that is a list": [{"subject": "a", "image": ["SCAN"]}], "an image that is an object": [{"subject": "a", "image": one}],
-        "an image that is not there": [{"subject": "a", "image": "/nowhere/scan.nii"}], "an empty image": [{"subject": "a", "image": ""}],
-        "an image that is a folder": [{"subject": "a", "image": "/"}], "an image with a null byte": [{"subject": "a", "image": "a\0b"}],
-        "a phase that is the SWI": [{**one, "phase": "SCAN"}], "dicom that is a number": [{"subject": "a", "dicom": 5}],
-        "dicom that is not there": [{"subject": "a", "dicom": "/nowhere"}], "a fold that is a text": {"training": [{**one, "label": "SCAN", "fold": "x"}]},
-        "a dataset_dir that is a number": {"dataset_dir": 5, "unlabelled": [one]}, "deep": json.loads("[" * 500 + "]" * 500),
-    }  # fmt: skip
+        "null": None,
+        "a number": 3,
+        "a text": "text",
+        "an empty list": [],
+        "an empty object": {},
+        "a list of numbers": [1, 2],
+        "a list of lists": [[one]],
+        "other groups": {"scans": [one]},
+        "training is a text": {"training": "text"},
+        "training is an object": {"training": one},
+        "the same subject twice": {"unlabelled": [one, one]},
+        "without a subject": [{"image": "SCAN"}],
+        "a subject that is null": [{**one, "subject": None}],
+        "a subject that is a number": [{**one, "subject": 7}],
+        "a subject that is a list": [{**one, "subject": ["a"]}],
+        "a subject of dots": [{**one, "subject": ".."}],
+        "a subject with a slash": [{**one, "subject": "../up"}],
+        "a subject of 5000 letters": [{**one, "subject": "a" * 5000}],
+        "an empty subject": [{**one, "subject": ""}],
+        "an image that is null": [{"subject": "a", "image": None}],
+        "an image that is a number": [{"subject": "a", "image": 5}],
+        "an image that is a list": [{"subject": "a", "image": ["SCAN"]}],
+        "an image that is an object": [{"subject": "a", "image": one}],
+        "an image that is not there": [{"subject": "a", "image": "/nowhere/scan.nii"}],
+        "an empty image": [{"subject": "a", "image": ""}],
+        "an image that is a folder": [{"subject": "a", "image": "/"}],
+        "an image with a null byte": [{"subject": "a", "image": "a\0b"}],
+        "a phase that is the SWI": [{**one, "phase": "SCAN"}],
+        "dicom that is a number": [{"subject": "a", "dicom": 5}],
+        "dicom that is not there": [{"subject": "a", "dicom": "/nowhere"}],
+        "a fold that is a text": {"training": [{**one, "label": "SCAN", "fold": "x"}]},
+        "a dataset_dir that is a number": {"dataset_dir": 5, "unlabelled": [one]},
+        "deep": json.loads("[" * 500 + "]" * 500),
+    }
     texts |= {name: json.dumps(content).encode() for name, content in contents.items()}
     texts |= {"UTF-16": whole.decode().encode("utf-16"), "no text": bytes(range(256)), "very deep": b"[" * 100_000}
     return _runs("datalist", [(name, partial(case, text)) for name, text in texts.items()], cohort, folder, every)
@@ -225,10 +275,17 @@ def of_weights(cohort: Path, folder: Path, every: int) -> list[Outcome]:
     cases = [(f"cut off after {s:.2%}", raw(whole[: int(len(whole) * s)])) for s in random.uniform(0, 1, 8)]
     cases += [(f"byte {p} changed", raw(changed(whole, int(p), 64))) for p in random.integers(0, len(whole), 30)]
     cases += [(f"byte -{n} changed", raw(changed(whole, len(whole) - n, 255))) for n in (1, 10, 20, 30, 100, 1000)]
-    cases += [("empty", raw(b"")), ("a page", raw(b"<html>404</html>")), ("a pickle", raw(b"cos\nsystem\n(S'true'\ntR."))]
+    cases += [
+        ("empty", raw(b"")),
+        ("a page", raw(b"<html>404</html>")),
+        ("a pickle", raw(b"cos\nsystem\n(S'true'\ntR.")),
+    ]
     name = next(key for key, value in state.items() if value.ndim == 4)
     made: dict[str, Callable[[], object]] = {
-        "a list": lambda: [1, 2], "a tensor": lambda: torch.zeros(3), "nothing": dict, "a number": lambda: 5,
+        "a list": lambda: [1, 2],
+        "a tensor": lambda: torch.zeros(3),
+        "nothing": dict,
+        "a number": lambda: 5,
         "a tensor gone": lambda: {k: v for k, v in state.items() if k != name},
         "a tensor more": lambda: {**state, "more": torch.zeros(1)},
         "another shape": lambda: {**state, name: state[name][:1]},
@@ -244,7 +301,7 @@ def of_weights(cohort: Path, folder: Path, every: int) -> list[Outcome]:
         "all 0": lambda: {k: torch.zeros_like(v) for k, v in state.items()},
         "enormous": lambda: {k: v * 1e30 if v.is_floating_point() else v for k, v in state.items()},
         "a negative variance": lambda: {k: -v - 1 if k.endswith("running_var") else v for k, v in state.items()},
-    }  # fmt: skip
+    }
     cases += [(how, saved(make)) for how, make in made.items()]
     cases.append(("a folder", lambda scan, here: {"checkpoint": str(here)}))
     cases.append(("not there", lambda scan, here: {"checkpoint": str(here / "none.pt")}))
@@ -255,9 +312,11 @@ WRONG = ("abc", -1, 0, 10**30, float("nan"), [], {}, True)
 
 
 def of_options(cohort: Path, folder: Path, every: int) -> list[Outcome]:
-    """Each option of the page of inference, with values of other types; one that has an effect may change the findings."""
+    """Each option of the page of inference, with values of other types; findings may differ."""
     page = (ROOT / "docs" / "find.md").read_text(encoding="utf-8").split("## Options", 1)[1]
-    options = [name for name in re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) if name not in ("output_dir", "dataset_dir")]
+    options = [
+        name for name in re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) if name not in ("output_dir", "dataset_dir")
+    ]
     cases = []
     for option in options:
         for value in WRONG:
@@ -282,11 +341,24 @@ def of_commands(cohort: Path, folder: Path, every: int) -> list[Outcome]:
         "an option that does not exist": [*start, "--probability_treshold", "0.5"],
         "a threshold of 2": [*start, "--probability_threshold", "2"],
         "weights that are not there": [*start, "--checkpoint", "none.pt"],
-        "an output_dir that is a file": ["--config_file", config, "--dataset_dir", str(scan), "--output_dir", str(scan)],
+        "an output_dir that is a file": [
+            "--config_file",
+            config,
+            "--dataset_dir",
+            str(scan),
+            "--output_dir",
+            str(scan),
+        ],
         "a list that is not closed": [*start, "--subjects", "['a'"],
         "a subject that is not there": [*start, "--subjects", "['nobody']"],
-        "training without labels": ["training", "--config_file", config.replace("inference", "train"), "--dataset_dir", str(folder)],
-    }  # fmt: skip
+        "training without labels": [
+            "training",
+            "--config_file",
+            config.replace("inference", "train"),
+            "--dataset_dir",
+            str(folder),
+        ],
+    }
     outcomes = []
     for name, words in list(commands.items())[::every]:
         command = [sys.executable, "-m", "monai.bundle", "run", *words]

@@ -34,7 +34,9 @@ class Scan:
     @classmethod
     def of(cls, cohort: Path, subject: str) -> Scan:
         """Read a subject of a simulated cohort."""
-        return cls(*(gzip.decompress((cohort / "Data" / m / f"{subject}.nii.gz").read_bytes()) for m in ("SWI", "Phase")))
+        return cls(
+            *(gzip.decompress((cohort / "Data" / m / f"{subject}.nii.gz").read_bytes()) for m in ("SWI", "Phase"))
+        )
 
     @property
     def image(self) -> nib.Nifti1Image:
@@ -50,7 +52,7 @@ class Fault:
         kind: the row of the table that it counts in.
         name: what is broken, unique within its kind.
         make: called with the intact scan, a folder and the subject's id; writes the files.
-        unknowable: why nobody can know of the damage, where nobody can; then other findings are no fault of the program.
+        unknowable: why nobody can know of the damage, where nobody can; then findings may differ.
     """
 
     kind: str
@@ -127,7 +129,9 @@ def gzip_faults(seed: int = 3) -> Iterator[Fault]:
         return of(f"bit {bit} at {place:.4f} turned over", content)
 
     yield from (cut(float(share)) for share in random.uniform(0, 1, 12))
-    yield from (flipped(float(p), int(b)) for p, b in zip(random.uniform(0, 1, 24), random.integers(8, size=24), strict=True))
+    yield from (
+        flipped(float(p), int(b)) for p, b in zip(random.uniform(0, 1, 24), random.integers(8, size=24), strict=True)
+    )
     yield from (
         of(f"byte {n} of its header changed", lambda s, n=n: changed(whole(s), n, 255)) for n in range(10)
     )  # fmt: skip
@@ -160,7 +164,9 @@ def data_faults(seed: int = 4) -> Iterator[Fault]:
     """Voxels that are gone, too many or no numbers, and files that are none."""
     random = np.random.default_rng(seed)
     kind, of = "NIfTI data", partial(file_of, "NIfTI data")
-    yield from (of(f"cut off after {s:.1%}", lambda x, s=s: x.swi[: int(len(x.swi) * s)]) for s in random.uniform(0, 1, 8))
+    yield from (
+        of(f"cut off after {s:.1%}", lambda x, s=s: x.swi[: int(len(x.swi) * s)]) for s in random.uniform(0, 1, 8)
+    )
     for number in (1, 2, 511, 4096, 40000, 400_000):
         yield of(f"{number} bytes behind it", lambda s, n=number: s.swi + bytes(n))
     for number in (1, 2, 240, 36480):
@@ -176,7 +182,11 @@ def data_faults(seed: int = 4) -> Iterator[Fault]:
     for kind_of in (np.uint8, np.int8, np.uint16, np.int32, np.uint32, np.int64, np.float32, np.float64, np.complex64):
         # no fault at all but for int8, which wraps; that each type is read as the same
         fault = of(f"as {np.dtype(kind_of).name}", lambda s, k=kind_of: _as_type(s, k))
-        yield replace(fault, unknowable="values were lost by whoever converted it") if np.dtype(kind_of).itemsize == 1 else fault
+        yield (
+            replace(fault, unknowable="values were lost by whoever converted it")
+            if np.dtype(kind_of).itemsize == 1
+            else fault
+        )
     yield of("big endian", lambda s: _big_endian(s))
     for axes in (2, 4, 5):
         yield of(f"{axes} axes", lambda s, n=axes: _of_axes(s, n))
@@ -220,7 +230,9 @@ def _big_endian(scan: Scan) -> bytes:
 
 def _of_axes(scan: Scan, number: int) -> bytes:
     voxels = np.asarray(scan.image.dataobj)
-    voxels = voxels[:, :, 4] if number == 2 else np.stack([voxels] * 3, -1).reshape(*voxels.shape, *[1] * (number - 4), 3)
+    voxels = (
+        voxels[:, :, 4] if number == 2 else np.stack([voxels] * 3, -1).reshape(*voxels.shape, *[1] * (number - 4), 3)
+    )
     return _voxels(scan, voxels)
 
 
@@ -248,7 +260,6 @@ def special_faults() -> Iterator[Fault]:
         path.with_suffix(".img").unlink()
 
     yield of("a pipe that nobody writes to", named(lambda s, p: os.mkfifo(p)))
-    yield of("a folder", named(lambda s, p: p.mkdir()))
     yield of("a link to nothing", named(lambda s, p: p.symlink_to("nothing")))
     yield of("a link to itself", named(lambda s, p: p.symlink_to(p.name)))
     yield of("a link to its folder", named(lambda s, p: p.symlink_to(p.parent)))
@@ -334,7 +345,8 @@ def sidecar_faults() -> Iterator[Fault]:
 
 
 TAGS = (
-    "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "SeriesDescription", "PatientID",
+    "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "SeriesDescription",
+    "PatientID",
     "SeriesNumber", "ImageType", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "InstanceNumber", "EchoTime", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "RescaleSlope", "RescaleIntercept", "PixelData",
@@ -362,8 +374,11 @@ def dicom_faults() -> Iterator[Fault]:
     yield _of_files("one slice alone", lambda f: [path.unlink() for path in f[1:]])
     yield _of_files("a preamble of text", lambda f: f[4].write_bytes(b"x" * 128 + f[4].read_bytes()[128:]))
     for place in (132, 140, 160, 200, 300, 400, 600, 800):
-        yield _of_files(f"byte {place} of a file changed", lambda f, p=place: f[4].write_bytes(changed(f[4].read_bytes(), p, 255)),
-                        unknowable="no checksum" if place >= 600 else "")  # fmt: skip
+        yield _of_files(
+            f"byte {place} of a file changed",
+            lambda f, p=place: f[4].write_bytes(changed(f[4].read_bytes(), p, 255)),
+            unknowable="no checksum" if place >= 600 else "",
+        )
 
 
 def _write_series(scan: Scan, folder: Path, subject: str) -> list[Path]:
@@ -428,7 +443,15 @@ def _again(path: Path) -> None:
     dataset.save_as(path.with_name("again"))
 
 
-NIFTI = (header_faults, phase_header_faults, gzip_faults, data_faults, special_faults, text_header_faults, sidecar_faults)
+NIFTI = (
+    header_faults,
+    phase_header_faults,
+    gzip_faults,
+    data_faults,
+    special_faults,
+    text_header_faults,
+    sidecar_faults,
+)
 
 
 def scan_faults() -> list[Fault]:

@@ -162,6 +162,7 @@ def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
     """
     groups: dict[tuple, list[Frame]] = defaultdict(list)
     shapes, about, seen = {}, {}, set()
+
     def add(path: str | Path, dataset: Any) -> None:
         instance = str(dataset.get("SOPInstanceUID") or path)
         if "Rows" not in dataset or instance in seen:
@@ -313,6 +314,10 @@ def _volume(key: tuple, frames: Sequence[Frame], orientation: tuple[float, ...])
         return Volume(*identity, tuple(frames), shape, np.eye(4), "has no position, orientation or pixel spacing")
     along_row, along_column = np.reshape(orientation, (2, 3))
     normal = np.cross(along_row, along_column)
+    slopes = [frame.slope for frame in frames]
+    if min(slopes) < 0 < max(slopes):
+        problem = f"has a RescaleSlope of {min(slopes):g} in some slices and of {max(slopes):g} in others"
+        return Volume(*identity, tuple(frames), shape, np.eye(4), problem)
     frames = sorted(frames, key=lambda frame: float(np.dot(normal, frame.position)))
     positions = np.array([frame.position for frame in frames])
     step = (positions[-1] - positions[0]) / max(1, len(frames) - 1)

@@ -102,8 +102,8 @@ def disagreements(header: nib.Nifti1Header) -> list[str]:
     if not (np.isfinite(told).all() and np.allclose(edges, told, rtol=SIZE_TOLERANCE)):
         sizes = [" x ".join(f"{value:.4g}" for value in values) for values in (edges, told)]
         found.append(
-            f"The header gives two voxel sizes, {sizes[0]} mm (sform, which was used) and {sizes[1]} mm (pixdim): one of "
-            "them is wrong."
+            f"The header gives two voxel sizes, {sizes[0]} mm (sform, which was used) and {sizes[1]} mm (pixdim): one "
+            "of them is wrong."
         )
     if int(header["qform_code"]) > 0:
         try:
