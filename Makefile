@@ -9,7 +9,7 @@ export MALLOC_ARENA_MAX = 1
 
 LABEL_VENV ?= .venv-label
 
-.PHONY: install demo test lint e2e
+.PHONY: install demo test lint e2e faults
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,9 @@ test: install lint
 lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+faults: install
+	OMP_NUM_THREADS=1 $(RUN) -m tests.faults
 
 e2e: install $(LABEL_VENV)/.installed
 	$(RUN) -m tests.e2e --python $(LABEL_VENV)/bin/python

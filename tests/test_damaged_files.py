@@ -9,7 +9,9 @@ import torch
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
+from cmb_bundle.scripts.data.declared import read_declared
 from cmb_bundle.scripts.data.labels import LabelConvention, read_points
+from cmb_bundle.scripts.data.sidecars import read_sidecar
 from cmb_bundle.scripts.dicom.pixels import read_pixels
 from cmb_bundle.scripts.dicom.reader import dicom_files, read_volumes
 from cmb_bundle.scripts.errors import CheckpointError, DicomError, LabelError, SubjectError
@@ -114,3 +116,89 @@ def test_no_candidate_stays_without_a_probability():
     inferer = TwoStageInferer(spacing=(0.6, 0.6, 2.0))
     with pytest.raises(ValueError, match="values of stage 2 that are not finite"):
         inferer.logits(torch.zeros(2, 32, 32, 16), torch.tensor([[16.0, 16.0, 8.0]]), Broken())
+
+
+@pytest.mark.parametrize("ending", ["nii", "nii.gz"])
+def test_a_file_that_is_longer_than_its_header_says_is_refused(tmp_path, ending):
+    path = write_scan(tmp_path / "s1_swi.nii")
+    whole = path.read_bytes()
+    fewer = whole[:46] + (4).to_bytes(2, "little") + whole[48:]  # dim[3] was 6: slices would be left out
+    path = tmp_path / f"s1_swi.{ending}"
+    path.write_bytes(gzip.compress(fewer) if ending == "nii.gz" else fewer)
+    assert nib.load(path).get_fdata().shape == (16, 16, 4), "nibabel alone does not notice"
+    with pytest.raises(SubjectError, match=r"tells of 16 x 16 x 4 values, 2048 bytes, and 3072 follow: a size in the"):
+        LoadSubjectd()({"subject": "s1", "image": str(path)})
+    path.write_bytes(gzip.compress(whole + bytes(512)) if ending == "nii.gz" else whole + bytes(512))
+    assert LoadSubjectd()({"subject": "s1", "image": str(path)})["image"].shape == (1, 16, 16, 6)
+
+
+@pytest.mark.parametrize("form", ["nii.gz", "mha"])
+def test_a_size_beyond_any_scan_is_refused_before_it_takes_memory(tmp_path, form):
+    path = tmp_path / f"s1_swi.{form}"
+    write_scan(tmp_path / "s1_swi.nii")
+    whole = (tmp_path / "s1_swi.nii").read_bytes()
+    if form == "mha":
+        sizes = (
+            "ObjectType = Image\nNDims = 3\nDimSize = 30000 30000 6\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+        )
+        path.write_bytes(sizes.encode() + whole[352:])
+    else:
+        path.write_bytes(gzip.compress(whole[:42] + (30000).to_bytes(2, "little") * 2 + whole[46:]))
+    with pytest.raises(SubjectError, match="tells of 30000 x 30000 x 6 values; expected at most 268435456 in a volume"):
+        LoadSubjectd()({"subject": "s1", "image": str(path)})
+
+
+@pytest.mark.parametrize(("value", "other"), [(3e10, 1.0), (-3e10, 1.0), (1e38, 1e38)])
+def test_single_values_beyond_all_others_are_refused(tmp_path, value, other):
+    voxels = np.random.default_rng(0).uniform(1, 1000, (16, 16, 6)).astype(np.float32) * np.float32(other)
+    voxels[4, 5, 2] = value
+    nib.save(nib.Nifti1Image(voxels, np.diag([0.8, 0.8, 2.0, 1.0])), tmp_path / "s1_swi.nii")
+    with pytest.raises(SubjectError, match=r"has \d+ (value|values that are)"):
+        LoadSubjectd()({"subject": "s1", "image": str(tmp_path / "s1_swi.nii")})
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (84, 2.4, "two voxel sizes, 0.8 x 0.8 x 2 mm (sform, which was used) and 0.8 x 2.4 x 2 mm"),
+        (280, -0.8, "two orientations, LAS (sform, which was used) and RAS (qform)"),
+        (280, 0.801, ""),
+    ],
+)
+def test_what_a_header_says_twice_must_agree(tmp_path, place, value, said):
+    path = tmp_path / "s1_swi.nii"
+    image = nib.load(write_scan(path))
+    image = nib.Nifti1Image(np.asarray(image.dataobj), image.affine)
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine, 1)
+    content = bytearray(image.to_bytes())
+    content[place : place + 4] = np.float32(value).tobytes()
+    path.write_bytes(content)
+    warnings = LoadSubjectd()({"subject": "s1", "image": str(path)}).get("warnings", "")
+    assert said in warnings
+    assert bool(said) == ("The header gives two" in warnings)
+
+
+def test_a_damaged_value_of_a_dicom_header_is_named(tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 4095, (8, 6, 4), endpoint=True)
+    affine = np.diag([0.8, 0.8, 2.0, 1.0])
+    write_dicom_series(tmp_path, voxels, affine, Study(), "SWI_Images", 7, r"ORIGINAL\PRIMARY\M\SWI", slope=2)
+    files = list(dicom_files(tmp_path))
+    header = dcmread(files[1])
+    header.RescaleSlope = "-2"
+    header.save_as(files[1])
+    [volume] = read_volumes(files)
+    assert volume.problem == "has a RescaleSlope of -2 in some slices and of 2 in others"
+    content = files[1].read_bytes()
+    files[1].write_bytes(content.replace(b"0.8", b"x.8"))
+    with pytest.raises(
+        DicomError, match=rf"{files[1]} has a value in its header that cannot be read \(.*copy or export"
+    ):
+        read_volumes(files)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"EchoTime": %s, "MagneticFieldStrength": 3}' % ("9" * 400)])
+def test_a_damaged_json_file_beside_a_scan_tells_nothing(tmp_path, text):
+    (tmp_path / "s1_swi.json").write_text(text)
+    assert read_sidecar(tmp_path / "s1_swi.nii").echo_ms == ()
+    assert read_declared(tmp_path / "s1_swi.nii") in ({}, {"EchoTime": int("9" * 400), "MagneticFieldStrength": 3})

@@ -23,7 +23,7 @@ FLOORS = [
     {"report", "audit", "implant", "darknet", "regions"},
     {"transforms", "detection", "evaluation"},
     {"data", "networks", "annotation"},
-    {"dicom", "keras", "options"},
+    {"dicom", "keras", "options", "whole"},
     {"phantom", "errors", "files", "geometry", "candidate"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

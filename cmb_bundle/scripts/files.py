@@ -43,22 +43,26 @@ ENDING = 24
 """Letters of a name that its ending is among."""
 
 
-def check_gzip(path: str | PathLike) -> None:
+def check_gzip(path: str | PathLike) -> int:
     """
     Read a gzip file to its end, where its checksum is; other files are left alone.
 
     Readers of images stop when they have the voxels, so that a damaged file passes for a whole one.
+
+    Returns:
+        its bytes, unpacked.
 
     Raises:
         OSError, EOFError or zlib.error: the file is damaged or cut off.
     """
     with Path(path).open("rb") as file:
         if file.read(2) != b"\x1f\x8b":
-            return
+            return os.fstat(file.fileno()).st_size
         file.seek(0)
         with gzip.GzipFile(fileobj=file) as unpacked:
             while unpacked.read(1 << 24):
                 pass
+            return unpacked.tell()
 
 
 def sha256(path: str | PathLike) -> str | None:

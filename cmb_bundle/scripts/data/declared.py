@@ -46,7 +46,7 @@ def read_declared(image: str | PathLike) -> dict:
     stem = next((path.name[: -len(s)] for s in IMAGE_SUFFIXES if path.name.lower().endswith(s)), "")
     try:
         content = json.loads((path.parent / f"{stem}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if stem and isinstance(content, dict) else {}
 

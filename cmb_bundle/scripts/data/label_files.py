@@ -16,7 +16,8 @@ from monai.transforms import LoadImage
 from skimage.measure import label as label_components
 
 from ..errors import LabelError
-from ..files import EXCEL_SUFFIXES, IMAGE_SUFFIXES, NIBABEL_SUFFIXES, TABLE_SUFFIXES, check_gzip
+from ..files import EXCEL_SUFFIXES, IMAGE_SUFFIXES, NIBABEL_SUFFIXES, TABLE_SUFFIXES
+from ..whole import check_whole
 
 EXPECTED = (
     "expected the columns slice, x, y and optionally class, as numbers and without a header row, "
@@ -379,7 +380,7 @@ def read_components(path: Path) -> tuple[np.ndarray, np.ndarray]:
         LabelError: if it cannot be read, is not of three axes, or has values other than whole numbers from 0.
     """
     try:
-        check_gzip(path)
+        check_whole(path)
         if path.name.lower().endswith(NIBABEL_SUFFIXES):
             image = nib.load(path)
             values = np.asarray(image.dataobj)

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,7 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SubjectError(f"Datalist {path}: cannot be read as JSON ({error}).") from error
     content = {"training": content} if isinstance(content, list) else content
     parts = [content.get(key, []) for key in ("training", "unlabelled")] if isinstance(content, dict) else []
@@ -192,6 +192,8 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
             raise SubjectError(f"Datalist {path}: the subject {name} appears twice; ids must be unique.")
         names.add(name)
     base = content.get("dataset_dir") if isinstance(content, dict) else None
+    if base is not None and not isinstance(base, str):
+        raise SubjectError(f'Datalist {path}: "dataset_dir" is {base!r}; expected the path of a folder, as text.')
     return entries, (path.parent / Path(base or ".").expanduser()).absolute()
 
 
@@ -290,10 +292,16 @@ def _scan_one_folder(folder: Path) -> dict[str, dict[str, list[Path]]]:
     return found
 
 
+def _named(paths: Sequence[Path]) -> str:
+    """The first of some paths, and how many there are besides."""
+    others = f" and {len(paths) - MOST_NAMED} others" if len(paths) > MOST_NAMED else ""
+    return ", ".join(map(str, paths[:MOST_NAMED])) + others
+
+
 def _subject(name: str, files: Mapping[str, list[Any]], echo: int = -1) -> dict[str, Any]:
     files = dict(files)
     said = list(files.pop("notices", ()))
-    found = "; ".join(f"{role} {', '.join(map(str, sorted(paths)))}" for role, paths in files.items())
+    found = "; ".join(f"{role} {_named(sorted(paths))}" for role, paths in files.items())
     files, notices = _without_other_t2star(files)
     notices = said + notices
     try:

@@ -162,11 +162,11 @@ def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
     """
     groups: dict[tuple, list[Frame]] = defaultdict(list)
     shapes, about, seen = {}, {}, set()
-    for path in files:
-        dataset = read_header(path)
+
+    def add(path: str | Path, dataset: Any) -> None:
         instance = str(dataset.get("SOPInstanceUID") or path)
         if "Rows" not in dataset or instance in seen:
-            continue
+            return
         seen.add(instance)
         series = (
             str(dataset.get("StudyInstanceUID", "")), str(dataset.get("SeriesInstanceUID", "")),
@@ -187,6 +187,16 @@ def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
                     "declared": {name: _plain(dataset.get(name)) for name in DECLARED if dataset.get(name)},
                 },
             )
+
+    for path in files:
+        dataset = read_header(path)
+        try:
+            add(path, dataset)
+        except Exception as error:  # pydicom reads a value when it is asked for, and each may be damaged
+            raise DicomError(
+                f"{path} has a value in its header that cannot be read ({type(error).__name__}: "
+                f"{' '.join(str(error).split())}); copy or export it again."
+            ) from error
     volumes = [replace(_volume(key, frames, shapes[key]), **about[key]) for key, frames in groups.items()]
     return sorted(volumes, key=lambda v: (v.number or 0, v.series, v.kind.name, v.echo_ms or 0))
 
@@ -304,6 +314,10 @@ def _volume(key: tuple, frames: Sequence[Frame], orientation: tuple[float, ...])
         return Volume(*identity, tuple(frames), shape, np.eye(4), "has no position, orientation or pixel spacing")
     along_row, along_column = np.reshape(orientation, (2, 3))
     normal = np.cross(along_row, along_column)
+    slopes = [frame.slope for frame in frames]
+    if min(slopes) < 0 < max(slopes):
+        problem = f"has a RescaleSlope of {min(slopes):g} in some slices and of {max(slopes):g} in others"
+        return Volume(*identity, tuple(frames), shape, np.eye(4), problem)
     frames = sorted(frames, key=lambda frame: float(np.dot(normal, frame.position)))
     positions = np.array([frame.position for frame in frames])
     step = (positions[-1] - positions[0]) / max(1, len(frames) - 1)

@@ -11,8 +11,9 @@ from scipy import ndimage
 
 from ..data.names import PARCELLATION
 from ..errors import SubjectError
-from ..files import IMAGE_SUFFIXES, check_gzip
+from ..files import IMAGE_SUFFIXES
 from ..geometry import to_voxel
+from ..whole import check_whole
 from .mars import CAUDATE, FLUID, LENTIFORM, NONE, REGIONS, WHITE, freesurfer_numbers, region_of_name
 from .region_map import MIDDLE_MM, RegionMap
 
@@ -185,7 +186,7 @@ def _table_beside(path: Path) -> Path | None:
 def _read_labels(path, found: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels, int32 (i, j, k), and voxel to RAS mm."""
     try:
-        check_gzip(path)
+        check_whole(path)
         image = nib.load(path)
         values = np.asarray(image.dataobj)
     except Exception as error:

@@ -16,6 +16,9 @@ EXTENT_MM = (5.0, 500.0)
 VOXEL_MM = (0.15, 12.0)
 """Smallest and largest edge of a voxel: the finest scans of living people have 0.2 mm; no microbleed is 12 mm wide."""
 
+SIZE_TOLERANCE = 0.02
+"""Headers are rounded, and sforms may be sheared a little."""
+
 MILLIMETRES = {"meter": 1000.0, "micron": 1e-3}
 
 GUESSED = (
@@ -76,6 +79,46 @@ def check_grid(found: str, shape: Sequence[int], affine: np.ndarray) -> None:
         )
 
 
+def disagreements(header: nib.Nifti1Header) -> list[str]:
+    """
+    In what the sform of a header, which is used, differs from what its qform or its voxel size says, as sentences.
+
+    They lie in different bytes, so that damage of one is seen here. A sform of another place, as after a registration,
+    is no fault.
+
+    Example:
+        >>> header = nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.diag([1.0, 1, 2, 1])).header
+        >>> disagreements(header)
+        []
+        >>> header["pixdim"][3] = 3
+        >>> disagreements(header)[0][:78]
+        'The header gives two voxel sizes, 1 x 1 x 2 mm (sform, which was used) and 1 x'
+    """
+    if int(header["sform_code"]) == 0:
+        return []
+    sform, told = header.get_sform(), np.abs(np.asarray(header["pixdim"][1:4], dtype=float))
+    edges = np.linalg.norm(sform[:3, :3], axis=0)
+    found = []
+    if not (np.isfinite(told).all() and np.allclose(edges, told, rtol=SIZE_TOLERANCE)):
+        sizes = [" x ".join(f"{value:.4g}" for value in values) for values in (edges, told)]
+        found.append(
+            f"The header gives two voxel sizes, {sizes[0]} mm (sform, which was used) and {sizes[1]} mm (pixdim): one "
+            "of them is wrong."
+        )
+    if int(header["qform_code"]) > 0:
+        try:
+            axes = [nib.aff2axcodes(affine) for affine in (sform, header.get_qform())]
+        except (ValueError, np.linalg.LinAlgError, nib.spatialimages.HeaderDataError):
+            return [*found, "The header's qform cannot be read; its sform was used."]
+        if axes[0] != axes[1] and None not in axes[0]:
+            names = ["".join(axis or "?" for axis in codes) for codes in axes]
+            found.append(
+                f"The header gives two orientations, {names[0]} (sform, which was used) and {names[1]} (qform): one of "
+                "them is wrong, and with it left and right may be."
+            )
+    return found
+
+
 def nifti_grid(path: str | PathLike) -> tuple[np.ndarray, list[str], list[str]]:
     """
     Read the affine of a file of nibabel's in mm: a NIfTI, an Analyze or an MGH file.
@@ -100,6 +143,7 @@ def nifti_grid(path: str | PathLike) -> tuple[np.ndarray, list[str], list[str]]:
         raise ValueError("its header gives a voxel size of 0 and no sform")
     if int(stored["sform_code"]) == 0 and int(stored["qform_code"]) == 0:
         warnings.append(GUESSED)
+    warnings += disagreements(image.header)
     affine = np.asarray(image.affine, dtype=float)
     unit = image.header.get_xyzt_units()[0]
     if unit in MILLIMETRES and problem_of_grid(image.shape, affine):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,16 +26,18 @@ from ..dicom.pixels import read_volume
 from ..dicom.reader import Volume
 from ..dicom.series import use_dicom
 from ..errors import DicomError, SubjectError
-from ..files import NIBABEL_SUFFIXES, check_gzip
+from ..files import NIBABEL_SUFFIXES
 from ..geometry import corners_apart_mm, same_grid
+from ..whole import check_whole
 from .grid import check_grid, nifti_grid
 from .notices import add_notice, add_warning
-from .plausible import check_image
+from .plausible import check_extremes, check_image
 
 MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude", "t2star": "T2*-weighted magnitude"}
 MINIMUM_SLICES = 3
 MOST_ECHOES = 16
 """A T2*-weighted file with more volumes, whose echo times are not known, is a series over time and not of echoes."""
+ITK_PLACE = re.compile(r"\.(?:cxx|hxx|h):\d+:")
 MOST_APART = 0.01
 """Share of the finite voxels that may lie apart from the others for NaN around them to count as background."""
 
@@ -174,7 +177,7 @@ class LoadSubjectd(MapTransform):
             if isinstance(path, Volume):
                 return read_volume(path)
             if Path(path).is_file():
-                check_gzip(path)
+                check_whole(path)
             of_nibabel = by_nibabel(path)
             plain = str(path).endswith((".nii", ".nii.gz")) and not is_complex(path) and nib.load(path).ndim <= 4
             volume = read_unusual(path, key) if of_nibabel and not plain else self.load(path)
@@ -190,9 +193,8 @@ class LoadSubjectd(MapTransform):
             raise SubjectError(f"{name}: {error}") from error
         except Exception as error:
             cause = error.__cause__ or error
-            reason = str(cause).strip().splitlines()[0] if str(cause).strip() else "no reason given"
             raise SubjectError(
-                f"{name}: the {MODALITIES[key]} {path} cannot be read ({type(cause).__name__}: {reason}). Expected "
+                f"{name}: the {MODALITIES[key]} {path} cannot be read ({_reason(cause)}). Expected "
                 "a whole file of NIfTI, Analyze, MGH, NRRD or MetaImage, or a DICOM series; copy or convert it again."
             ) from error
 
@@ -255,6 +257,8 @@ class LoadSubjectd(MapTransform):
             raise SubjectError(f"{found} has the value {low:g} everywhere. Expected an image; export it again.")
         if key != "phase":
             check_image(found, volume.as_tensor())
+        else:
+            check_extremes(found, volume.as_tensor())
         return volume
 
     @staticmethod
@@ -271,6 +275,13 @@ class LoadSubjectd(MapTransform):
                 f"{name}: the affines of {path_a} and {path_b} put the same voxel up to {apart:.2f} mm apart. "
                 "Expected the same grid; give the files of one acquisition, or resample one to the other."
             )
+
+
+def _reason(error: BaseException) -> str:
+    """What a reader says is wrong, in a line; ITK's readers begin with where in their code they are."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip() and not ITK_PLACE.search(line)]
+    said = lines[-1 if ITK_PLACE.search(str(error)) else 0].strip() if lines else "no reason given"
+    return f"{type(error).__name__}: {said}"
 
 
 def is_background(values: np.ndarray) -> bool:

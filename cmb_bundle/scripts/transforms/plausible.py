@@ -14,6 +14,9 @@ SAMPLE = 200_000
 MOST_NEGATIVE = 0.2
 """Share of negative values, of those that are not background, that interpolation does not leave."""
 
+LARGEST, FARTHEST = 1e12, 1e6
+"""A value beyond the first, or beyond the second times the median, is none that a scanner wrote."""
+
 LABELS = 8
 """An image with no more different values than this is a mask or a label map."""
 
@@ -47,6 +50,7 @@ def check_image(found: str, volume: torch.Tensor) -> None:
     values = volume.flatten()
     if float(values.max()) <= 0:
         raise SubjectError(f"{found} has no positive value, at most {float(values.max()):g}. {_EXPECTED}")
+    check_extremes(found, values)
     values = values[:: max(1, len(values) // SAMPLE)]
     different = values.unique()
     if len(different) <= LABELS:
@@ -65,6 +69,36 @@ def check_image(found: str, volume: torch.Tensor) -> None:
             raise SubjectError(
                 f"{found} fills its range from {low:.4g} to {high:.4g} evenly, as a phase does. {_EXPECTED} {_PHASE}"
             )
+
+
+def check_extremes(found: str, values: torch.Tensor) -> None:
+    """
+    Refuse values that no scanner writes, as damaged floating-point numbers are.
+
+    Args:
+        found: the beginning of the message, which names the file.
+        values: any shape, finite.
+
+    Raises:
+        SubjectError: a value is beyond ``LARGEST``, or ``FARTHEST`` times the median of those that are not 0.
+
+    Example:
+        >>> try:
+        ...     check_extremes("sub-1: the SWI a.nii", torch.tensor([0.0, 1.0, 2.0, 3e9]))
+        ... except SubjectError as error:
+        ...     print(str(error)[:76])
+        sub-1: the SWI a.nii has 1 value(s) such as 3e+09, far beyond all others: it
+    """
+    size = values.abs().flatten()
+    largest = float(size.max())
+    sample = size[:: max(1, len(size) // SAMPLE)]
+    shown = sample[sample > 0]
+    limit = min(LARGEST, FARTHEST * float(shown.median()) if len(shown) else LARGEST)
+    if largest > limit:
+        raise SubjectError(
+            f"{found} has {int((size > limit).sum())} value(s) such as {largest:.3g}, far beyond all others: it is "
+            "damaged. Copy or convert it again."
+        )
 
 
 _EXPECTED = "Expected an image that is positive and dark around the head; give the SWI or the magnitude."
