@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..evaluation.curves import Curve
 from ..evaluation.froc import FROC_RATES
@@ -14,6 +13,7 @@ from ..evaluation.metrics import EvaluationOptions
 from ..evaluation.records import Crop, SubjectRecord, png
 from ..evaluation.stages import STAGES
 from ..evaluation.strata import UNKNOWN
+from ..pages.html import environment
 from .figures import draw_bland_altman, draw_froc, draw_strata
 from .published import PUBLISHED
 
@@ -90,16 +90,12 @@ def write_page(
     main = next(iter(systems))
     records = {record.subject: record for record in systems[main]}
     bases = {name: "" if name == main else f"/rivals/{_pointer(name)}" for name in systems}
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     numbers = Numbers(metrics)
     missed = lesions[~lesions["found_end_to_end"]].sort_values(
         ["probability", "subject", "lesion"], na_position="last", ignore_index=True
     )
     accepted = false[false["end_to_end"]]
-    page = environment.get_template("report.html").render(
+    page = environment(TEMPLATES).get_template("report.html").render(
         m=metrics,
         n=numbers,
         main=main,
