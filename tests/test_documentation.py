@@ -108,6 +108,7 @@ OPTIONS = {
     "docs/train.md": ["train.json"],
     "docs/evaluate.md": ["inference.json", "evaluate.json"],
     "docs/sensitivity.md": ["implant.json"],
+    "docs/review.md": ["review.json"],
 }
 
 

@@ -14,7 +14,8 @@ import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="NOT TESTED: what a browser does with the page. Install chromium (apt-get install chromium)."
+    CHROMIUM is None,
+    reason="NOT TESTED: what a browser does with the page. Install chromium (apt-get install chromium).",
 )
 NAMED_KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Enter": 13, "Escape": 27}
 
@@ -54,7 +55,9 @@ class Browser:
         self.send("Page.enable")
         self.send("Runtime.enable")
         self.send("Log.enable")
-        self.send("Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=False)
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=False
+        )
         if downloads is not None:
             self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
 
@@ -113,6 +116,13 @@ class Browser:
         end = time.monotonic() + seconds
         while not self.run(condition):
             assert time.monotonic() < end, f"it does not come true: {condition}"
+            time.sleep(0.05)
+
+    def wait_for_file(self, path, seconds=30):
+        """Wait for a download."""
+        end = time.monotonic() + seconds
+        while not Path(path).is_file():
+            assert time.monotonic() < end, f"{path} is not saved"
             time.sleep(0.05)
 
     def press(self, *keys):

@@ -5,7 +5,10 @@ import csv
 import io
 import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -16,8 +19,9 @@ from PIL import Image
 from cmb_bundle.scripts.data.labels import read_points
 from cmb_bundle.scripts.data.splits import Split
 
-from ..helpers import TINY_CONFIG
+from ..helpers import ROOT, TINY_CONFIG
 from ..helpers.browser import Browser, needs_chromium
+from ..helpers.commands import commands
 
 LOWEST = 0.01
 
@@ -129,14 +133,18 @@ def saved(folder, name):
 
 
 @needs_chromium
-def test_ten_cards_by_keyboard_closed_opened_saved_read_as_labels_and_trained_on(results, tiny_cohort, bundle, tmp_path):
+def test_ten_cards_by_keyboard_closed_opened_saved_read_as_labels_and_trained_on(
+    results, tiny_cohort, bundle, tmp_path
+):
     decide_ten(results, tmp_path)
     content = content_of(results / "review.html")
     cards = content["cards"]
     (tmp_path / "saved").mkdir()
     with Browser(tmp_path / "profile", tmp_path / "saved") as browser:  # opened again
         browser.open(results / "review.html")
-        assert browser.run("document.getElementById('count').textContent").startswith(f"10 of {len(cards)} decided: 5 acc")
+        assert browser.run("document.getElementById('count').textContent").startswith(
+            f"10 of {len(cards)} decided: 5 acc"
+        )
         assert browser.run("document.querySelectorAll('article.accept').length") == DECISIONS.count("a")
         # the rest, with the keyboard too: the next that is undecided, until there is none
         browser.press("n", *"r" * (len(cards) - 10))
@@ -146,10 +154,7 @@ def test_ten_cards_by_keyboard_closed_opened_saved_read_as_labels_and_trained_on
         browser.wait("document.getElementById('said').textContent === 'Saved.'")
         path = tmp_path / "saved" / "review_AB.csv"
         browser.wait(f"{json.dumps(str(path))} !== ''")
-        for _ in range(100):
-            if path.is_file():
-                break
-            browser.run("new Promise(done => setTimeout(done, 50))")
+        browser.wait_for_file(path)
         assert browser.errors == []
     rows = saved(tmp_path, "review_AB.csv")
     assert [row["class"] for row in rows[:10]] == [{"a": "cmb", "r": "no cmb", "u": "unsure"}[d] for d in DECISIONS]
@@ -187,10 +192,7 @@ def test_a_csv_is_read_in_again_and_rows_of_other_results_are_not(results, tmp_p
     with Browser(tmp_path / "profile", tmp_path / "saved") as browser:
         browser.open(results / "review.html")
         browser.press("s")
-        for _ in range(100):
-            if (tmp_path / "saved" / "review.csv").is_file():
-                break
-            browser.run("new Promise(done => setTimeout(done, 50))")
+        browser.wait_for_file(tmp_path / "saved" / "review.csv")
         said = browser.run("document.getElementById('said').textContent")
         assert "are undecided, so that their subjects are no labels yet" in said
     path = tmp_path / "saved" / "review.csv"
@@ -215,7 +217,9 @@ def test_a_csv_is_read_in_again_and_rows_of_other_results_are_not(results, tmp_p
 def test_order_filter_slider_and_blind_reading(results, tmp_path):
     with Browser(tmp_path / "profile") as browser:
         browser.open(results / "review.html")
-        order = "const pick = document.getElementById('order'); pick.value = 'uncertain'; pick.onchange({target: pick});"
+        order = (
+            "const pick = document.getElementById('order'); pick.value = 'uncertain'; pick.onchange({target: pick});"
+        )
         browser.run(order)
         thresholds = {s["subject"]: s["threshold"] for s in content_of(results / "review.html")["subjects"]}
         shown = browser.run("shown.filter(c => c.lesion).map(c => [c.subject, c.probability])")
@@ -236,3 +240,12 @@ def test_order_filter_slider_and_blind_reading(results, tmp_path):
         browser.press("?")
         assert browser.run("document.getElementById('keys').open") is True
         assert browser.errors == []
+
+
+def test_the_command_of_the_page_on_review(results, tiny_cohort, tmp_path):
+    command = commands(ROOT / "docs" / "review.md")[0]
+    for name, target in (("cmb_bundle", ROOT / "cmb_bundle"), ("scans", tiny_cohort)):
+        (tmp_path / name).symlink_to(target)
+    shutil.copytree(results, tmp_path / "results", ignore=shutil.ignore_patterns("review.html"))
+    subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=tmp_path, check=True, capture_output=True)
+    assert content_of(tmp_path / "results" / "review.html")["lowest"] == 0.05

@@ -34,11 +34,11 @@ def environment(folder: str | Path | None = None) -> Environment:
 
 
 def for_script(content: object) -> str:
-    """
+    r"""
     JSON that can stand within a script: nothing but the end of the script means anything to HTML there.
 
     Example:
         >>> for_script({"name": "</script>"})
-        '{"name": "\\\\u003c/script>"}'
+        '{"name": "\\u003c/script>"}'
     """
     return json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")

@@ -53,7 +53,9 @@ def read_results(results_dir: str | Path, subjects: Sequence[str] | None = None)
     found = {name: path for name, path in found.items() if path.name == f"{name}{ENDING}"}
     if not found:
         bids = next(root.rglob("*_desc-cmb_candidates.json"), None) if root.is_dir() else None
-        what = "BIDS derivatives, which are not read here; run the inference with output_layout default." if bids else ""
+        what = (
+            "BIDS derivatives, which are not read here; run the inference with output_layout default." if bids else ""
+        )
         what = what or f"no file <id>/<id>{ENDING}. Give the output_dir of an inference as results_dir."
         raise SubjectError(f"{root}: {'holds' if root.is_dir() else 'is no folder, so that it holds'} {what}")
     wanted = list(found) if subjects is None else [str(one) for one in subjects]

@@ -108,8 +108,10 @@ def write_review(
         "cards": cards,
     }
     content["key"] = _key(cards)
-    page = environment().get_template("review.html").render(
-        content=for_script(content), n_subjects=len(told), lowest=lowest_probability, failures=failures
+    page = (
+        environment()
+        .get_template("review.html")
+        .render(content=for_script(content), n_subjects=len(told), lowest=lowest_probability, failures=failures)
     )
     path = write_whole(output_file, lambda aside: aside.write_text(page, encoding="utf-8"))
     size = path.stat().st_size / 1e6

@@ -201,13 +201,17 @@ def cohort_page(table: pd.DataFrame) -> str:
         "microbleeds": int(numbers.sum()),
         "subjects with microbleeds": int((numbers > 0).sum()),
     }
-    return environment(TEMPLATES).get_template("cohort.html").render(
-        counts=counts,
-        classes=classes,
-        most=max([number for _, number in classes] + [1]),
-        kinds=failure_kinds(table),
-        versions=sorted(set(done["version"].dropna())),
-        weights=sorted(set(done["weights"].dropna())),
-        columns=for_script(list(shown)),
-        rows=for_script(rows),
+    return (
+        environment(TEMPLATES)
+        .get_template("cohort.html")
+        .render(
+            counts=counts,
+            classes=classes,
+            most=max([number for _, number in classes] + [1]),
+            kinds=failure_kinds(table),
+            versions=sorted(set(done["version"].dropna())),
+            weights=sorted(set(done["weights"].dropna())),
+            columns=for_script(list(shown)),
+            rows=for_script(rows),
+        )
     )

@@ -95,25 +95,29 @@ def write_page(
         ["probability", "subject", "lesion"], na_position="last", ignore_index=True
     )
     accepted = false[false["end_to_end"]]
-    page = environment(TEMPLATES).get_template("report.html").render(
-        m=metrics,
-        n=numbers,
-        main=main,
-        bases=bases,
-        stages=STAGES,
-        stage_names=STAGE_NAMES,
-        rates=list(metrics["end_to_end"]["sensitivity_at"]),
-        n_rates=len(FROC_RATES),
-        figures=_figures(metrics, curves, subjects),
-        options=options,
-        subjects=_plain(subjects),
-        warned=[row for row in _plain(subjects) if row["warnings"]],
-        misses=[_lesion_card(row, records) for row in _plain(missed)[: options.gallery]],
-        n_misses=len(missed),
-        worst=[_false_card(row, records) for row in _plain(accepted)[: options.gallery]],
-        n_false=len(accepted),
-        published=PUBLISHED,
-        kind_of_scans=kind_of_scans(metrics["evaluated"]["simulated"]),
+    page = (
+        environment(TEMPLATES)
+        .get_template("report.html")
+        .render(
+            m=metrics,
+            n=numbers,
+            main=main,
+            bases=bases,
+            stages=STAGES,
+            stage_names=STAGE_NAMES,
+            rates=list(metrics["end_to_end"]["sensitivity_at"]),
+            n_rates=len(FROC_RATES),
+            figures=_figures(metrics, curves, subjects),
+            options=options,
+            subjects=_plain(subjects),
+            warned=[row for row in _plain(subjects) if row["warnings"]],
+            misses=[_lesion_card(row, records) for row in _plain(missed)[: options.gallery]],
+            n_misses=len(missed),
+            worst=[_false_card(row, records) for row in _plain(accepted)[: options.gallery]],
+            n_false=len(accepted),
+            published=PUBLISHED,
+            kind_of_scans=kind_of_scans(metrics["evaluated"]["simulated"]),
+        )
     )
     path.write_text(page, encoding="utf-8")
 

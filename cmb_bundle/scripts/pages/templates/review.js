@@ -166,6 +166,7 @@ function list(first) {
   $("cards").replaceChildren(...shown.map(card => card.article));
   current = Math.max(0, first === undefined ? 0 : shown.indexOf(first));
   shown.forEach(card => { paint(card); near.observe(card.article); });
+  if (current) shown[current].article.scrollIntoView({ block: "center" }); else scrollTo(0, 0);
   tally();
 }
 function go(index, scroll = true) {
@@ -282,8 +283,8 @@ addEventListener("keydown", event => {
   event.preventDefault();
   keys[event.key]();
 });
-$("order").onchange = $("which").onchange = event => { event.target.blur(); list(shown[current]); scrollTo(0, 0); };
-$("text").oninput = () => list(shown[current]);
+$("order").onchange = $("which").onchange = event => { event.target.blur(); list(); };
+$("text").oninput = () => list();
 $("blind").onchange = event => { document.body.classList.toggle("blind", event.target.checked); event.target.blur(); };
 $("reader").oninput = event => { state.reader = event.target.value; keep(); };
 $("save").onclick = save;
