@@ -53,10 +53,9 @@ def read_results(results_dir: str | Path, subjects: Sequence[str] | None = None)
     found = {name: path for name, path in found.items() if path.name == f"{name}{ENDING}"}
     if not found:
         bids = next(root.rglob("*_desc-cmb_candidates.json"), None) if root.is_dir() else None
-        what = (
-            "BIDS derivatives, which are not read here; run the inference with output_layout default." if bids else ""
-        )
-        what = what or f"no file <id>/<id>{ENDING}. Give the output_dir of an inference as results_dir."
+        what = f"no file <id>/<id>{ENDING}. Give the output_dir of an inference as results_dir."
+        if bids:
+            what = "BIDS derivatives, which are not read here; run the inference with output_layout default."
         raise SubjectError(f"{root}: {'holds' if root.is_dir() else 'is no folder, so that it holds'} {what}")
     wanted = list(found) if subjects is None else [str(one) for one in subjects]
     absent = [name for name in wanted if name not in found]
@@ -101,8 +100,8 @@ def check_scan(result: SubjectResult, scan: Mapping) -> None:
         apart = corners_apart_mm(shape, affine, result.affine)
         raise SubjectError(
             f"{result.subject}: the scan has {' x '.join(map(str, shape))} voxels, the results "
-            f"{' x '.join(map(str, result.shape))}, corners {apart:.1f} mm apart. Expected the scan that the results are "
-            "of: give its dataset_dir, and the echo and the DICOM series that were read."
+            f"{' x '.join(map(str, result.shape))}, corners {apart:.1f} mm apart. Expected the scan that the results "
+            "are of: give its dataset_dir, and the echo and the DICOM series that were read."
         )
 
 
@@ -123,7 +122,8 @@ def places_to_look_at(content: Mapping, lowest_probability: float, duplicate_mm:
         >>> one = {"ras_mm": [0, 0, 0], "probability": 0.9, "accepted": True, "reason": "accepted", "diameter_mm": 4.0}
         >>> near, low = one | {"ras_mm": [1, 0, 0], "probability": 0.8, "accepted": False}, one | {"probability": 0.01}
         >>> other = one | {"ras_mm": [9, 0, 0], "probability": 0.2, "accepted": False}
-        >>> content = {"candidates": [one, near, other, low | {"accepted": False}], "microbleeds": [{"diameter_mm": 3.1}]}
+        >>> candidates = [one, near, other, low | {"accepted": False}]
+        >>> content = {"candidates": candidates, "microbleeds": [{"diameter_mm": 3.1}]}
         >>> [(p["candidate"], p["lesion"], p["diameter_mm"]) for p in places_to_look_at(content, 0.05)]
         [(1, 1, 3.1), (3, None, 4.0)]
     """

@@ -118,8 +118,8 @@ def write_review(
     print(f"{len(cards)} cards of {len(told)} subjects, {size:.1f} MB: {path.resolve()}")
     if size > LARGE_MB:
         print(
-            f"A page of more than {LARGE_MB:g} MB is slow to open. Raise lowest_probability, or make several pages with "
-            "subjects."
+            f"A page of more than {LARGE_MB:g} MB is slow to open. Raise lowest_probability, or make several pages "
+            "with subjects."
         )
     if failures:
         reasons = "\n".join(f"  {name}: {why}" for name, why in failures.items())
