@@ -109,6 +109,7 @@ OPTIONS = {
     "docs/train.md": ["train.json"],
     "docs/evaluate.md": ["inference.json", "evaluate.json"],
     "docs/sensitivity.md": ["implant.json"],
+    "docs/review.md": ["review.json"],
 }
 
 

@@ -21,6 +21,7 @@ FLOORS = [
     {"training"},
     {"inference"},
     {"report", "audit", "implant", "darknet", "regions"},
+    {"pages"},
     {"transforms", "detection", "evaluation"},
     {"data", "networks", "annotation"},
     {"dicom", "keras", "options", "whole"},

@@ -135,7 +135,8 @@ def look(subject: Mapping[str, Any], join_mm: float = 3.0, echo: int = -1, dicom
     # a convention that changes nothing keeps x, y and slice as written, so that rows of one lesion can be joined
     spacing = image.pixdim.numpy()
     affine = np.diag([*[spacing[:2].mean()] * 2, spacing[2], 1.0])
-    points = read_points(subject["label"], BEYOND_ANY_IMAGE, affine, LabelConvention(index_base=0), join_mm)
+    as_written = LabelConvention(index_base=0)
+    points = read_points(subject["label"], BEYOND_ANY_IMAGE, affine, as_written, join_mm, subject["subject"])
     rows = points.voxel[:, [2, 0, 1]]
     return measure(subject["subject"], rows, image[0].numpy(), head[0].numpy().astype(bool), spacing)
 

@@ -42,6 +42,7 @@ HEADERS = {
     "class": r"class|klasse",
     "diameter_mm": r"diameter[ _]*[\[(]?mm[\])]?",
     "lesion": r"lesion",
+    "subject": r"subject",
 }
 """The names of each column, in lower case; a place may be said to be in pixels or voxels, but not in mm."""
 IN_PIXELS = re.compile(r"[ _]*[\[(]?(px|pixels?|vox|voxels?)[\])]?$")
@@ -50,6 +51,8 @@ OLE_MAGIC = bytes.fromhex("d0cf11e0a1b11ae1")
 
 
 NAMED = " or one of " + ", ".join(CLASS_NAMES)
+UNSURE, UNDECIDED = "unsure", "undecided"
+"""Classes that the page for review writes besides: the first are left out, the second are no label yet."""
 
 
 @dataclass(frozen=True)
@@ -236,34 +239,38 @@ def _number(cell: Any) -> float:
     return number if np.isfinite(number) else np.nan
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, subject: str | None = None) -> Table:
     """Read a table of points; what it may look like is said in ``labels.read_points``.
 
     Args:
         path: .xlsx, .xlsm, .xls, .csv, .tsv or .txt.
+        subject: whose rows to read, of a table with a column subject that names several.
 
     Returns:
         its rows; no rows for an empty sheet.
 
     Raises:
-        LabelError: if it is not a table of these kinds, or has unexpected columns or cells.
+        LabelError: if it is not a table of these kinds, has unexpected columns or cells, or names several subjects and
+            not this one.
     """
     cells = _read_cells(path)
-    if len(cells) > MAX_ROWS:
-        raise LabelError(
-            f"{path}: has {len(cells)} rows; expected a row for each microbleed and slice, {MAX_ROWS} at most. Is it a "
-            "list of voxels? Save it as a label map in place of a table."
-        )
     notices = _hidden(path, cells)
     columns, by_position = {"slice": 0, "x": 1, "y": 2}, False
     if cells:
         number, first = cells[0]
         if any(_column_name(cell) in columns for cell in first):
             columns = _columns_by_name(path, number, first)
-            cells = cells[1:]
+            cells = _rows_of(path, subject, cells[1:], columns.pop("subject", None))
             _check_no_mimic(path, first, cells, columns)
+            cells, more = _decided(path, cells, columns)
+            notices += more
         else:
             columns, by_position = _columns_by_position(path, cells), True
+    if len(cells) > MAX_ROWS:
+        raise LabelError(
+            f"{path}: has {len(cells)} rows; expected a row for each microbleed and slice, {MAX_ROWS} at most. Is it a "
+            "list of voxels? Save it as a label map in place of a table."
+        )
 
     values = {name: np.full(len(cells), np.nan) for name in columns}
     for index, (number, row) in enumerate(cells):
@@ -294,6 +301,89 @@ def read_table(path: Path) -> Table:
         lesion=values["lesion"][keep] if "lesion" in columns else None,
         notices=notices,
     )
+
+
+def subjects_of_table(path: str | Path) -> list[str]:
+    """The subjects that a table with a column subject names, in their order.
+
+    Args:
+        path: of the table.
+
+    Raises:
+        LabelError: it cannot be read, has no such column, or a row without a subject.
+    """
+    path = Path(path)
+    if label_suffix(path) not in TABLE_SUFFIXES:
+        raise LabelError(f"{path}: is no table. Expected one with the columns subject, slice, x, y and class.")
+    cells = _read_cells(path)
+    columns = _columns_by_name(path, *cells[0]) if cells else {}
+    if "subject" not in columns:
+        raise LabelError(
+            f"{path}: has no column subject, which says whose row each is. Expected a header row with subject, slice, "
+            "x, y and class, as the page for review writes it."
+        )
+    return _named_subjects(path, cells[1:], columns["subject"])
+
+
+def _cell(row: list[Any], column: int) -> str:
+    return str(row[column]).strip() if column < len(row) else ""
+
+
+def _named_subjects(path: Path, cells: list[tuple[int, list[Any]]], column: int) -> list[str]:
+    """The subjects of a table's rows, once each; where there are several, each row names one."""
+    named = [_cell(row, column) for _, row in cells]
+    found = list(dict.fromkeys(name for name in named if name))
+    if len(found) > 1 and "" in named:
+        number = cells[named.index("")][0]
+        raise LabelError(
+            f"{path}: names {len(found)} subjects, but row {number} has none in the column subject. Write whose it is."
+        )
+    return found
+
+
+def _rows_of(
+    path: Path, subject: str | None, cells: list[tuple[int, list[Any]]], column: int | None
+) -> list[tuple[int, list[Any]]]:
+    """The rows of a subject; all of them where the table names one subject at most, however it writes its id."""
+    if column is None:
+        return cells
+    named = _named_subjects(path, cells, column)
+    if len(named) < 2:
+        return cells
+    if subject not in named:
+        asked = "which of them to read was not said" if subject is None else f"and {subject} is none of them"
+        shown = ", ".join(named[:5]) + (", ..." if len(named) > 5 else "")
+        raise LabelError(
+            f"{path}: has rows of {len(named)} subjects ({shown}), {asked}. Expected the rows of one subject, or the "
+            "subject's id as the data set has it in the column subject."
+        )
+    return [(number, row) for number, row in cells if _cell(row, column) == subject]
+
+
+def _decided(
+    path: Path, cells: list[tuple[int, list[Any]]], columns: dict[str, int]
+) -> tuple[list[tuple[int, list[Any]]], tuple[str, ...]]:
+    """
+    The rows without those of which a reader was unsure, which are in a notice, and without those that say that there
+    is none: class 0 without a place.
+    """
+    if "class" not in columns:
+        return cells, ()
+    classes = [_cell(row, columns["class"]).lower() for _, row in cells]
+    waiting = [number for (number, _), name in zip(cells, classes, strict=True) if name == UNDECIDED]
+    if waiting:
+        raise LabelError(
+            f"{path}: {len(waiting)} rows of this subject are {UNDECIDED}, row {waiting[0]} is the first, so that it "
+            "is no label yet. Decide them on the page for review and save it again."
+        )
+    kept = []
+    for (number, row), name in zip(cells, classes, strict=True):
+        without_place = not any(_cell(row, columns[key]) for key in ("slice", "x", "y"))
+        if name != UNSURE and not (without_place and CLASS_NAMES.get(name) == 0):
+            kept.append((number, row))
+    unsure = classes.count(UNSURE)
+    notice = f"{path.name}: {unsure} place(s) of which the reader was unsure do not count as microbleeds."
+    return kept, (notice,) if unsure else ()
 
 
 def _column_name(cell: Any) -> str | None:

@@ -120,6 +120,7 @@ def read_points(
     affine: Any,
     convention: LabelConvention | None = None,
     join_mm: float = 3.0,
+    subject: str | None = None,
 ) -> Points:
     """Read the microbleeds of one subject from a table of points or from a label map.
 
@@ -130,7 +131,8 @@ def read_points(
     slices (along the third array axis) are joined, nearest first, each with at most one point on the slice
     above and one on the slice below. With a column lesion, only rows with the same lesion number are joined.
 
-    A class is a number or a name (cmb, mimic); decimal commas are read.
+    A class is a number or a name (cmb, mimic); decimal commas are read. Rows of the class unsure are left out, with a
+    notice; those that are undecided are no label. A column subject that names several says whose row each is.
 
     In a label map each connected component (26 neighbours, separately for each value) is a lesion at its
     centroid, with the diameter of a sphere of the same volume. Its axes may be turned over or permuted against those
@@ -143,6 +145,7 @@ def read_points(
         convention: what slice, x and y mean; default: 1-based, i = x - 1, j = y - 1, k = slice - 1.
         join_mm: points on consecutive slices closer than this in-plane distance, in mm, are one lesion. The
             default is about the median diameter of a microbleed on SWI (2.7 mm).
+        subject: whose rows to read, of a table of several subjects.
 
     Returns:
         the points on the image's own grid.
@@ -158,7 +161,7 @@ def read_points(
     if label_suffix(path) in IMAGE_SUFFIXES:
         voxel, diameter_mm, notices = _points_of_label_map(path, shape, affine)
     else:
-        table = read_table(path)
+        table = read_table(path, subject)
         voxel = convention.to_voxel(table.rows, shape)
         _check_inside(path, table, voxel, shape, convention)
         group = _chains(voxel, affine, join_mm) if table.lesion is None else table.lesion
@@ -169,11 +172,12 @@ def read_points(
     return Points(voxel, voxel @ affine[:3, :3].T + affine[:3, 3], diameter_mm, notices)
 
 
-def count_points(path: str | Path) -> int:
+def count_points(path: str | Path, subject: str | None = None) -> int:
     """Count the rows of a table (without those of class 0, before joining) or the components of a label map.
 
     Args:
         path: a label file as for :py:func:`read_points`; the image is not needed.
+        subject: whose rows to count, of a table of several subjects.
 
     Returns:
         the number; 0 for a subject without microbleeds.
@@ -184,7 +188,7 @@ def count_points(path: str | Path) -> int:
     path = Path(path)
     if label_suffix(path) in IMAGE_SUFFIXES:
         return int(read_components(path)[0].max(initial=0))
-    return len(read_table(path).rows)
+    return len(read_table(path, subject).rows)
 
 
 def _check_inside(

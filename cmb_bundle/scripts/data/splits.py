@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import LabelError, SubjectError
 from ..files import write_json
 from .bids import only_labelled, participant_of
+from .label_files import subjects_of_table
 from .labels import LabelConvention, count_points
 from .layouts import FILE_KEYS, find_subjects, read_datalist
 
@@ -76,6 +77,7 @@ def make_datalist(
     echo: int = -1,
     participant_label: str | Sequence[str] | None = None,
     session_label: str | Sequence[str] | None = None,
+    label_file: str | Path | None = None,
 ) -> dict[str, Any]:
     """Split the labelled subjects of a data set into folds, or take the split of a datalist that is there.
 
@@ -88,6 +90,7 @@ def make_datalist(
         convention: of the labels' tables, or its keyword arguments; noted in the file.
         echo: as for :py:func:`find_subjects`.
         participant_label, session_label: only these participants and sessions, see :py:func:`~.bids.only_labelled`.
+        label_file: as for :py:func:`labelled_by`.
 
     Returns:
         "name", "dataset_dir", "folds", "seed", "convention"; "training", the labelled subjects, each with its
@@ -101,12 +104,13 @@ def make_datalist(
     if not isinstance(convention, LabelConvention):
         convention = LabelConvention(**(convention or {}))
     subjects = only_labelled(find_subjects(dataset_dir, echo), participant_label, session_label)
+    subjects = labelled_by(subjects, label_file, dataset_dir)
     root = Path(dataset_dir).expanduser().absolute()
     base = read_datalist(root)[1] if root.suffix.lower() == ".json" else root.parent if root.is_file() else root
     wanted = {"folds": folds, "seed": seed, "echo": echo, "convention": asdict(convention)}
     path = Path(datalist_file).expanduser().absolute() if datalist_file else None
     if path and path.exists():
-        return _reuse(path, subjects, base, wanted)
+        return _reuse(path, subjects, base, wanted, label_file is not None)
 
     failures = {subject["subject"]: subject["error"] for subject in subjects if "error" in subject}
     entries = [_relative(subject, base) for subject in subjects if "error" not in subject]
@@ -134,6 +138,39 @@ def make_datalist(
     return content
 
 
+def labelled_by(
+    subjects: list[dict[str, Any]], label_file: str | Path | None, dataset_dir: str | Path
+) -> list[dict[str, Any]]:
+    """
+    Let one table of several subjects, such as that of the page for review, be their labels in place of all others.
+
+    Args:
+        subjects: of :py:func:`find_subjects`.
+        label_file: the table, with a column subject; None leaves the labels as they are.
+        dataset_dir: where the subjects are from, for the message.
+
+    Returns:
+        the subjects; those that the table does not name have no label.
+
+    Raises:
+        LabelError: the table cannot be read, or names a subject that the data set does not have.
+    """
+    if label_file is None:
+        return subjects
+    path = Path(label_file).expanduser().absolute()
+    named = subjects_of_table(path)
+    known = {subject["subject"] for subject in subjects}
+    unknown = [name for name in named if name not in known]
+    if unknown or not named:
+        raise LabelError(
+            f"{path}: names {', '.join(unknown[:5]) or 'no subject'}{', ...' if len(unknown) > 5 else ''}, of which "
+            f"{dataset_dir} has no trace; it has {', '.join(sorted(known)[:5])}{', ...' if len(known) > 5 else ''}. "
+            "Give the data set whose results were reviewed."
+        )
+    without = [{key: value for key, value in subject.items() if key != "label"} for subject in subjects]
+    return [s | ({"label": str(path)} if s["subject"] in named and "error" not in s else {}) for s in without]
+
+
 class Split:
     """
     The parts of a cross-validation's fold: training, validation and test subjects, found and read once.
@@ -149,7 +186,7 @@ class Split:
         folds: number of folds, 3 or more.
         seed: of the split.
         convention: of the labels' tables; noted in a new datalist.
-        echo, participant_label, session_label: as for :py:func:`make_datalist`.
+        echo, participant_label, session_label, label_file: as for :py:func:`make_datalist`.
 
     Example:
         >>> Split(None).part("all")
@@ -167,6 +204,7 @@ class Split:
         echo: int = -1,
         participant_label: str | Sequence[str] | None = None,
         session_label: str | Sequence[str] | None = None,
+        label_file: str | Path | None = None,
     ) -> None:
         self.dataset_dir = dataset_dir
         self.datalist_file = datalist_file
@@ -176,12 +214,13 @@ class Split:
         self.convention = convention
         self.echo = echo
         self.labels = {"participant_label": participant_label, "session_label": session_label}
+        self.label_file = label_file
 
     @cached_property
     def datalist(self) -> dict[str, Any]:
         """The split of the whole data set, as :py:func:`make_datalist` gives it, with enough subjects for its folds."""
         how = {"folds": self.folds, "seed": self.seed, "convention": self.convention, "echo": self.echo}
-        content = make_datalist(self.dataset_dir, self.datalist_file, **how, **self.labels)
+        content = make_datalist(self.dataset_dir, self.datalist_file, **how, **self.labels, label_file=self.label_file)
         usable = len(content["training"])
         if usable < self.folds:
             raise SubjectError(
@@ -228,6 +267,7 @@ class Split:
             return []
         if subset == "all":
             found = only_labelled(find_subjects(self.dataset_dir, self.echo), **self.labels)
+            found = labelled_by(found, self.label_file, self.dataset_dir)
             return _only(found, subjects, self.dataset_dir)
         if subset not in PARTS:
             raise SubjectError(f"subset is {subset!r}; it must be all, {', '.join(PARTS)}.")
@@ -265,8 +305,8 @@ class Split:
         return {key: str(base / entry[key]) if key in FILE_KEYS else entry[key] for key in present}
 
 
-def _reuse(path: Path, subjects: list[dict], base: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """A datalist that is there, with its paths taken from the data set's folder as it is now."""
+def _reuse(path: Path, subjects: list[dict], base: Path, wanted: dict[str, Any], relabel: bool) -> dict[str, Any]:
+    """A datalist that is there, with its paths taken from the data set's folder as it is now; labels, if asked, too."""
     entries, _ = read_datalist(path)
     content = json.loads(path.read_text(encoding="utf-8"))
     content = {"training": content} if isinstance(content, list) else content
@@ -276,6 +316,10 @@ def _reuse(path: Path, subjects: list[dict], base: Path, wanted: dict[str, Any])
     former = [present[name] for name in content["failures"] if name in present]
     content["failures"] = {subject["subject"]: subject["error"] for subject in former if "error" in subject}
     _count([subject for subject in former if "label" in subject], base, content["failures"])
+    if relabel:
+        content["training"] = [
+            entry | {"label": present.get(entry["subject"], {}).get("label")} for entry in content["training"]
+        ]
     usable = []
     for entry in content["training"]:
         paths = [base / entry[key] for key in FILE_KEYS if entry.get(key)]
@@ -318,7 +362,7 @@ def _count(entries: list[dict], base: Path, failures: dict[str, str]) -> list[di
     counted = []
     for entry in entries:
         try:
-            counted.append(entry | {"lesions": count_points(base / entry["label"])})
+            counted.append(entry | {"lesions": count_points(base / entry["label"], entry["subject"])})
         except LabelError as error:
             failures[entry["subject"]] = str(error)
     if failures:

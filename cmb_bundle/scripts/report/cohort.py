@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from ignite.engine import Engine, Events
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..files import write_csv, write_whole
 from ..options import check_flags
+from ..pages.html import environment, for_script
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILES = ("cohort.csv", "findings.csv", "cohort.html")
@@ -201,15 +201,17 @@ def cohort_page(table: pd.DataFrame) -> str:
         "microbleeds": int(numbers.sum()),
         "subjects with microbleeds": int((numbers > 0).sum()),
     }
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("cohort.html").render(
-        counts=counts,
-        classes=classes,
-        most=max([number for _, number in classes] + [1]),
-        kinds=failure_kinds(table),
-        versions=sorted(set(done["version"].dropna())),
-        weights=sorted(set(done["weights"].dropna())),
-        # within a script nothing but the end of the script means anything to HTML
-        columns=json.dumps(list(shown)),
-        rows=json.dumps(rows).replace("<", "\\u003c"),
+    return (
+        environment(TEMPLATES)
+        .get_template("cohort.html")
+        .render(
+            counts=counts,
+            classes=classes,
+            most=max([number for _, number in classes] + [1]),
+            kinds=failure_kinds(table),
+            versions=sorted(set(done["version"].dropna())),
+            weights=sorted(set(done["weights"].dropna())),
+            columns=for_script(list(shown)),
+            rows=for_script(rows),
+        )
     )

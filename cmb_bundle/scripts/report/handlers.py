@@ -12,7 +12,6 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 from monai.inferers import Inferer
-from scipy import ndimage
 
 from ..candidate import Candidate, Crop
 from ..data.labels import read_label_map
@@ -22,8 +21,8 @@ from ..evaluation.metrics import EvaluationOptions
 from ..evaluation.records import Lesion, SubjectRecord, load_records, save_records
 from ..evaluation.truth import complete, read_truth
 from ..files import sha256
-from ..geometry import to_voxel
 from ..options import check_flags
+from ..pages.strips import cut_slices
 from .report import FILES, write_evaluation
 
 RECORDS = "_cmb_records.json"
@@ -255,16 +254,5 @@ def cut_crop(
     Returns:
         the picture in radiological view, patient's right on the left and anterior up.
     """
-    affine = np.asarray(affine, dtype=float)
-    centre = to_voxel(affine, ras_mm)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    pixels = max(1, round(size_mm / pixel_mm))
-    offset = (np.arange(pixels) - (pixels - 1) / 2) * pixel_mm
-    i = centre[0] - offset[None, :] / spacing[0]  # columns from the patient's right to the left
-    j = centre[1] - offset[:, None] / spacing[1]  # rows from anterior to posterior
-    k = int(np.clip(round(centre[2]), 0, volume.shape[3] - 1))
-    grid = np.broadcast_arrays(i, j)
-    channels = [
-        ndimage.map_coordinates(np.asarray(channel[..., k], dtype=float), grid, order=1, cval=0.0) for channel in volume
-    ]
-    return Crop(np.clip(np.rint(np.stack(channels) * 255), 0, 255).astype(np.uint8), float(size_mm))
+    cut = cut_slices(volume, affine, ras_mm, size_mm, pixel_mm)
+    return Crop(cut[:, 0], float(size_mm))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..evaluation.curves import Curve
 from ..evaluation.froc import FROC_RATES
@@ -14,6 +13,7 @@ from ..evaluation.metrics import EvaluationOptions
 from ..evaluation.records import Crop, SubjectRecord, png
 from ..evaluation.stages import STAGES
 from ..evaluation.strata import UNKNOWN
+from ..pages.html import environment
 from .figures import draw_bland_altman, draw_froc, draw_strata
 from .published import PUBLISHED
 
@@ -90,34 +90,34 @@ def write_page(
     main = next(iter(systems))
     records = {record.subject: record for record in systems[main]}
     bases = {name: "" if name == main else f"/rivals/{_pointer(name)}" for name in systems}
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     numbers = Numbers(metrics)
     missed = lesions[~lesions["found_end_to_end"]].sort_values(
         ["probability", "subject", "lesion"], na_position="last", ignore_index=True
     )
     accepted = false[false["end_to_end"]]
-    page = environment.get_template("report.html").render(
-        m=metrics,
-        n=numbers,
-        main=main,
-        bases=bases,
-        stages=STAGES,
-        stage_names=STAGE_NAMES,
-        rates=list(metrics["end_to_end"]["sensitivity_at"]),
-        n_rates=len(FROC_RATES),
-        figures=_figures(metrics, curves, subjects),
-        options=options,
-        subjects=_plain(subjects),
-        warned=[row for row in _plain(subjects) if row["warnings"]],
-        misses=[_lesion_card(row, records) for row in _plain(missed)[: options.gallery]],
-        n_misses=len(missed),
-        worst=[_false_card(row, records) for row in _plain(accepted)[: options.gallery]],
-        n_false=len(accepted),
-        published=PUBLISHED,
-        kind_of_scans=kind_of_scans(metrics["evaluated"]["simulated"]),
+    page = (
+        environment(TEMPLATES)
+        .get_template("report.html")
+        .render(
+            m=metrics,
+            n=numbers,
+            main=main,
+            bases=bases,
+            stages=STAGES,
+            stage_names=STAGE_NAMES,
+            rates=list(metrics["end_to_end"]["sensitivity_at"]),
+            n_rates=len(FROC_RATES),
+            figures=_figures(metrics, curves, subjects),
+            options=options,
+            subjects=_plain(subjects),
+            warned=[row for row in _plain(subjects) if row["warnings"]],
+            misses=[_lesion_card(row, records) for row in _plain(missed)[: options.gallery]],
+            n_misses=len(missed),
+            worst=[_false_card(row, records) for row in _plain(accepted)[: options.gallery]],
+            n_false=len(accepted),
+            published=PUBLISHED,
+            kind_of_scans=kind_of_scans(metrics["evaluated"]["simulated"]),
+        )
     )
     path.write_text(page, encoding="utf-8")
 

@@ -56,7 +56,7 @@ class CrossValidation:
         folds: number of folds of the split.
         seed: seed of the split.
         convention: convention of the labels.
-        echo, participant_label, session_label: as for :func:`~..data.splits.make_datalist`.
+        echo, participant_label, session_label, label_file: as for :func:`~..data.splits.make_datalist`.
         run_folds: numbers of the folds to run; None for all.
         evaluation_configs: files of the evaluation's configuration, names in ``configs`` or paths.
         resume: False repeats the folds from the start.
@@ -77,6 +77,7 @@ class CrossValidation:
         echo: int = -1,
         participant_label: str | Sequence[str] | None = None,
         session_label: str | Sequence[str] | None = None,
+        label_file: str | Path | None = None,
         run_folds: Sequence[int] | int | None = None,
         evaluation_configs: Sequence[str] = ("inference.json", "evaluate.json"),
         resume: bool = True,
@@ -93,7 +94,7 @@ class CrossValidation:
         files = [Path(self.bundle_root) / "configs" / name for name in evaluation_configs]
         self.evaluation = ConfigParser.load_config_files([str(path) for path in files])
         split = make_datalist(
-            dataset_dir, self.datalist_file, folds, seed, convention, echo, participant_label, session_label
+            dataset_dir, self.datalist_file, folds, seed, convention, echo, participant_label, session_label, label_file
         )
         self.split = {entry["subject"]: entry["fold"] for entry in split["training"]}
 

@@ -47,7 +47,8 @@ class ReadPointsd(Transform):
         if path is None:
             return d
         grid = d["image"] if d.get("image") is not None else d["magnitude"]
-        points = read_points(path, tuple(grid.shape[1:]), grid.affine.numpy(), self.convention, self.join_mm)
+        shape, affine = tuple(grid.shape[1:]), grid.affine.numpy()
+        points = read_points(path, shape, affine, self.convention, self.join_mm, d.get("subject"))
         for notice in points.notices:
             add_warning(d, notice)
         d["lesions_ras"] = torch.tensor(points.ras_mm, dtype=torch.float64).reshape(-1, 3)
