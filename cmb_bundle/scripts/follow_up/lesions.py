@@ -11,12 +11,13 @@ from nibabel.affines import apply_affine
 from .joint import joint_probability
 from .matching import Sighting, Track
 from .protocol import Coverage, Protocol, less_sensitive, would_show
+from .second_look import darkness
 
 STABLE, NEW, GONE = "stable", "new", "gone"
 BELOW_THEN, BELOW_NOW = "below the threshold then", "below the threshold now"
 NOT_TOLD, ABSENT = "cannot be told", "not there"
 STATUSES = (STABLE, NEW, GONE, BELOW_THEN, BELOW_NOW, NOT_TOLD, ABSENT)
-FOUND, BELOW, NOTHING, UNSEEN = "found", "below the threshold", "not found", "not seen"
+FOUND, BELOW, DARK, NOTHING, UNSEEN = "found", "below the threshold", "dark, not found", "not found", "not seen"
 """States of a lesion in one scan."""
 BANDS = ((0, "0"), (4, "1-4"), (9, "5-9"))
 MORE = "10 and more"
@@ -30,11 +31,13 @@ class View:
     Attributes:
         protocol: how the scan was made.
         coverage: what it shows.
+        image: (i, j, k) on the coverage's grid, for the second look.
         from_first: (4, 4), RAS mm of the first scan to those of this one.
     """
 
     protocol: Protocol
     coverage: Coverage
+    image: np.ndarray
     from_first: np.ndarray
 
 
@@ -46,7 +49,7 @@ class Lesion:
     Attributes:
         number: the same in all scans, from 1.
         place_mm: RAS mm of the first scan.
-        states: of each scan, one of FOUND, BELOW, NOTHING, UNSEEN.
+        states: of each scan, one of FOUND, BELOW, DARK, NOTHING, UNSEEN.
         statuses: of each scan, one of STATUSES, against the first scan; of the first an empty text.
         reasons: of each scan, why it cannot be told, or was not seen; else empty.
         probability: the joint one, over the scans in which it was seen.
@@ -90,6 +93,7 @@ def judge(
     views: Sequence[View],
     threshold: float,
     certain_threshold: float,
+    dark_share: float,
     prior: float,
     weight: float,
 ) -> list[Lesion]:
@@ -101,6 +105,8 @@ def judge(
         views: of each scan.
         threshold: joint probability from which what was found in no scan alone is a lesion.
         certain_threshold: joint probability of a certain lesion.
+        dark_share: where nothing was found in a scan, something was there all the same if the image is so dark there,
+            against its surroundings, as a share of how dark it is where the lesion was found.
         prior, weight: see :func:`~.joint.joint_probability`.
 
     Returns:
@@ -113,19 +119,23 @@ def judge(
             chosen.append((one, joint))
     found_in = [min((n for n, s in one.seen.items() if s.found), default=0) for one, _ in chosen]
     order = sorted(range(len(chosen)), key=lambda n: (found_in[n], -chosen[n][1], tuple(chosen[n][0].place_mm)))
-    return [_lesion(number, *chosen[n], views, certain_threshold) for number, n in enumerate(order, 1)]
+    return [_lesion(number, *chosen[n], views, certain_threshold, dark_share) for number, n in enumerate(order, 1)]
 
 
-def _lesion(number: int, one: Track, joint: float, views: Sequence[View], certain_threshold: float) -> Lesion:
+def _lesion(
+    number: int, one: Track, joint: float, views: Sequence[View], certain_threshold: float, dark_share: float
+) -> Lesion:
     place = one.place_mm
     states, reasons = [], []
+    darkest = max((_darkness(views[n], place) for n, seen in one.seen.items() if seen.found), default=0.0)
     for n, view in enumerate(views):
         misses = ""
         if n in one.seen:
             states.append(FOUND if one.seen[n].found else BELOW)
         else:
             misses = view.coverage.misses(apply_affine(view.from_first, place))
-            states.append(UNSEEN if misses else NOTHING)
+            dark = not misses and darkest > 0 and _darkness(view, place) >= dark_share * darkest
+            states.append(UNSEEN if misses else DARK if dark else NOTHING)
         reasons.append(misses)
     # of what no scan shows by itself but all together do, each scan that has a candidate counts
     taken = states if one.found else [FOUND if state == BELOW else state for state in states]
@@ -140,11 +150,18 @@ def _lesion(number: int, one: Track, joint: float, views: Sequence[View], certai
     )  # fmt: skip
 
 
+def _darkness(view: View, place_mm: np.ndarray) -> float:
+    return darkness(view.image, view.coverage.affine, apply_affine(view.from_first, place_mm)) or 0.0
+
+
 def _compare(first: str, later: str, one: Track, n: int, views: Sequence[View], misses: str) -> tuple[str, str]:
     """The status of a lesion in a later scan against the first, and why it cannot be told."""
     if UNSEEN in (first, later):
         return NOT_TOLD, misses
-    both = {(FOUND, FOUND): STABLE, (BELOW, FOUND): BELOW_THEN, (FOUND, BELOW): BELOW_NOW}
+    both = {
+        (FOUND, FOUND): STABLE, (BELOW, FOUND): BELOW_THEN, (DARK, FOUND): BELOW_THEN,
+        (FOUND, BELOW): BELOW_NOW, (FOUND, DARK): BELOW_NOW,
+    }  # fmt: skip
     if (first, later) in both:
         return both[first, later], ""
     if FOUND not in (first, later):

@@ -86,7 +86,7 @@ def pair(places_mm: np.ndarray, others_mm: np.ndarray, distance_mm: float) -> li
     return sorted((int(r), int(c)) for r, c in zip(rows, columns, strict=True) if feasible[r, c])
 
 
-def track(sessions: Sequence[Sequence[Sighting]], match_mm: float = 5.0, second_look_mm: float = 5.0) -> list[Track]:
+def track(sessions: Sequence[Sequence[Sighting]], match_mm: float = 5.0, second_look_mm: float = 3.0) -> list[Track]:
     """
     Follow places over the scans of a patient.
 

@@ -38,6 +38,8 @@ class FollowUp:
         match_mm: the largest distance, in mm of the first scan, of a microbleed in two scans.
         second_look_mm: the same where it was found in one of them only, and a candidate in the other.
         second_look_probability: smallest probability of a candidate that says that something was there before.
+        dark_share: where no candidate was, something was there before if the image is so dark there, against its
+            surroundings, as a share of how dark the lesion is.
         certain_threshold: joint probability of a certain lesion; others are possible ones.
         joint_prior, joint_weight: see :func:`~.joint.joint_probability`.
         picture: whether the timeline is drawn.
@@ -56,8 +58,9 @@ class FollowUp:
         output_dir: str | Path,
         output_layout: str = "default",
         match_mm: float = 5.0,
-        second_look_mm: float = 5.0,
+        second_look_mm: float = 3.0,
         second_look_probability: float = 0.01,
+        dark_share: float = 0.5,
         certain_threshold: float = 0.64,
         joint_prior: float = 0.1,
         joint_weight: float = 0.7,
@@ -71,8 +74,8 @@ class FollowUp:
             if not (isinstance(value, int | float) and 0 < value <= 50):
                 raise OptionError(f"{name} is {value!r}; expected mm, above 0 and at most 50.")
         shares = {
-            "second_look_probability": second_look_probability, "certain_threshold": certain_threshold,
-            "joint_prior": joint_prior, "joint_weight": joint_weight,
+            "second_look_probability": second_look_probability, "dark_share": dark_share,
+            "certain_threshold": certain_threshold, "joint_prior": joint_prior, "joint_weight": joint_weight,
         }  # fmt: skip
         for name, value in shares.items():
             if not (isinstance(value, int | float) and 0 <= value <= 1):
@@ -80,6 +83,7 @@ class FollowUp:
         self.evaluator, self.reader, self.output_dir = evaluator, reader, Path(output_dir)
         self.distances = {"match_mm": match_mm, "second_look_mm": second_look_mm}
         self.least, self.certain = second_look_probability, certain_threshold
+        self.dark_share = dark_share
         self.joint = {"prior": joint_prior, "weight": joint_weight}
         self.picture = picture
         self.failures: list[tuple[str, str]] = []
@@ -155,9 +159,9 @@ class FollowUp:
     def _compared(self, patient: str, kept: Sequence[tuple[FoundScan, Registration]], notices: list[str]) -> Comparison:
         scans, registrations = zip(*kept, strict=True)
         tracks = track([scan.sightings(done.to_first, self.least) for scan, done in kept], **self.distances)
-        views = [View(s.protocol, s.coverage, np.linalg.inv(done.to_first)) for s, done in kept]
+        views = [View(s.protocol, s.coverage, s.image, np.linalg.inv(done.to_first)) for s, done in kept]
         threshold = max(scan.threshold for scan in scans)
-        lesions = judge(tracks, views, threshold, self.certain, **self.joint)
+        lesions = judge(tracks, views, threshold, self.certain, self.dark_share, **self.joint)
         return Comparison(patient, scans, registrations, tuple(lesions), tuple(notices))
 
     def _read(self, sessions: Sequence[Session], notices: list[str]) -> list[FoundScan]:
@@ -203,7 +207,8 @@ def _too_few(sessions: Sequence[Session], notices: Sequence[str]) -> str:
 def _two_people(first: Session, later: Session) -> str:
     """Whether two headers name two people."""
     for word, one, other in (("birth date", first.born, later.born), ("sex", first.sex, later.sex)):
-        if one and other and one != other:
+        known = "" not in (one, other) and not (word == "sex" and {one, other} - {"F", "M"})
+        if known and one != other:
             return f"its header has another {word} of the patient than that of {first.subject}"
     return ""
 

@@ -13,7 +13,7 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from .comparison import Comparison
-from .lesions import ABSENT, BELOW, BELOW_NOW, BELOW_THEN, FOUND, GONE, NEW, NOT_TOLD, STABLE, UNSEEN
+from .lesions import ABSENT, BELOW, BELOW_NOW, BELOW_THEN, DARK, FOUND, GONE, NEW, NOT_TOLD, STABLE, UNSEEN
 from .scans import FoundScan
 
 MOST_ROWS = 24
@@ -24,7 +24,7 @@ COLOURS = {
     NEW: "#ff5050", GONE: "#50b0ff", STABLE: "#60d060", BELOW_THEN: "#ffb000", BELOW_NOW: "#ffb000",
     NOT_TOLD: "#c0c0c0", ABSENT: "#c0c0c0",
 }  # fmt: skip
-CIRCLES = {FOUND: "-", BELOW: ":"}
+CIRCLES = {FOUND: "-", BELOW: ":", DARK: ":"}
 
 
 def patch(scan: FoundScan, to_own: np.ndarray, place_mm: np.ndarray) -> np.ndarray:
@@ -85,9 +85,9 @@ def draw_timeline(path: str | Path, done: Comparison, statement: str) -> None:
             axes.imshow(shown, cmap="gray", vmin=limits[n][0], vmax=limits[n][1], extent=[-half, half, -half, half])
             seen = lesion.seen.get(n)
             if lesion.states[n] in CIRCLES:
-                offset = np.array(seen.first_mm) - lesion.place_mm
+                offset = np.array(lesion.place_mm if seen is None else seen.first_mm) - lesion.place_mm
                 style = {"color": colour, "fill": False, "linestyle": CIRCLES[lesion.states[n]], "linewidth": 0.9}
-                radius = max((seen.diameter_mm or 0) / 2 + 1.5, 3.0)
+                radius = max((0 if seen is None else seen.diameter_mm or 0) / 2 + 1.5, 3.0)
                 circle = axes.add_patch(Circle((-offset[0], offset[1]), radius, **style))
                 circle.set_clip_on(True)
             words = lesion.states[n] if seen is None else f"{lesion.states[n]}, {seen.probability:.2f}"
