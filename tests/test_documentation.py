@@ -106,6 +106,7 @@ OPTIONS = {
     "README.md": ["inference.json"],
     "docs/find.md": ["inference.json"],
     "docs/cohort.md": ["inference.json", "cohort.json"],
+    "docs/follow_up.md": ["inference.json", "follow_up.json"],
     "docs/train.md": ["train.json"],
     "docs/evaluate.md": ["inference.json", "evaluate.json"],
     "docs/sensitivity.md": ["implant.json"],

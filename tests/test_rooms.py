@@ -18,7 +18,7 @@ from .helpers import CONFIGS, ROOT
 SCRIPTS = ROOT / "cmb_bundle" / "scripts"
 # the top floor first; a room imports from its own floor and from those below it
 FLOORS = [
-    {"training"},
+    {"training", "follow_up"},
     {"inference"},
     {"report", "audit", "implant", "darknet", "regions"},
     {"pages"},

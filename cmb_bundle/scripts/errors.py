@@ -80,6 +80,10 @@ class CohortError(InputError, RuntimeError):
     """Some subjects of a cohort failed; the others are done."""
 
 
+class FollowUpError(InputError, ValueError):
+    """The scans of a patient cannot be compared over time."""
+
+
 class ClusterError(InputError, RuntimeError):
     """A cluster cannot be reached or started, or has lost a subject."""
 

@@ -25,7 +25,8 @@ from cmb_bundle.scripts.regions import (
     template_regions,
     transforms,
 )
-from cmb_bundle.scripts.regions.registration import _score, _shape_doubts, _shift_doubts, register
+from cmb_bundle.scripts.regions.registration import _shape_doubts, _shift_doubts, register
+from cmb_bundle.scripts.regions.volumes import similarity_of
 from cmb_bundle.scripts.transforms import HeadMaskd
 
 
@@ -112,13 +113,13 @@ def test_a_template_that_fits_elsewhere_is_doubted():
     voxels = np.argwhere(regions.region)[::61]
     places = nib.affines.apply_affine(regions.affine, voxels).T.astype(np.float32)
     values = load_template().at("t1", places)
-    fits = _shift_doubts(values, places, _score(values, values))
+    fits = _shift_doubts(values, places, similarity_of(values, values))
     assert fits == ()
     shifted = load_template().at("t1", places + np.array([[0], [0], [10.0]], np.float32))
-    doubts = _shift_doubts(shifted, places, _score(shifted, values))
+    doubts = _shift_doubts(shifted, places, similarity_of(shifted, values))
     assert any("10 mm up or down" in doubt for doubt in doubts)
     noise = np.random.default_rng(0).random(len(values))
-    assert "the similarity is 1.0" in _shift_doubts(noise, places, _score(noise, values))[0]
+    assert "the similarity is 1.0" in _shift_doubts(noise, places, similarity_of(noise, values))[0]
 
 
 def test_a_template_that_is_squeezed_or_folded_is_doubted():

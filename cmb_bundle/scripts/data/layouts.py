@@ -37,6 +37,8 @@ from .names import (
 logger = logging.getLogger(__name__)
 
 FILE_KEYS = ("image", "phase", "magnitude", "t2star", "dicom", "label", "truth", "parcellation")
+OF_PATIENT = ("patient", "session", "date")
+"""What a datalist may say of a scan, for a follow-up."""
 SUFFIXES = {"label": (*TABLE_SUFFIXES, *IMAGE_SUFFIXES), "truth": (".json",)}
 SPECIAL_FOLDERS = {"data": None, "label": "label", "labels": "label", "truth": "truth"}
 OWN_OUTPUT = re.compile(r"_cmb(_swi)?$", re.IGNORECASE)
@@ -198,21 +200,22 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
 
 
 def _resolve(entry: dict[str, Any], base: Path, echo: int) -> dict[str, Any]:
-    """A datalist's entry with absolute paths, or with an error if one is missing."""
+    """A datalist's entry with absolute paths, or with an error if one is missing; and whose scan it is, and of when."""
+    more = {key: str(entry[key]) for key in OF_PATIENT if entry.get(key) is not None}
     for key in FILE_KEYS:
         given = entry.get(key)
         listed = given if isinstance(given, list) else [given]
         if given and not all(isinstance(path, str) for path in listed):
             error = f'has {given!r} as "{key}" in the datalist, which is no path; expected text. Correct the entry'
-            return {"subject": entry["subject"], "error": error}
+            return {"subject": entry["subject"], "error": error} | more
     named = {key: [entry[key]] if isinstance(entry[key], str) else entry[key] for key in FILE_KEYS if entry.get(key)}
     files = {key: [base / Path(path).expanduser() for path in paths] for key, paths in named.items()}
     missing = [str(path) for paths in files.values() for path in paths if not _is_there(path)]
     if missing:
         error = f"has no file {', '.join(missing)}, although the datalist names it"
-        return {"subject": entry["subject"], "error": error}
+        return {"subject": entry["subject"], "error": error} | more
     fold = {"fold": entry["fold"]} if "fold" in entry else {}
-    return _subject(entry["subject"], files, echo) | fold
+    return _subject(entry["subject"], files, echo) | fold | more
 
 
 def _is_there(path: Path) -> bool:

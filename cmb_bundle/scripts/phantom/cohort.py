@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from .draws import subject_spec
 from .kinds import chosen, draw_kind
+from .sessions import NEW_MICROBLEEDS, draw_sessions, files_of_session, simulate_sessions
 from .simulate import Phantom, simulate
 from .spec import PRESETS, PhantomSpec
 
@@ -55,6 +56,10 @@ def _nifti_bytes(array: np.ndarray, affine: np.ndarray) -> bytes:
     with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=buffer, mtime=0) as stream:
         stream.write(image.to_bytes())
     return buffer.getvalue()
+
+
+def _json_bytes(content: dict) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def excel_rows(truth: dict) -> list[tuple[int, int, int]]:
@@ -109,11 +114,19 @@ def write_scan(
         _write(folder / "Data" / name / f"{subject}.nii.gz", _nifti_bytes(array, affine))
     _write(folder / "Label" / f"{subject}.xlsx", _excel_bytes(excel_rows(truth)))
     content = {"subject": subject, **truth}
-    _write(folder / "Truth" / f"{subject}.json", (json.dumps(content, indent=1) + "\n").encode())
+    _write(folder / "Truth" / f"{subject}.json", _json_bytes(content))
 
 
 def _make_subject(
-    index: int, folder: str, digits: int, spec: PhantomSpec, seed: int, kinds: list[str], maps: list[str], **how: bool
+    index: int,
+    folder: str,
+    digits: int,
+    spec: PhantomSpec,
+    seed: int,
+    kinds: list[str],
+    maps: list[str],
+    over_time: dict,
+    **how: bool,
 ) -> None:
     if kinds:
         kind = kinds[index % len(kinds)]
@@ -121,7 +134,27 @@ def _make_subject(
         subject = draw_kind(kind, index=index, seed=seed, base=spec, chi_map=on_map)
     else:
         subject = subject_spec(spec, index, seed, **how)
-    write_subject(simulate(subject), folder, f"phantom-{index + 1:0{digits}d}")
+    if over_time:
+        write_patient(simulate_sessions(draw_sessions(subject, **over_time)), folder, f"sub-{index + 1:0{digits}d}")
+    else:
+        write_subject(simulate(subject), folder, f"phantom-{index + 1:0{digits}d}")
+
+
+def write_patient(phantoms: Sequence[Phantom], dataset_dir: str | Path, participant: str) -> None:
+    """Write the scans of one patient as a BIDS data set with the sessions 1, 2, ..., with labels and truth.
+
+    Args:
+        phantoms: as of :func:`~.sessions.simulate_sessions`.
+        dataset_dir: folder of the data set.
+        participant: such as "sub-001".
+    """
+    folder = Path(dataset_dir)
+    for number, phantom in enumerate(phantoms, 1):
+        for name, content in files_of_session(phantom, participant, number).items():
+            image = isinstance(content, np.ndarray)
+            _write(folder / name, _nifti_bytes(content, phantom.affine) if image else _json_bytes(content))
+        label = f"{participant}_ses-{number}_label.xlsx"
+        _write(folder / "derivatives" / "labels" / label, _excel_bytes(excel_rows(phantom.truth)))
 
 
 def map_files(maps: str | Path | None) -> list[str]:
@@ -148,6 +181,9 @@ def make_cohort(
     progress: bool = True,
     kinds: str | Sequence[str] = (),
     maps: str | Path | None = None,
+    sessions: int = 1,
+    other_protocol: float = 0.0,
+    new_microbleeds: float = NEW_MICROBLEEDS,
 ) -> str:
     """Simulate a cohort, or reuse the one that was made with the same parameters.
 
@@ -166,6 +202,10 @@ def make_cohort(
         kinds: kinds of scan that the subjects take in turn, see KINDS in kinds.py: names, or "all"; the preset then
             gives the extent. None makes plain scans of the preset.
         maps: susceptibility map (NIfTI, ppm), or a folder of them, for the kinds that start with "map_".
+        sessions: scans of each subject. With more than one the cohort is a BIDS data set with sessions; a head lies
+            anew in each, and some microbleeds are new, see sessions.py.
+        other_protocol: share of later scans that are made by another protocol, 0 to 1.
+        new_microbleeds: mean number of new microbleeds in each later scan.
 
     Returns:
         The folder.
@@ -177,6 +217,13 @@ def make_cohort(
     """
     if isinstance(preset, str) and preset.upper() not in PRESETS:
         raise ValueError(f"preset is {preset!r}; expected one of {sorted(PRESETS)} or a PhantomSpec")
+    if sessions < 1:
+        raise ValueError(f"sessions is {sessions}; expected at least 1")
+    if not 0 <= other_protocol <= 1 or new_microbleeds < 0:
+        raise ValueError(
+            f"other_protocol is {other_protocol} and new_microbleeds {new_microbleeds}; expected a share from 0 to 1, "
+            "and a number of 0 or more"
+        )
     if subjects < 1:
         raise ValueError(f"subjects is {subjects}; expected at least 1")
     spec = PRESETS[preset.upper()] if isinstance(preset, str) else preset
@@ -188,6 +235,12 @@ def make_cohort(
     if names:
         digest = {Path(f).name: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files}
         wanted |= {"kinds": names, "maps": digest}
+    over_time = {}
+    if sessions > 1:
+        over_time = {"sessions": sessions, "other_protocol": other_protocol, "new": new_microbleeds}
+        wanted["over_time"] = over_time
+        if any(name.startswith("map_") for name in names):
+            raise ValueError("sessions is more than 1, which kinds of susceptibility maps have not; name other kinds")
     if _is_whole(folder, wanted):
         return str(folder)
     with _alone(folder) as alone:
@@ -196,7 +249,7 @@ def make_cohort(
             if alone:
                 _clear_remains(folder)
             how = {"spec": spec, "seed": seed, "vary": vary, "vary_geometry": vary_geometry}
-            how |= {"kinds": names, "maps": files, "digits": max(3, len(str(subjects)))}
+            how |= {"kinds": names, "maps": files, "digits": max(3, len(str(subjects))), "over_time": over_time}
             bar = {"total": subjects, "desc": f"phantoms {spec.name}", "unit": "subject", "disable": not progress}
             _make_whole(folder, wanted, partial(_make_subject, **how), processes, bar)
     return str(folder)
@@ -242,7 +295,10 @@ def _make_whole(
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
-        _write(aside / "cohort.json", (json.dumps(wanted, indent=1) + "\n").encode())
+        _write(aside / "cohort.json", _json_bytes(wanted))
+        if wanted.get("over_time"):
+            about = {"Name": "Simulated scans", "BIDSVersion": "1.9.0", "DatasetType": "raw"}
+            _write(aside / "dataset_description.json", _json_bytes(about))
         try:
             aside.rename(folder)
         except OSError:

@@ -92,6 +92,23 @@ def apparent_to_true_radius(diameter: float, susceptibility: float, field_tesla:
     return 0.5 * diameter * min(1.0, blooming ** (-1 / 3)) if blooming > 0 else 0.5 * diameter
 
 
+def apparent_diameter(radius: float, susceptibility: float, field_tesla: float, te_ms: float) -> float:
+    """How wide a sphere looks, in mm: the reverse of :func:`apparent_to_true_radius`.
+
+    >>> radius = apparent_to_true_radius(4.0, 0.8, 3.0, 20.0)
+    >>> round(apparent_diameter(radius, 0.8, 3.0, 20.0), 6), round(apparent_diameter(radius, 0.8, 3.0, 40.0), 2)
+    (4.0, 5.04)
+
+    Args:
+        radius: true radius in mm.
+        susceptibility: ppm, either sign.
+        field_tesla: main field.
+        te_ms: echo time.
+    """
+    blooming = radians_per_ppm(field_tesla, te_ms) * abs(susceptibility) / 3 / CRITICAL_PHASE
+    return 2 * radius * max(1.0, blooming ** (1 / 3))
+
+
 def companions(lesion: Lesion, rng: np.random.Generator) -> list[Lesion]:
     """Up to two small spheres that overlap a microbleed, so that it is round but not perfectly so."""
     others = []

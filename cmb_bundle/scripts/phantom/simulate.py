@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,10 +10,10 @@ from threadpoolctl import threadpool_limits
 
 from . import physics
 from .acquire import acquire, background_field, coil_curves, contrast, fine_grid, image_grid, signals, tissue
-from .anatomy import Pose, Shape, build_head
+from .anatomy import Head, Pose, Shape, build_head
 from .grid import Grid, resample
 from .lesions import Lesion, companions, draw_count, signal_factor
-from .maps import MapPose, load_map, map_head, map_veins
+from .maps import MapPose, SusceptibilityMap, load_map, map_head, map_veins
 from .old_brain import draw_large, place_small
 from .placement import Placer, place_microbleeds, place_mimics
 from .profiles import lobes
@@ -134,32 +135,84 @@ def _paramagnetic(lesions: list[Lesion]) -> list[Lesion]:
     return [x if x.pair is None else replace(x, susceptibility=abs(x.susceptibility)) for x in lesions]
 
 
+@dataclass(frozen=True)
+class Patient:
+    """What stays the same from one scan of a person to the next, in the scanner mm of the first.
+
+    Attributes:
+        shape: of the head.
+        head: its maps, with what is drawn into them.
+        added_iron: ppm on the head's grid, of lesions that are drawn into the maps; None without any.
+        vessels: veins and arteries.
+        microbleeds: in the order in which they were placed.
+        mimics: and large lesions.
+        parts: the spheres that make up each microbleed and each mimic beside its own.
+        pose: scanner to template.
+        chi_map: takes the place of the tissues' own susceptibility.
+    """
+
+    shape: Shape
+    head: Head
+    added_iron: np.ndarray | None
+    vessels: tuple[Vessels, Vessels]
+    microbleeds: tuple[Lesion, ...]
+    mimics: tuple[Lesion, ...]
+    parts: tuple[tuple[Lesion, ...], ...]
+    pose: Pose | MapPose
+    chi_map: SusceptibilityMap | None = None
+
+
 def _simulate(spec: PhantomSpec) -> Phantom:
     # One stream a concern, so that a change of the acquisition leaves the anatomy as it is.
     streams = [np.random.default_rng([spec.seed, n]) for n in range(8)]
-    anatomy_rng, vein_rng, lesion_rng, contrast_rng, noise_rng, view_rng, content_rng, processing_rng = streams
+    signal = signals(spec, streams[3])
+    patient, steep = make_patient(spec, [streams[0], streams[1], streams[2], streams[6]], signal, box_of(spec))
+    return scan(patient, spec, steep, [streams[3], streams[4], streams[5], streams[7]], signal)
+
+
+def box_of(spec: PhantomSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest corner of what the maps of a head must cover for a scan, scanner mm."""
+    fine, _, _ = fine_grid(spec, image_grid(spec))
+    return np.array(fine.origin) - 1.0, np.array(fine.origin) + np.array(fine.step) * fine.shape + 1.0
+
+
+def make_patient(
+    spec: PhantomSpec,
+    streams: Sequence[np.random.Generator],
+    signal: dict,
+    box: tuple[np.ndarray, np.ndarray],
+    later: int = 0,
+) -> tuple[Patient, tuple[np.ndarray, Grid]]:
+    """A head with its veins and lesions.
+
+    Args:
+        spec: of the first scan, in which all lesions lie and whose protocol gives their apparent diameter.
+        streams: sources of anatomy, veins, lesions and large lesions.
+        signal: of each tissue, as of :func:`~.acquire.signals`.
+        box: corners of what the maps cover, scanner mm.
+        later: further microbleeds, the last ones, which the first scan does not have.
+
+    Returns:
+        the patient, and the background field in ppm with its grid.
+    """
+    anatomy_rng, vein_rng, lesion_rng, content_rng = streams
     content, how = spec.content, spec.processing
     image = image_grid(spec)
-    fine, factor, start = fine_grid(spec, image)
     chi_map = load_map(spec.chi_map) if spec.chi_map else None
     pose = Pose(anatomy_rng) if chi_map is None else MapPose(chi_map)
     shape = Shape.draw(anatomy_rng)
     shape = replace(shape, ventricle=shape.ventricle + spec.atrophy, gap=shape.gap + spec.atrophy / 2)
     # Beside a map the air cells are drawn smaller: its mask leaves out the brain next to them.
     shape = replace(shape, air=content.air_scale * (1.0 if chi_map is None else MAP_AIR_SCALE))
-    signal = signals(spec, contrast_rng)
-    low = np.array(fine.origin) - 1.0
-    high = np.array(fine.origin) + np.array(fine.step) * fine.shape + 1.0
     if chi_map is None:
-        head = build_head(pose, shape, low, high, anatomy_rng, signal)
+        head = build_head(pose, shape, *box, anatomy_rng, signal)
         veins, arteries = grow(pose, vein_rng)
     else:
-        head = map_head(chi_map, pose, shape, low, high, signal)
+        head = map_head(chi_map, pose, shape, *box, signal)
         veins, arteries = map_veins(chi_map), Vessels(np.zeros((0, 3)), np.zeros(0, np.float32))
 
-    scale = np.float32(spec.susceptibility_scale)
     background, background_grid = background_field(pose, shape)
-    background *= scale
+    background *= np.float32(spec.susceptibility_scale)
     per_mm = np.stack(np.gradient(background, *background_grid.step))
     slice_phase = physics.radians_per_ppm(spec.field_tesla, spec.te_ms) * spec.spacing[2]
     steepness = slice_phase * np.sqrt((per_mm**2).sum(0)), background_grid
@@ -167,7 +220,7 @@ def _simulate(spec: PhantomSpec) -> Phantom:
     # Lesions lie a slice within what is written.
     bottom = first + image.step * (1 + np.array([0, 0, how.empty_slices[0]]))
     top = last - image.step * (1 + np.array([0, 0, how.empty_slices[1]]))
-    count = microbleed_count(spec, lesion_rng)
+    count = microbleed_count(spec, lesion_rng) + later
     added_iron, large = draw_large(head, content, bottom, top, content_rng)
     placer = Placer(head, veins, steepness, bottom, top, lesion_rng)
     for lesion in large:
@@ -178,13 +231,50 @@ def _simulate(spec: PhantomSpec) -> Phantom:
     placed = place_microbleeds(placer, count, spec.field_tesla, spec.te_ms, content)
     lesions = [x for x in placed if x.kind == "microbleed"]
     twins = [x for x in placed if x.kind != "microbleed"]
-    mimics = mimics + more + twins + large
     # The veins of a map are in its susceptibility already; no artery is drawn there, so the list has no vessel.
     everything = [*([veins] if chi_map is None else [arteries]), *cut_veins, *more_veins]
     veins = Vessels(np.concatenate([v.points for v in everything]), np.concatenate([v.radii for v in everything]))
+    grown = [lobes(x, lesion_rng) if x.profile == "lobed" else companions(x, lesion_rng) for x in lesions + twins]
+    mimics = mimics + more
+    parts = [*grown[: len(lesions)], *([()] * len(mimics)), *grown[len(lesions) :], *([()] * len(large))]
+    patient = Patient(
+        shape,
+        head,
+        added_iron,
+        (veins, arteries),
+        tuple(lesions),
+        tuple(mimics + twins + large),
+        tuple(map(tuple, parts)),
+        pose,
+        chi_map,
+    )
+    return patient, (background, background_grid)
 
-    vessels = draw(veins, fine), draw(arteries, fine)
-    amplitude, chi = tissue(head, fine, vessels, signal, spec, added_iron, chi_map)
+
+def scan(
+    patient: Patient,
+    spec: PhantomSpec,
+    background: tuple[np.ndarray, Grid],
+    streams: Sequence[np.random.Generator],
+    signal: dict,
+) -> Phantom:
+    """Acquire and reconstruct a scan of a patient.
+
+    Args:
+        patient: in the scanner mm of this scan.
+        spec: geometry, acquisition and processing; of its content only whether twins look alike.
+        background: field of air, bone and fat in ppm, and its grid.
+        streams: sources of coils, noise, view and processing.
+        signal: of each tissue.
+    """
+    contrast_rng, noise_rng, view_rng, processing_rng = streams
+    head, content, how = patient.head, spec.content, spec.processing
+    lesions, mimics = list(patient.microbleeds), list(patient.mimics)
+    image = image_grid(spec)
+    fine, factor, start = fine_grid(spec, image)
+    scale = np.float32(spec.susceptibility_scale)
+    vessels = tuple(draw(one, fine) for one in patient.vessels)
+    amplitude, chi = tissue(head, fine, vessels, signal, spec, patient.added_iron, patient.chi_map)
     del vessels
     coil = coil_curves([fine.axis(d) for d in range(3)], contrast_rng, spec.bias)
     amplitude *= coil[0][:, None, None]
@@ -193,12 +283,11 @@ def _simulate(spec: PhantomSpec) -> Phantom:
     local = physics.dipole_field(chi, fine.step)
     del chi
     spheres = [x for x in lesions + mimics if x.kind not in IN_THE_MAPS]
-    grown = (lobes(x, lesion_rng) if x.profile == "lobed" else companions(x, lesion_rng) for x in lesions + twins)
-    spheres += [other for others in grown for other in others]
-    field = (amplitude, local, background, background_grid)
+    spheres += [part for parts in patient.parts for part in parts]
+    field = (amplitude, local, *background)
     complex_image = acquire(*field, _factors(spheres, fine, spec), fine, factor, start, spec)
     for_swi = None
-    if twins and content.pairs_alike and "SWI" in spec.outputs:
+    if any(x.pair is not None for x in mimics) and content.pairs_alike and "SWI" in spec.outputs:
         for_swi = acquire(*field, _factors(_paramagnetic(spheres), fine, spec), fine, factor, start, spec)
     seen = head_mask(complex_image) if how.outside != "keep" else None
     cycles = noise_rng.uniform(20, 60) if spec.ghosting else 0.0

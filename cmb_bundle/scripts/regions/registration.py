@@ -11,17 +11,15 @@ from functools import lru_cache
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
-from skimage.metrics import normalized_mutual_information
 from threadpoolctl import threadpool_limits
 
-from ..errors import OptionError
 from ..geometry import to_voxel
 from ..phantom.anatomy import TEMPLATE_CENTRE, load_template
 from ..phantom.grid import Grid, resample
 from .region_map import RegionMap
 from .template import template_regions
+from .volumes import STEP_MM, coarse_volume, itk_image, load_elastix, sample_at, similarity_of
 
-STEP_MM = 2.0
 MAP_MM = 1.5
 START_MM = 6.0
 SIZE = 0.93
@@ -75,59 +73,27 @@ def register(
         OptionError: itk-elastix is not installed.
     """
     itk = load_elastix()
-    volume, coarse_affine, mask = _coarse(image, affine, head)
+    volume, coarse_affine, mask = coarse_volume(image, affine, head)
     start = _search(volume, coarse_affine, mask)
     fixed, grid, inside = _on_template_axes(volume, coarse_affine, mask, start, findings)
     moving, moving_grid, moving_mask = _moving()
     # where the search found the base of the head. A mask that moves with the template would let it grow until what
     # does not fit lies beyond the mask.
     near = ndimage.binary_dilation(moving_mask, iterations=2).astype(np.float32)
-    inside &= _sample(near, moving_grid, grid.points()) > 0.5
+    inside &= sample_at(near, moving_grid, grid.points()) > 0.5
     failed: tuple[str, ...] = ()
     try:
         target = _run_elastix(itk, (fixed, grid, inside), (moving, moving_grid))
     except RuntimeError as error:  # elastix: too little of the scan lies on the template, or the like
         reason = (str(error).strip() or repr(error)).splitlines()[-1]
         target, failed = grid.points(), (f"elastix stopped, so that there is the rough place only: {reason}",)
-    moved_mask = _sample(moving_mask.astype(np.float32), moving_grid, target)
+    moved_mask = sample_at(moving_mask.astype(np.float32), moving_grid, target)
     compared = inside & (moved_mask > 0.5)
     places = target[:, compared][:, ::2]
     values = fixed[compared][::2]
-    similarity = _score(values, _sample(moving, moving_grid, places))
+    similarity = similarity_of(values, sample_at(moving, moving_grid, places))
     doubts = failed + _shift_doubts(values, places, similarity) + _shape_doubts(target, grid, compared)
     return Registration(_regions(target, grid, start), round(similarity, 4), doubts)
-
-
-def load_elastix():
-    """
-    Load itk with elastix.
-
-    Raises:
-        OptionError: it is not installed.
-    """
-    try:
-        import itk
-
-        _ = itk.ElastixRegistrationMethod  # loads the module
-    except (ImportError, AttributeError) as error:
-        raise OptionError(
-            "regions is True, but itk-elastix, which registers the template, is not installed. Install it: "
-            "pip install 'cmb-bundle[regions]' or pip install itk-elastix; or put a parcellation beside each scan."
-        ) from error
-    return itk
-
-
-def _coarse(image: np.ndarray, affine: np.ndarray, head: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The scan averaged to about 2 mm where it is finer, clipped and scaled to 0..1; its affine; its head."""
-    step = np.maximum(np.floor(STEP_MM / np.linalg.norm(affine[:3, :3], axis=0) + 0.3), 1).astype(int)
-    shape = np.array(image.shape) // step
-    blocks = (shape[0], step[0], shape[1], step[1], shape[2], step[2])
-    cut = tuple(slice(0, n) for n in shape * step)
-    volume = image[cut].reshape(blocks).mean((1, 3, 5), dtype=np.float32)
-    mask = head[cut].reshape(blocks).mean((1, 3, 5), dtype=np.float32) > 0.5
-    top = np.percentile(volume[mask], 99) if mask.any() else volume.max()
-    volume = np.clip(volume / max(float(top), 1e-6), 0, 1.2)
-    return volume, affine @ nib.affines.from_matvec(np.diag(step), (step - 1) / 2), mask
 
 
 @lru_cache(maxsize=1)
@@ -145,20 +111,6 @@ def _moving() -> tuple[np.ndarray, Grid, np.ndarray]:
     image = np.where(brain, t1, shell).astype(np.float32)
     reach = np.where(axes[2] > BASE_MM, HEAD_MM + 6, SKULL_MM)
     return ndimage.gaussian_filter(image, 0.5), grid, distance < reach
-
-
-def _sample(volume: np.ndarray, grid: Grid, points: np.ndarray, order: int = 1) -> np.ndarray:
-    """Values at places in mm (3, ...); 0 outside."""
-    column = (3,) + (1,) * (points.ndim - 1)
-    index = (points - np.reshape(grid.origin, column)) / np.reshape(grid.step, column)
-    return ndimage.map_coordinates(volume, index.astype(np.float32), order=order, mode="constant")
-
-
-def _score(a: np.ndarray, b: np.ndarray, bins: int = 32) -> float:
-    """Normalised mutual information of two lists of values; 1 where there is none."""
-    if len(a) < 50 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 1.0
-    return float(normalized_mutual_information(a, b, bins=bins))
 
 
 def _search(volume: np.ndarray, affine: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -182,7 +134,7 @@ def _search(volume: np.ndarray, affine: np.ndarray, mask: np.ndarray) -> np.ndar
         turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]) / SIZE
         shift = TEMPLATE_CENTRE + np.array([0, y, z]) - turn @ centre
         there = (turn @ places.T + shift[:, None]).astype(np.float32)
-        score = _score(values, _sample(moving, grid, there, order=0), bins=16)
+        score = similarity_of(values, sample_at(moving, grid, there, order=0), bins=16)
         if score > best:
             best, found = score, nib.affines.from_matvec(turn, shift)
     return found
@@ -211,13 +163,6 @@ def _on_template_axes(
         centre = nib.affines.apply_affine(start, ras_mm).reshape(3, 1, 1, 1)
         inside &= ((points - centre) ** 2).sum(0) > (diameter_mm / 2 + 3) ** 2
     return fixed, grid, inside
-
-
-def _itk_image(itk, array: np.ndarray, grid: Grid):
-    image = itk.image_view_from_array(np.ascontiguousarray(array.transpose(2, 1, 0)))
-    image.SetOrigin(list(grid.origin))
-    image.SetSpacing(list(grid.step))
-    return image
 
 
 def _parameters(itk):
@@ -251,8 +196,8 @@ def _run_elastix(itk, fixed: tuple, moving: tuple) -> np.ndarray:
     Returns:
         the place in the template, mm, of each voxel of the fixed grid (3, i, j, k).
     """
-    images = [_itk_image(itk, image.astype(np.float32), grid) for image, grid in (fixed[:2], moving)]
-    mask = _itk_image(itk, fixed[2].astype(np.uint8), fixed[1])
+    images = [itk_image(itk, image.astype(np.float32), grid) for image, grid in (fixed[:2], moving)]
+    mask = itk_image(itk, fixed[2].astype(np.uint8), fixed[1])
     method = itk.ElastixRegistrationMethod[type(images[0]), type(images[1])].New()
     method.SetFixedImage(images[0])
     method.SetMovingImage(images[1])
@@ -286,7 +231,7 @@ def _shift_doubts(values: np.ndarray, places: np.ndarray, similarity: float) -> 
     for axis, name in enumerate(("sideways", "forwards or backwards", "up or down")):
         shift = np.zeros((3, 1), np.float32)
         shift[axis] = SHIFT_MM
-        others = [_score(values, _sample(moving, grid, places + sign * shift)) for sign in (1, -1)]
+        others = [similarity_of(values, sample_at(moving, grid, places + sign * shift)) for sign in (1, -1)]
         if max(others) - 1 > LARGEST_SHARE * (similarity - 1):
             doubts.append(f"the template fits nearly as well {SHIFT_MM:g} mm {name}")
     return tuple(doubts)

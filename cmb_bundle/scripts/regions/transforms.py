@@ -13,8 +13,9 @@ from ..options import check_flags
 from ..transforms.notices import add_warning
 from .parcellation import check_covers, find_parcellation, read_parcellation
 from .region_map import RegionMap
-from .registration import load_elastix, register
+from .registration import register
 from .summary import summarise
+from .volumes import load_elastix
 
 SCANS = ("image", "magnitude", "t2star")
 
