@@ -19,6 +19,7 @@ from cmb_bundle.scripts.files import check_gzip
 from cmb_bundle.scripts.inference.inferers import TwoStageInferer
 from cmb_bundle.scripts.networks.weights import load_weights
 from cmb_bundle.scripts.transforms.load import LoadSubjectd
+from cmb_bundle.scripts.transforms.plausible import check_extremes
 
 from .helpers.dicom_series import Study, write_dicom_series
 
@@ -202,3 +203,12 @@ def test_a_damaged_json_file_beside_a_scan_tells_nothing(tmp_path, text):
     (tmp_path / "s1_swi.json").write_text(text)
     assert read_sidecar(tmp_path / "s1_swi.nii").echo_ms == ()
     assert read_declared(tmp_path / "s1_swi.nii") in ({}, {"EchoTime": int("9" * 400), "MagneticFieldStrength": 3})
+
+
+def test_what_interpolation_leaves_around_the_head_is_no_damage():
+    values = np.random.default_rng(0).uniform(200, 900, (40, 40, 10))
+    values[:30] *= 1e-9
+    check_extremes("sub-1: the SWI a.nii", torch.tensor(values))
+    values[5, 5, 5] = 1e10
+    with pytest.raises(SubjectError, match=r"1 value\(s\) such as 1e\+10"):
+        check_extremes("sub-1: the SWI a.nii", torch.tensor(values))

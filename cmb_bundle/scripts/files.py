@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import gzip
 import hashlib
 import json
 import logging
@@ -18,11 +17,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
 from .errors import OutputError
+
+try:
+    from isal import igzip as gzip  # unpacks two to four times as fast
+except ImportError:  # where the bundle is used without its installation
+    import gzip
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +48,13 @@ ENDING = 24
 """Letters of a name that its ending is among."""
 
 
+def unpacked(path: str | PathLike) -> BinaryIO:
+    """Open a file to read what is in it, whether it is packed by gzip or not."""
+    with Path(path).open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if packed else Path(path).open("rb")
+
+
 def check_gzip(path: str | PathLike) -> int:
     """
     Read a gzip file to its end, where its checksum is; other files are left alone.
@@ -55,14 +67,12 @@ def check_gzip(path: str | PathLike) -> int:
     Raises:
         OSError, EOFError or zlib.error: the file is damaged or cut off.
     """
-    with Path(path).open("rb") as file:
-        if file.read(2) != b"\x1f\x8b":
-            return os.fstat(file.fileno()).st_size
-        file.seek(0)
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            while unpacked.read(1 << 24):
-                pass
-            return unpacked.tell()
+    with unpacked(path) as stream:
+        if not isinstance(stream, gzip.GzipFile):
+            return os.fstat(stream.fileno()).st_size
+        while stream.read(1 << 24):
+            pass
+        return stream.tell()
 
 
 def sha256(path: str | PathLike) -> str | None:

@@ -1,4 +1,4 @@
-"""Whether the file of an image is as long as its header says, told before its values are read into memory."""
+"""Read images whole: a file that is damaged, or not as long as its header says, is refused."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
+from monai.data import NibabelReader
+from monai.data.utils import correct_nifti_header_if_necessary
+from monai.utils import ensure_tuple
 from nibabel.arrayproxy import ArrayProxy
 
-from .files import NIBABEL_SUFFIXES, check_gzip
+from .files import NIBABEL_SUFFIXES, check_gzip, unpacked
 
 MOST_VOXELS = 2**28
 """Of one volume: more than any scan of a head has; a whole head at 0.25 mm has fewer."""
@@ -45,7 +49,7 @@ def check_whole(path: str | PathLike) -> None:
         ValueError: its header tells of 8 x 8 x 8 values, 512 bytes, and 4608 follow: a size in the header is damaged
     """
     path = Path(path)
-    unpacked = check_gzip(path)
+    length = check_gzip(path)
     if not path.name.lower().endswith(NIBABEL_SUFFIXES):
         _check_sizes(_sizes_of_itk(path))
         return
@@ -55,8 +59,49 @@ def check_whole(path: str | PathLike) -> None:
     if not isinstance(proxy, ArrayProxy):
         return
     if file.resolve() != path.resolve():
-        unpacked = check_gzip(file)
-    wanted, found = math.prod(image.shape) * proxy.dtype.itemsize, unpacked - proxy.offset
+        length = check_gzip(file)
+    _check_length(image, length)
+
+
+class WholeReader(NibabelReader):
+    """MONAI's reader of NIfTI in a single file, which unpacks it once, and refuses what :func:`check_whole` refuses."""
+
+    def read(self, data: str | PathLike, **kwargs: object) -> nib.spatialimages.SpatialImage:
+        """
+        Args:
+            data: a path that ends in .nii or .nii.gz.
+
+        Returns:
+            the image, in memory.
+        """
+        self.filenames = ensure_tuple(data)  # which get_data goes through
+        (path,) = self.filenames
+        image = nib.load(path)
+        _check_sizes(image.shape)
+        proxy = image.dataobj
+        content = bytearray(proxy.offset + math.prod(image.shape) * proxy.dtype.itemsize)
+        with unpacked(path) as stream:
+            _check_length(image, _fill(content, stream))
+        return correct_nifti_header_if_necessary(type(image).from_bytes(content))
+
+
+def _fill(content: bytearray, stream: BinaryIO) -> int:
+    """Read a stream to its end, of which ``content`` gets the beginning; return the bytes of it all."""
+    view, length = memoryview(content), 0
+    while length < len(content):
+        number = stream.readinto(view[length : length + (1 << 24)])
+        if not number:
+            return length
+        length += number
+    while more := stream.read(1 << 24):
+        length += len(more)
+    return length
+
+
+def _check_length(image: nib.spatialimages.SpatialImage, length: int) -> None:
+    """Refuse an image whose file has other than ``length`` bytes, unpacked."""
+    proxy = image.dataobj
+    wanted, found = math.prod(image.shape) * proxy.dtype.itemsize, length - proxy.offset
     of_header = f"its header tells of {' x '.join(map(str, image.shape))} values, {wanted} bytes, and "
     if found < wanted:
         raise ValueError(f"{of_header}{max(0, found)} follow: it is cut off, or a size in the header is damaged")

@@ -28,7 +28,7 @@ from ..dicom.series import use_dicom
 from ..errors import DicomError, SubjectError
 from ..files import NIBABEL_SUFFIXES
 from ..geometry import corners_apart_mm, same_grid
-from ..whole import check_whole
+from ..whole import WholeReader, check_whole
 from .grid import check_grid, nifti_grid
 from .notices import add_notice, add_warning
 from .plausible import check_extremes, check_image
@@ -94,6 +94,7 @@ class LoadSubjectd(MapTransform):
         super().__init__(keys, allow_missing_keys=True)
         self.echo, self.dicom_series = echo, dicom_series
         self.load = LoadImage(image_only=True, ensure_channel_first=True, dtype=torch.float32)
+        self.reader = WholeReader()
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = complete_subject({k: v for k, v in data.items() if k not in self.keys or v is not None})
@@ -176,11 +177,12 @@ class LoadSubjectd(MapTransform):
         try:
             if isinstance(path, Volume):
                 return read_volume(path)
-            if Path(path).is_file():
-                check_whole(path)
             of_nibabel = by_nibabel(path)
             plain = str(path).endswith((".nii", ".nii.gz")) and not is_complex(path) and nib.load(path).ndim <= 4
-            volume = read_unusual(path, key) if of_nibabel and not plain else self.load(path)
+            if Path(path).is_file() and not plain:
+                check_whole(path)
+            reader = self.reader if plain else None  # given with the call: another would be tried after its error
+            volume = read_unusual(path, key) if of_nibabel and not plain else self.load(path, reader)
             if of_nibabel:
                 # MONAI compares all four zooms of a 4D file with its affine and then drops the translation
                 affine, notices, warnings = nifti_grid(path)
