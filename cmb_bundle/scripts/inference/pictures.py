@@ -13,6 +13,8 @@ from matplotlib.patheffects import withStroke
 from ..geometry import to_voxel
 
 MAXIMUM_SLICES = 12
+TILE, TITLE, HEAD, GAP = 3.2, 0.25, 0.6, 0.05
+"""A slice, its title, the title of the picture, and what lies at both sides of a slice, in inches."""
 LETTERS = 50
 """How many letters of a warning fit below one slice."""
 
@@ -49,13 +51,20 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict, warnings: s
     ]
     lines = wrap(f"Warning: {warnings}", width=LETTERS * columns) if warnings else []
     below = 0.15 * len(lines)
-    figure = Figure(figsize=(3.2 * columns, 3.6 * rows + 0.6 + below), facecolor="black")
+    tall = TILE * float(np.clip(volume.shape[1] * spacing[1] / (volume.shape[0] * spacing[0]), 0.7, 1.4))
+    width, height = TILE * columns, (tall + TITLE) * rows + HEAD + below
+    figure = Figure(figsize=(width, height), facecolor="black")
     FigureCanvasAgg(figure)
     tissue = volume[::2, ::2]  # a quarter tells as much
     tissue = tissue[tissue > 0]
     limits = np.percentile(tissue, [1, 99.5]) if tissue.size else (0, 1)
-    for position, k in enumerate(slices, 1):
-        axes = figure.add_subplot(rows, columns, position)
+    for position, k in enumerate(slices):
+        row, column = divmod(position, columns)
+        bottom = below + (tall + TITLE) * (rows - 1 - row)
+        # placed by hand: a layout that fits itself draws everything twice
+        axes = figure.add_axes(
+            [(TILE * column + GAP) / width, bottom / height, (TILE - 2 * GAP) / width, tall / height]
+        )
         axes.imshow(volume[:, :, k].T, cmap="gray", origin="lower", extent=extent, vmin=limits[0], vmax=limits[1])
         axes.invert_xaxis()
         axes.set_title(f"slice k = {k} (RAS order)", color="white", fontsize=8)
@@ -71,8 +80,6 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict, warnings: s
     found = f"{len(microbleeds)} microbleed{'' if len(microbleeds) == 1 else 's'}"
     title = f"{subject}: {found} by the program{more}.\nR is left. Not for diagnosis."
     figure.suptitle(title, color="white", fontsize=9, wrap=True)
-    height = figure.get_figheight()
     if lines:
         figure.text(0.02, 0.05 / height, "\n".join(lines), color="#ff6060", fontsize=8, va="bottom")
-    figure.tight_layout(rect=(0, below / height, 1, 1 - 0.4 / height))
-    figure.savefig(path, dpi=110, facecolor="black")
+    figure.savefig(path, dpi=110, facecolor="black", pil_kwargs={"compress_level": 1})

@@ -12,7 +12,7 @@ OUTLIERS = (0.0, 1e-4, 1e-3)
 """Shares of the values that may lie beyond the range that tells the unit: a few voxels, of a filter or of unwrapping,
 are often far outside."""
 
-SAMPLE = 1_000_000
+SAMPLE = 250_000
 """Values that are sorted, at most about twice as many."""
 
 FILLED, OUTER = 0.01, 0.9
@@ -158,11 +158,12 @@ def _by_range(phase: torch.Tensor, manufacturer: str) -> tuple[torch.Tensor, str
 
 
 def _tissue_and_air(phase: torch.Tensor) -> torch.Tensor:
-    """The values, sorted, without the one value of the background that a mask leaves; a million of them are enough."""
+    """The values, sorted, without the one value of the background that a mask leaves; a sample of them is enough."""
     values = phase.flatten()
-    values = values[:: max(1, len(values) // SAMPLE)]
-    background = values == values.mode().values
-    return values[~background if 0.05 < float(background.float().mean()) < 1 else slice(None)].sort().values
+    values = values[:: max(1, len(values) // SAMPLE)].sort().values
+    different, counts = torch.unique_consecutive(values, return_counts=True)
+    most = counts.argmax()
+    return values[values != different[most]] if 0.05 * len(values) < int(counts[most]) < len(values) else values
 
 
 def _known(low: float, high: float, manufacturer: str) -> tuple[float, float, str] | None:
@@ -206,7 +207,10 @@ def _over_the_circle(ordered: torch.Tensor, low: float, high: float) -> tuple[fl
 
 def _wrap_beyond(phase: torch.Tensor) -> torch.Tensor:
     """Wrap where the phase is beyond pi by more than rounding; elsewhere pi stays pi."""
-    return torch.where(phase.abs() > 1.001 * math.pi, wrap(phase), phase)
+    limit = 1.001 * math.pi
+    if -limit <= float(phase.min()) and float(phase.max()) <= limit:
+        return phase
+    return torch.where(phase.abs() > limit, wrap(phase), phase)
 
 
 def wrap(phase: torch.Tensor) -> torch.Tensor:
