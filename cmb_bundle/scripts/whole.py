@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import nibabel as nib
+import numpy as np
 from monai.data import NibabelReader
 from monai.data.utils import correct_nifti_header_if_necessary
 from monai.utils import ensure_tuple
 from nibabel.arrayproxy import ArrayProxy
+from nibabel.volumeutils import apply_read_scaling
 
 from .files import NIBABEL_SUFFIXES, check_gzip, unpacked
 
@@ -82,7 +84,11 @@ class WholeReader(NibabelReader):
         content = bytearray(proxy.offset + math.prod(image.shape) * proxy.dtype.itemsize)
         with unpacked(path) as stream:
             _check_length(image, _fill(content, stream))
-        return correct_nifti_header_if_necessary(type(image).from_bytes(content))
+        stored = np.frombuffer(content, proxy.dtype, math.prod(image.shape), proxy.offset).reshape(
+            image.shape, order="F"
+        )
+        values = apply_read_scaling(stored, proxy.slope, proxy.inter)
+        return correct_nifti_header_if_necessary(type(image)(values, image.affine, image.header))
 
 
 def _fill(content: bytearray, stream: BinaryIO) -> int:
