@@ -202,3 +202,15 @@ def test_a_damaged_json_file_beside_a_scan_tells_nothing(tmp_path, text):
     (tmp_path / "s1_swi.json").write_text(text)
     assert read_sidecar(tmp_path / "s1_swi.nii").echo_ms == ()
     assert read_declared(tmp_path / "s1_swi.nii") in ({}, {"EchoTime": int("9" * 400), "MagneticFieldStrength": 3})
+
+
+def test_weights_of_another_form_or_with_a_negative_variance_are_refused(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    state = network.state_dict()
+    for changed, said in (
+        ({"0.weight": state["0.weight"].to_sparse()}, r"0\.weight is torch\.sparse_coo; expected dense tensors"),
+        ({"1.running_var": -state["1.running_var"]}, r"1\.running_var is a variance, and negative"),
+    ):
+        torch.save({**state, **changed}, tmp_path / "damaged.pt")
+        with pytest.raises(CheckpointError, match=said):
+            load_weights(network, tmp_path / "damaged.pt")

@@ -1,6 +1,8 @@
 """The program as a BIDS app, as a container starts it: a participant in a process of its own, and the group."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from cmb_bundle.scripts.errors import OptionError, SubjectError
 from cmb_bundle.scripts.inference.bids_app import main, parse
 
 from ..helpers import ROOT
+from ..helpers.commands import commands
 
 
 @pytest.fixture
@@ -82,6 +85,25 @@ def test_an_option_without_a_value_is_refused():
         parse(["/data", "/out", "participant", "--echo", "0", "5", "6"])
     with pytest.raises(SystemExit):
         parse(["/data", "/out", "session"])
+
+
+STARTS = {"docker run": "cmb", "apptainer run": "cmb.sif", "python -m": "cmb_bundle.scripts.inference.bids_app"}
+
+
+def test_the_commands_of_the_page_are_understood():
+    page = (ROOT / "docs" / "container.md").read_text(encoding="utf-8")
+    understood = []
+    for start, program in STARTS.items():
+        for line in commands(ROOT / "docs" / "container.md", start):
+            words = shlex.split(line)
+            given, options = parse(words[words.index(program) + 1 :])
+            understood.append(given.analysis_level)
+            assert options == {}
+    assert understood == ["participant", "group", "participant", "participant"]
+    options = re.findall(r"^\| `--(\w+)` \|", page, re.MULTILINE)
+    assert len(options) == 4
+    given, _ = parse(["/data", "/out", "group"])
+    assert all(hasattr(given, name) for name in options)
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "apptainer.def"])
