@@ -14,8 +14,9 @@ COPY setup.cfg pyproject.toml README.md LICENSE /opt/cmb/
 COPY cmb_bundle /opt/cmb/cmb_bundle
 RUN /opt/venv/bin/pip install --no-cache-dir -c /opt/cmb/constraints.txt "/opt/cmb[dicom,regions,cluster]" \
     && rm -r /opt/cmb
-# glibc keeps its memory, which saves a quarter of the time; what is written for a moment goes to /tmp
-ENV PATH=/opt/venv/bin:$PATH HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib MPLBACKEND=Agg PYTHONDONTWRITEBYTECODE=1 \
+# glibc keeps its memory, which saves a quarter of the time; what is written for a moment goes to /tmp; PyTorch asks for
+# the name of the user, which a number given by --user has not
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp USER=cmb LOGNAME=cmb MPLCONFIGDIR=/tmp/matplotlib MPLBACKEND=Agg PYTHONDONTWRITEBYTECODE=1 \
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_ARENA_MAX=1
 WORKDIR /tmp
 USER 1000:1000

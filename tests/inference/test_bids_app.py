@@ -110,5 +110,6 @@ def test_the_commands_of_the_page_are_understood():
 def test_the_containers_start_this_program(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     assert "cmb_bundle.scripts.inference.bids_app" in text
+    assert "USER=cmb" in text, "a user without a name ends PyTorch"
     copied = [word for word in ("constraints.txt", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "cmb_bundle")]
     assert all((ROOT / word).exists() and word in text for word in copied)
