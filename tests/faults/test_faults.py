@@ -34,7 +34,7 @@ def errors():
         ("IndexError: list index out of range", "no error that a user can mend"),
         ("something else", "no error that a user can mend"),
         ("SubjectError: a.nii cannot be read (MemoryError)", "it took all memory, or gives no reason"),
-        ("SubjectError: one\ntwo", "2 lines of 20 letters"),
+        ("SubjectError: one\ntwo", "2 lines of 21 letters"),
     ],
 )
 def test_what_is_a_plain_line(line, problem):
