@@ -324,6 +324,29 @@ def subjects_of_table(path: str | Path) -> list[str]:
     return _named_subjects(path, cells[1:], columns["subject"])
 
 
+def read_decisions(path: str | Path) -> dict[tuple[str, str], bool]:
+    """
+    What was decided of each row of a table of the page for review.
+
+    Args:
+        path: of a table with the columns subject, lesion and class.
+
+    Returns:
+        whether it is a microbleed, by subject and number of the lesion; without rows that are unsure, undecided or have
+        no place. Empty for a table without these columns.
+    """
+    cells = _read_cells(Path(path))
+    columns = _columns_by_name(Path(path), *cells[0]) if cells else {}
+    if not {"subject", "lesion", "class"} <= set(columns):
+        return {}
+    found = {}
+    for _, row in cells[1:]:
+        decision, number = CLASS_NAMES.get(_cell(row, columns["class"]).lower()), _cell(row, columns["lesion"])
+        if decision is not None and _cell(row, columns["slice"]):
+            found[_cell(row, columns["subject"]), number] = decision > 0
+    return found
+
+
 def _cell(row: list[Any], column: int) -> str:
     return str(row[column]).strip() if column < len(row) else ""
 
