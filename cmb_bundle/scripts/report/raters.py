@@ -82,8 +82,8 @@ def compare_raters(
     raters = raters or {}
     if not isinstance(raters, Mapping) or len(raters) + bool(with_program) < 2 or (with_program and PROGRAM in raters):
         raise OptionError(
-            f"raters is {raters!r} and with_program {with_program!r}; expected a path by name for two raters in all, as "
-            "\"{'AB': 'review_AB.csv', 'CD': 'review_CD.csv'}\", none of them named program beside it."
+            f"raters is {raters!r} and with_program {with_program!r}; expected a path by name for two raters in all, "
+            "as \"{'AB': 'review_AB.csv', 'CD': 'review_CD.csv'}\", none of them named program beside it."
         )
     results = {result.subject: result for result in read_results(results_dir, subjects)}
     how = {"convention": LabelConvention(**(convention or {})), "join_mm": join_mm}
