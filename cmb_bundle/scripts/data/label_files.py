@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,13 @@ def label_suffix(path: Path) -> str:
 
 def _read_cells(path: Path) -> list[tuple[int, list[Any]]]:
     """The rows that are not blank, each with its number from 1 and without trailing blank cells."""
+    label_suffix(path)
+    found = path.stat()
+    return _cells_of_version(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=1)  # the table of many subjects is asked for each of them
+def _cells_of_version(path: Path, mtime_ns: int, size: int) -> list[tuple[int, list[Any]]]:
     tables = _excel_sheets(path) if label_suffix(path) in EXCEL_SUFFIXES else {"": _text_rows(path)}
     found = {}
     for name, lines in tables.items():
