@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from markupsafe import Markup
 from skimage.measure import approximate_polygon, find_contours
 
 from ..geometry import to_voxel
@@ -118,5 +117,5 @@ def draw_glass_brain(
         whole = width + 2 * MARGIN_MM
         box = f'viewBox="{-MARGIN_MM:g} {-MARGIN_MM:g} {whole:.1f} {height + 2 * MARGIN_MM:.1f}"'
         svg = f'<svg {box} role="img" aria-label="findings {name}">{"".join(parts)}</svg>'
-        views.append({"name": name, "svg": Markup(svg), "width": round(float(whole), 1)})
+        views.append({"name": name, "svg": svg, "width": round(float(whole), 1)})
     return views
