@@ -20,8 +20,9 @@ SCRIPTS = ROOT / "cmb_bundle" / "scripts"
 FLOORS = [
     {"training", "follow_up"},
     {"inference"},
-    {"report", "audit", "implant", "darknet", "regions"},
+    {"report", "audit", "implant", "darknet"},
     {"pages"},
+    {"regions"},
     {"transforms", "detection", "evaluation"},
     {"data", "networks", "annotation"},
     {"dicom", "keras", "options", "whole"},

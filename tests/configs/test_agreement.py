@@ -71,7 +71,7 @@ def test_both_stages_learn_without_phase_too(stage, tiny_cohort):
     assert drops[0].prob >= 0.05
 
 
-MAIN = ("train", "inference", "audit", "report")
+MAIN = ("train", "inference", "audit", "report", "review", "agreement")
 
 
 def test_bundle_root_is_written_alike_everywhere():

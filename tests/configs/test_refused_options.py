@@ -182,6 +182,7 @@ def test_an_option_below_a_part_that_does_not_exist_stops_in_monai(tmp_path):
 OVERLAYS = sorted(
     {path.name for path in CONFIGS.glob("*.json")}
     - {"metadata.json", "train.json", "inference.json", "report.json", "audit.json", "implant.json"}
+    - {"review.json", "agreement.json"}
 )
 
 

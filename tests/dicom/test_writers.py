@@ -3,6 +3,8 @@
 import json
 import logging
 import math
+import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -18,10 +20,11 @@ from monai.engines import IterationEvents
 from nibabel.affines import apply_affine
 
 from cmb_bundle.scripts.dicom.series import choose_series, study_of
-from cmb_bundle.scripts.dicom.writers import write_dicom
+from cmb_bundle.scripts.dicom.writers import site_of, write_dicom
 from cmb_bundle.scripts.errors import CohortError
 from cmb_bundle.scripts.inference.evaluator import CohortEvaluator
 from cmb_bundle.scripts.inference.writers import SubjectWriter
+from cmb_bundle.scripts.regions.mars import REGIONS
 
 from ..helpers.dicom_series import Study, write_dicom_series
 
@@ -102,6 +105,44 @@ def segmented(segmentation, volume, number):
             np.testing.assert_allclose(voxel, voxel.round(), atol=1e-3)
             found.add(tuple(voxel.round().astype(int).tolist()))
     return found
+
+
+def test_the_site_is_that_of_the_region_in_snomed_ct(tmp_path):
+    volume = swi(tmp_path)
+    places = [("frontal", "left"), ("brainstem", "middle")]
+    bleeds = [bleed | {"region": region, "side": side} for bleed, (region, side) in zip(BLEEDS, places, strict=True)]
+    paths = write_dicom(tmp_path / "out", "x", volume.source, {"microbleeds": bleeds, "candidates": []}, label_map())
+    for path in paths:
+        check_values(path)
+        check_by_dciodvfy(path)
+    segmentation, report = hd.seg.segread(paths[0]), hd.sr.srread(paths[1])
+    groups = report.content.get_volumetric_roi_measurement_groups()
+    sites = [site for group in groups for site in group.finding_sites]
+    assert [(site.value.scheme_designator, site.value.value, site.value.meaning) for site in sites] == [
+        ("SCT", "83251001", "Frontal lobe"), ("SCT", "119238007", "Brain Stem"),
+    ]  # fmt: skip
+    assert sites[0].laterality.value == "7771000" and sites[0].laterality.meaning == "Left"
+    assert sites[1].laterality is None
+    (summary,) = report.content.get_image_measurement_groups()
+    assert [site.value.meaning for site in summary.finding_sites] == ["Brain"]
+    assert [s.AnatomicRegionSequence[0].CodeValue for s in segmentation.SegmentSequence] == ["83251001", "119238007"]
+
+
+def test_every_region_has_a_site_of_its_own_or_brain():
+    found = {region: site_of({"region": region, "side": "right"}) for region in (*REGIONS, None)}
+    assert {region for region, (site, _) in found.items() if site.meaning == "Brain"} == {"basal ganglia", None}
+    assert len({site.value for site, _ in found.values()}) == len(REGIONS)
+    assert {side.meaning for site, side in found.values() if site.meaning != "Brain"} == {"Right"}
+
+
+def check_by_dciodvfy(path):
+    """The validator of dicom3tools, where it is installed, finds no error in the file."""
+    validator = shutil.which("dciodvfy")
+    if validator is None:
+        return
+    done = subprocess.run([validator, "-new", str(path)], capture_output=True, text=True)
+    errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
+    assert errors == [], "\n".join(errors)
 
 
 def check_segments(segmentation, volume):

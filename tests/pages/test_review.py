@@ -18,6 +18,8 @@ from PIL import Image
 
 from cmb_bundle.scripts.data.labels import read_points
 from cmb_bundle.scripts.data.splits import Split
+from cmb_bundle.scripts.errors import InputError
+from cmb_bundle.scripts.pages import write_review
 
 from ..helpers import ROOT, TINY_CONFIG
 from ..helpers.browser import Browser, needs_chromium
@@ -104,13 +106,15 @@ def test_wrong_and_missing_scans_are_named_and_the_others_are_there(results, tin
         ({"results_dir": "{results}"}, "dataset_dir is not given"),
         ({"results_dir": "{scans}", "dataset_dir": "{scans}"}, "no file <id>/<id>_cmb.json"),
         ({"results_dir": "{results}", "dataset_dir": "{scans}", "slices": 4}, "slices is 4; expected an odd number"),
-        ({"results_dir": "{results}", "dataset_dir": "{scans}", "subjects": "['x']"}, "has no results of x"),
+        ({"results_dir": "{results}", "dataset_dir": "{scans}", "subjects": ["x"]}, "has no results of x"),
     ],
 )
-def test_what_cannot_be_done_is_said(results, tiny_cohort, bundle, tmp_path, given, said):
+def test_what_cannot_be_done_is_said(results, tiny_cohort, tmp_path, given, said):
     given = {k: v.format(results=results, scans=tiny_cohort) if isinstance(v, str) else v for k, v in given.items()}
-    done = bundle("run", ["review.json"], tmp_path, check=False, **given)
-    assert done.returncode != 0 and said in done.stderr.splitlines()[-1]
+    given = {"results_dir": None, "dataset_dir": None} | given
+    with pytest.raises(InputError) as error:
+        write_review(**given, output_file=tmp_path / "r.html", reading=dict)
+    assert said in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------ in a browser

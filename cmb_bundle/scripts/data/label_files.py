@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ def label_suffix(path: Path) -> str:
 
 def _read_cells(path: Path) -> list[tuple[int, list[Any]]]:
     """The rows that are not blank, each with its number from 1 and without trailing blank cells."""
+    label_suffix(path)
+    found = path.stat()
+    return _cells_of_version(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=1)  # the table of many subjects is asked for each of them
+def _cells_of_version(path: Path, mtime_ns: int, size: int) -> list[tuple[int, list[Any]]]:
     tables = _excel_sheets(path) if label_suffix(path) in EXCEL_SUFFIXES else {"": _text_rows(path)}
     found = {}
     for name, lines in tables.items():
@@ -323,6 +331,29 @@ def subjects_of_table(path: str | Path) -> list[str]:
             "x, y and class, as the page for review writes it."
         )
     return _named_subjects(path, cells[1:], columns["subject"])
+
+
+def read_decisions(path: str | Path) -> dict[tuple[str, str], bool]:
+    """
+    What was decided of each row of a table of the page for review.
+
+    Args:
+        path: of a table with the columns subject, lesion and class.
+
+    Returns:
+        whether it is a microbleed, by subject and number of the lesion; without rows that are unsure, undecided or have
+        no place. Empty for a table without these columns.
+    """
+    cells = _read_cells(Path(path))
+    columns = _columns_by_name(Path(path), *cells[0]) if cells else {}
+    if not {"subject", "lesion", "class"} <= set(columns):
+        return {}
+    found = {}
+    for _, row in cells[1:]:
+        decision, number = CLASS_NAMES.get(_cell(row, columns["class"]).lower()), _cell(row, columns["lesion"])
+        if decision is not None and _cell(row, columns["slice"]):
+            found[_cell(row, columns["subject"]), number] = decision > 0
+    return found
 
 
 def _cell(row: list[Any], column: int) -> str:

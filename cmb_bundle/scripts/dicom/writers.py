@@ -19,6 +19,23 @@ DESCRIPTION = "CMB by program, research only"
 CONTENT_LABEL = "CMB_RESEARCH"
 MICROBLEED = ("723857007", "SCT", "Silent micro-hemorrhage of brain")
 """SNOMED CT's code for a microbleed; DICOM's own code lists have only "Hemorrhage"."""
+SITES = {
+    "frontal": "FrontalLobe",
+    "parietal": "ParietalLobe",
+    "temporal": "TemporalLobe",
+    "occipital": "OccipitalLobe",
+    "insula": "Insula",
+    "lobe not known": "CerebralHemisphere",
+    "thalamus": "Thalamus",
+    "internal capsule": "InternalCapsule",
+    "external capsule": "ExternalCapsule",
+    "corpus callosum": "CorpusCallosum",
+    "deep and periventricular white matter": "CerebralWhiteMatter",
+    "brainstem": "BrainStem",
+    "cerebellum": "Cerebellum",
+}
+"""The regions of the Microbleed Anatomical Rating Scale by their names in pydicom's dictionary of SNOMED CT, which has
+no code for the basal ganglia as a whole: a finding there, or in no region, has the site "Brain"."""
 
 SEG_SERIES, SR_SERIES = 9001, 9002
 IDENTITY = (
@@ -71,6 +88,32 @@ def bundle_version() -> str:
     """The version in the metadata of the bundle that contains this file."""
     metadata = Path(__file__).resolve().parents[2] / "configs" / "metadata.json"
     return str(json.loads(metadata.read_text(encoding="utf-8"))["version"])
+
+
+def site_of(microbleed: Mapping) -> tuple[Any, Any]:
+    """
+    The codes of a finding's site and side.
+
+    Args:
+        microbleed: with ``region`` and ``side`` where regions were asked for.
+
+    Returns:
+        the site in SNOMED CT, "Brain" where there is no better code; and left or right, else None. A neighbouring
+        region is not told: DICOM would have it as a second site of the finding.
+
+    Example:
+        >>> site, side = site_of({"region": "frontal", "side": "left", "neighbours": ["insula"]})
+        >>> site.value, site.meaning, side.meaning
+        ('83251001', 'Frontal lobe', 'Left')
+        >>> site_of({"region": "basal ganglia", "side": "left"})[0].meaning, site_of({})[1]
+        ('Brain', None)
+    """
+    require("pydicom")
+    from pydicom.sr.codedict import codes
+
+    name = SITES.get(microbleed.get("region"))
+    sides = {"left": codes.SCT.Left, "right": codes.SCT.Right}
+    return (codes.SCT.Brain, None) if name is None else (getattr(codes.SCT, name), sides.get(microbleed.get("side")))
 
 
 def read_source(source: str) -> tuple[list[Any], list[tuple[int, int]]]:
@@ -191,9 +234,9 @@ def make_segmentation(
             ),
             tracking_uid=hd.UID(),
             tracking_id=name,
-            anatomic_regions=[codes.SCT.Brain],
+            anatomic_regions=[site_of(microbleed)[0]],
         )
-        for number, name in enumerate(names, 1)
+        for number, (name, microbleed) in enumerate(zip(names, microbleeds or [{}], strict=True), 1)
     ]
     planes = np.ascontiguousarray(np.asarray(labels).transpose(2, 1, 0)).astype(np.uint16)
     segmentation = hd.seg.Segmentation(
@@ -270,7 +313,7 @@ def make_report(
     images: list[Any], segmentation: Any, microbleeds: list[Mapping], version: str, warnings: str = ""
 ) -> Any:
     """
-    Make a report according to TID 1500: the number of microbleeds, and for each its diameter, volume and certainty.
+    Make a report according to TID 1500: the number of microbleeds, and for each diameter, volume, certainty and site.
 
     The first measurement group (TID 1501) holds the number, which is 0 for a scan without microbleeds; one group
     (TID 1411) per microbleed refers to its segment. The probability is DICOM's "Certainty of Finding", in percent.
@@ -296,13 +339,13 @@ def make_report(
         "finding_type": finding,
         "finding_category": codes.SCT.MorphologicallyAbnormalStructure,
         "algorithm_id": algorithm,
-        "finding_sites": [hd.sr.FindingSite(codes.SCT.Brain)],
     }
     number = hd.sr.Measurement(codes.SCT.NumberOfLesions, len(microbleeds), codes.UCUM.NoUnits)
     groups = [
         hd.sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=hd.sr.TrackingIdentifier(uid=hd.UID(), identifier="Cerebral microbleeds"),
             measurements=[number],
+            finding_sites=[hd.sr.FindingSite(codes.SCT.Brain)],
             **common,
         )
     ]
@@ -319,6 +362,7 @@ def make_report(
                 tracking_identifier=hd.sr.TrackingIdentifier(segment.TrackingUID, segment.TrackingID),
                 referenced_segment=hd.sr.ReferencedSegment.from_segmentation(identified, segment.SegmentNumber),
                 measurements=[hd.sr.Measurement(*value) for value in values],
+                finding_sites=[hd.sr.FindingSite(*site_of(bleed))],
                 **common,
             )
         )

@@ -8,6 +8,7 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import torch
+from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from scipy import ndimage
@@ -27,10 +28,12 @@ class KeepInputGridd(MapTransform):
 
     Args:
         keys: key of the SWI, in RAS order.
+        phase: whether to keep the normalised phase, too, where there is one: it is what the page of a patient shows.
 
     Returns:
         the dictionary with ``swi`` (1, i, j, k), the SWI as it was read but in RAS order, whose meta data hold
-        ``original_affine`` and ``spatial_shape`` of the file; and ``head``, bool, the mask on the same grid, if any.
+        ``original_affine`` and ``spatial_shape`` of the file; ``head``, bool, the mask on the same grid, if any; and
+        ``input_phase`` in rad.
 
     Example:
         >>> image = MetaTensor(torch.arange(8.0).reshape(1, 2, 2, 2))
@@ -40,8 +43,14 @@ class KeepInputGridd(MapTransform):
         [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     """
 
+    def __init__(self, keys: KeysCollection, phase: bool = False) -> None:
+        super().__init__(keys)
+        self.phase = phase
+
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = dict(data)
+        if self.phase and d.get("phase") is not None:
+            d["input_phase"] = d["phase"]
         for key in self.key_iterator(d):
             d["swi"] = d[key].clone()
         if "mask" in d:

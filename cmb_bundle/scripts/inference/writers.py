@@ -26,6 +26,7 @@ from ..dicom.writers import write_dicom
 from ..errors import DicomError, SubjectError
 from ..files import aside_of, raise_unwritable, replace_folder, write_csv, write_json, write_whole
 from ..options import check_flags
+from ..pages.patient import write_patient_page
 from ..regions.pictures import draw_regions
 from .bids_output import BidsOutput
 from .findings import to_file_grid
@@ -121,6 +122,7 @@ class SubjectWriter:
     Args:
         output_dir: folder of results.
         convention: keyword arguments of :class:`LabelConvention`, for the table's slice, x and y.
+        patient_page: whether to write ``<subject>_cmb.html``, see :func:`~..pages.patient.write_patient_page`.
         picture: whether to write ``<subject>_cmb.png`` too. Of a subject with regions ``<subject>_cmb_regions.png`` is
             always written, since a wrong registration is seen there.
         dicom_output: whether to write ``<subject>_cmb_seg.dcm`` and ``_cmb_sr.dcm`` too: ``"auto"`` where the source
@@ -141,8 +143,10 @@ class SubjectWriter:
         dicom_output: str | bool = "auto",
         output_layout: str = "default",
         dataset_dir: str | Path | None = None,
+        patient_page: bool = False,
     ) -> None:
-        check_flags(picture=picture)
+        check_flags(picture=picture, patient_page=patient_page)
+        self.patient_page = patient_page
         if dicom_output not in ("auto", True, False):
             raise ValueError(
                 f"dicom_output is {dicom_output!r}; expected 'auto', true or false, on the command line True or False "
@@ -242,6 +246,9 @@ class SubjectWriter:
         if "region_map" in output:
             picture = self._path(root, subject, "figures", "_cmb_regions.png", "_desc-regions_dseg.png")
             write_whole(picture, lambda path: draw_regions(path, subject, swi, output["region_map"], result, warnings))
+        if self.patient_page:
+            page = self._path(root, subject, "figures", "_cmb.html", "_desc-cmb_report.html")
+            write_patient_page(page, subject, batch, result, read, output.get("region_map"))
         return reason
 
     def _path(self, root: Path, subject: str, datatype: str, end: str, bids_end: str = "") -> Path:

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from ..data.labels import LabelConvention
@@ -16,10 +15,9 @@ from ..data.layouts import find_subjects
 from ..dicom.writers import bundle_version
 from ..errors import CohortError, InputError, OptionError, SubjectError, root_cause
 from ..files import write_whole
-from ..geometry import to_voxel
 from .html import environment, for_script
 from .results import SubjectResult, check_scan, places_to_look_at, read_results
-from .strips import cut_slices, jpeg, windowed
+from .strips import channels_of, cut_slices, jpeg, on_a_voxel
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +151,7 @@ def _cards(
     """A card for each place; for a subject without any, one card to say that there is none."""
     if not places:
         return [{"subject": result.subject, "lesion": 0, "found": None}]
-    names, grey = windowed(scan)
+    channels = channels_of(scan, result.content.get("contrast"))
     affine = np.asarray(scan["image"].affine, dtype=float)
     voxels = np.clip(
         np.array([place["voxel"] for place in places], dtype=float), 0, np.array(result.shape, dtype=float) - 1
@@ -161,8 +159,7 @@ def _cards(
     rows = convention.from_voxel(voxels, result.shape)
     cards = []
     for place, row in zip(places, rows, strict=True):
-        # on a voxel's centre, so that pictures at the scan's own resolution are not blurred
-        nearest = nib.affines.apply_affine(affine, np.rint(to_voxel(affine, place["ras_mm"])))
+        nearest = on_a_voxel(affine, place["ras_mm"])
         card = {
             "subject": result.subject,
             "lesion": place["candidate"],
@@ -174,8 +171,8 @@ def _cards(
             "ras_mm": [round(float(mm), 2) for mm in place["ras_mm"]],
             "region": place.get("region"),
             "side": place.get("side"),
-            "channels": len(names),
-            "strip": jpeg(cut_slices(grey, affine, nearest, size_mm, pixel_mm, slices)),
+            "channels": [channel.name for channel in channels],
+            "strip": jpeg(cut_slices(channels, affine, nearest, size_mm, pixel_mm, slices)),
         }
         cards.append(card)
     return cards

@@ -6,7 +6,9 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import nibabel as nib
 import numpy as np
 from PIL import Image
 from scipy import ndimage
@@ -17,42 +19,61 @@ LEAST_PHASE = 0.3
 """The window of a phase reaches at least so far, in rad, to both sides: noise is not blown up."""
 
 
-def windowed(scan: Mapping) -> tuple[list[str], np.ndarray]:
+@dataclass(frozen=True)
+class Channel:
     """
-    Scale what was read of a scan to grey values.
+    A volume and how it becomes grey.
+
+    Args:
+        name: such as "SWI".
+        values: (i, j, k), axes in RAS order.
+        black, white: values that become black and white; the first may be the larger one.
+    """
+
+    name: str
+    values: np.ndarray
+    black: float = 0.0
+    white: float = 1.0
+
+
+def channels_of(scan: Mapping, contrast: str | None = None) -> list[Channel]:
+    """
+    Choose the grey values of what was read of a scan.
 
     Args:
         scan: ``image`` (1, i, j, k), SWI or T2*-weighted magnitude; ``mask`` (1, i, j, k), the head; and ``phase``
             (1, i, j, k) in rad with paramagnetic positive, if any.
+        contrast: what was read, see :class:`~..transforms.load.LoadSubjectd`, for the name of the first.
 
     Returns:
-        the names of the channels, and (C, i, j, k) float32 in [0, 1]. The image is windowed between the percentiles 1
-        and 99.5 of the head. Of a phase it is the complement, grey at 0, black from the 99.5th percentile of its
-        absolute value in the head on: microbleeds are dark in both, what is diamagnetic is bright in it.
+        the image, black at the percentile 1 of the head and white at 99.5; and the phase, grey at 0 and black from the
+        99.5th percentile of its absolute value in the head on: microbleeds are dark in both, what is diamagnetic is
+        bright in the phase.
 
     Example:
-        >>> image = np.arange(8.0).reshape(1, 2, 2, 2)
-        >>> names, grey = windowed({"image": image, "mask": np.ones_like(image), "phase": image / 7 - 0.5})
-        >>> names, grey.shape, grey[1].ravel().round(2).tolist()[::7]
-        (['image', 'phase'], (2, 2, 2, 2), [1.0, 0.0])
+        >>> image = np.arange(512.0).reshape(1, 8, 8, 8)
+        >>> scan = {"image": image, "mask": np.ones_like(image), "phase": image / 512 - 0.5}
+        >>> [(one.name, one.black < 10, one.white > 430) for one in channels_of(scan, "swi + phase")]
+        [('SWI', True, True), ('phase', True, False)]
     """
-    image, mask = (np.asarray(scan[name][0], dtype=np.float32) for name in ("image", "mask"))
-    head = mask > 0.5
-    tissue = image[head & (image > 0)]
-    low, high = np.percentile(tissue[::4], [1, 99.5]) if tissue.size else (0.0, 1.0)
-    names, channels = ["image"], [(image - low) / max(high - low, 1e-6)]
+    image, mask = (np.asarray(scan[name][0]) for name in ("image", "mask"))
+    some = (slice(None, None, 2), slice(None, None, 2), slice(None, None, max(1, image.shape[2] // 32)))
+    head = mask[some] > 0.5  # a part tells as much
+    tissue = image[some][head & (image[some] > 0)]
+    low, high = np.percentile(tissue, [1, 99.5]) if tissue.size else (0.0, 1.0)
+    named = "T2*" if str(contrast).startswith("t2star") else "SWI"
+    found = [Channel(named, image, float(low), float(max(high, low + 1e-6)))]
     if scan.get("phase") is not None:
-        phase = np.asarray(scan["phase"][0], dtype=np.float32)
-        inside = np.abs(phase[head])
-        reach = np.percentile(inside[::4], 99.5) if inside.size else 0.0
-        reach = min(max(float(reach), LEAST_PHASE), math.pi)
-        names.append("phase")
-        channels.append((0.5 - phase / (2 * reach)) * head)
-    return names, np.clip(np.stack(channels), 0, 1).astype(np.float32)
+        phase = np.asarray(scan["phase"][0])
+        inside = np.abs(phase[some][head])
+        reach = float(np.percentile(inside, 99.5)) if inside.size else 0.0
+        reach = min(max(reach, LEAST_PHASE), math.pi)
+        found.append(Channel("phase", phase, reach, -reach))
+    return found
 
 
 def cut_slices(
-    volume: np.ndarray,
+    channels: Sequence[Channel],
     affine: np.ndarray,
     ras_mm: Sequence[float],
     size_mm: float = 24.0,
@@ -63,23 +84,24 @@ def cut_slices(
     Cut a square out of the slice nearest to a place, and out of its neighbours.
 
     Args:
-        volume: (C, i, j, k) in [0, 1], axes in RAS order.
+        channels: of one shape.
         affine: (4, 4) voxel to RAS mm.
         ras_mm: the place, which becomes the middle of the pictures.
         size_mm: edge of the square.
-        pixel_mm: size of its pixels; values are interpolated linearly in the plane, and 0 outside of the volume.
-        slices: an odd number, the nearest slice in the middle; those beyond the volume are 0.
+        pixel_mm: size of its pixels; values are interpolated linearly in the plane, and black outside of the volume.
+        slices: an odd number, the nearest slice in the middle; those beyond the volume are black.
 
     Returns:
         (C, slices, height, width) uint8, from inferior to superior, in radiological view: patient's right is on the
         left and anterior up.
 
     Example:
-        >>> volume = np.zeros((1, 9, 9, 3))
-        >>> volume[0, 4, 4, 1], volume[0, 6, 4, 1] = 1.0, 0.6  # the second lies to the right of the first
-        >>> cut_slices(volume, np.eye(4), (4, 4, 1), size_mm=5, pixel_mm=1)[0, 0, 2].tolist()
+        >>> volume = np.zeros((9, 9, 3))
+        >>> volume[4, 4, 1], volume[6, 4, 1] = 1.0, 0.6  # the second lies to the right of the first
+        >>> cut_slices([Channel("SWI", volume)], np.eye(4), (4, 4, 1), size_mm=5, pixel_mm=1)[0, 0, 2].tolist()
         [153, 0, 255, 0, 0]
-        >>> cut_slices(volume, np.eye(4), (4, 4, 1), size_mm=5, pixel_mm=1, slices=3).max(axis=(0, 2, 3)).tolist()
+        >>> cut = cut_slices([Channel("SWI", volume)], np.eye(4), (4, 4, 1), size_mm=5, pixel_mm=1, slices=3)
+        >>> cut.max(axis=(0, 2, 3)).tolist()
         [0, 255, 0]
     """
     affine = np.asarray(affine, dtype=float)
@@ -90,15 +112,30 @@ def cut_slices(
     i = centre[0] - offset[None, :] / spacing[0]  # columns from the patient's right to the left
     j = centre[1] - offset[:, None] / spacing[1]  # rows from anterior to posterior
     grid = np.broadcast_arrays(i, j)
-    middle = int(np.clip(round(centre[2]), 0, volume.shape[3] - 1))
-    cut = np.zeros((len(volume), slices, pixels, pixels), dtype=np.uint8)
+    depth = channels[0].values.shape[2]
+    middle = int(np.clip(round(centre[2]), 0, depth - 1))
+    cut = np.zeros((len(channels), slices, pixels, pixels), dtype=np.uint8)
     for number, k in enumerate(range(middle - slices // 2, middle + slices // 2 + 1)):
-        if not 0 <= k < volume.shape[3]:
+        if not 0 <= k < depth:
             continue
-        for own, channel in zip(cut, volume, strict=True):
-            found = ndimage.map_coordinates(np.asarray(channel[..., k], dtype=float), grid, order=1, cval=0.0)
+        for own, channel in zip(cut, channels, strict=True):
+            values = np.asarray(channel.values[..., k], dtype=float)
+            grey = (values - channel.black) / (channel.white - channel.black)
+            found = ndimage.map_coordinates(grey, grid, order=1, cval=0.0)
             own[number] = np.clip(np.rint(found * 255), 0, 255)
     return cut
+
+
+def on_a_voxel(affine: np.ndarray, ras_mm: Sequence[float]) -> np.ndarray:
+    """
+    The centre (3,) in RAS mm of the voxel that a place lies in: pictures around it are not blurred where their pixels
+    are as large as voxels.
+
+    Example:
+        >>> on_a_voxel(np.diag([0.5, 0.5, 2.0, 1.0]), (5.2, 10.0, 6.9)).tolist()
+        [5.0, 10.0, 6.0]
+    """
+    return nib.affines.apply_affine(np.asarray(affine, dtype=float), np.rint(to_voxel(affine, ras_mm)))
 
 
 def jpeg(cut: np.ndarray, quality: int = 88) -> str:

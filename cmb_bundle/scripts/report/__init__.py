@@ -6,6 +6,7 @@ from .figures import draw_bland_altman, draw_froc, draw_strata
 from .handlers import ComparisonSystem, EvaluationReport, cut_crop, record_subject
 from .page import Numbers, kind_of_scans, write_page
 from .published import Published
+from .raters import compare_raters
 from .report import print_scores, write_evaluation
 from .tables import classes, false_positives, froc_points, per_lesion, per_subject
 
@@ -17,6 +18,7 @@ __all__ = [
     "Published",
     "classes",
     "cohort_page",
+    "compare_raters",
     "cut_crop",
     "draw_bland_altman",
     "draw_froc",

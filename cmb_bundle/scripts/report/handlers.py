@@ -22,7 +22,7 @@ from ..evaluation.records import Lesion, SubjectRecord, load_records, save_recor
 from ..evaluation.truth import complete, read_truth
 from ..files import sha256
 from ..options import check_flags
-from ..pages.strips import cut_slices
+from ..pages.strips import Channel, cut_slices
 from .report import FILES, write_evaluation
 
 RECORDS = "_cmb_records.json"
@@ -254,5 +254,6 @@ def cut_crop(
     Returns:
         the picture in radiological view, patient's right on the left and anterior up.
     """
-    cut = cut_slices(volume, affine, ras_mm, size_mm, pixel_mm)
+    channels = [Channel(name, values) for name, values in zip(("SWI", "phase"), volume, strict=True)]
+    cut = cut_slices(channels, affine, ras_mm, size_mm, pixel_mm)
     return Crop(cut[:, 0], float(size_mm))

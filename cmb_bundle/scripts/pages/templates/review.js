@@ -8,7 +8,7 @@ const kept = `cmb-review ${content.key}`, half = (content.slices - 1) / 2, edge 
 const columns = ["subject", "lesion", "slice", "x", "y", "class", "diameter_mm", "comment", "reader", "program", "probability",
   "ras_r_mm", "ras_a_mm", "ras_s_mm", "region", "side"];
 let state = { reader: "", decisions: {} }, shown = [], current = 0, marks = true;
-cards.forEach((card, index) => { card.id = `${card.subject}\n${card.lesion}`; card.index = index; card.slice = half; card.contrast = /t2star/.test(about[card.subject].contrast) ? "T2*" : "SWI"; });
+cards.forEach((card, index) => { card.id = `${card.subject}\n${card.lesion}`; card.index = index; card.slice = half; });
 
 // ------------------------------------------------------------------------------------------------ what is kept
 function keep() {
@@ -43,7 +43,7 @@ function fill(card) {
     left.append(element("p", "No finding, and no candidate from the lowest probability on. Look at the whole scan: accept says that it has no microbleed."));
   } else {
     card.canvas = element("canvas", undefined, { width: 0, height: 0 });
-    card.canvas.style.cssText = `width:${3 * edge}px;height:${card.channels * edge}px`;
+    card.canvas.style.cssText = `width:${3 * edge}px;height:${card.channels.length * edge}px`;
     card.names = element("div", undefined, { class: "names" });
     card.slider = element("input", undefined, { type: "range", min: 0, max: content.slices - 1, step: 1, "aria-label": "slice" });
     card.slider.value = card.slice;
@@ -108,11 +108,11 @@ function draw(card) {
   if (!card.image || !card.image.complete || !card.seen) return;
   const n = content.pixels, pen = card.canvas.getContext("2d");
   card.canvas.width = 3 * edge;
-  card.canvas.height = card.channels * edge;
+  card.canvas.height = card.channels.length * edge;
   pen.imageSmoothingQuality = "high";
   for (let column = 0; column < 3; column++) {
     const slice = card.slice + column - 1;
-    for (let channel = 0; channel < card.channels; channel++) {
+    for (let channel = 0; channel < card.channels.length; channel++) {
       if (slice >= 0 && slice < content.slices) pen.drawImage(card.image, slice * n, channel * n, n, n, column * edge, channel * edge, edge - 2, edge - 2);
       if (!marks) continue;
       pen.fillStyle = slice === half ? "#ffb000" : "#8a6a20";
@@ -122,7 +122,7 @@ function draw(card) {
   }
   pen.font = "13px system-ui, sans-serif";
   pen.fillStyle = "#ffb000";
-  [card.contrast, "phase: dark as a microbleed, bright as calcium"].slice(0, card.channels).forEach((name, channel) => pen.fillText(name, 6, (channel + 1) * edge - 10));
+  card.channels.forEach((name, channel) => pen.fillText(name === "phase" ? "phase: dark as a microbleed, bright as calcium" : name, 6, (channel + 1) * edge - 10));
   pen.fillText("R", 4, 14);
   const offset = card.slice - half, said = value => (value === 0 ? "its slice" : `${value > 0 ? "+" : ""}${value}`);
   card.names.replaceChildren(...["below", "", "above"].map((name, column) => element("span", `${said(offset + column - 1)} ${name}`)));
