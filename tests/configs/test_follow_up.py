@@ -11,7 +11,8 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from nibabel.affines import apply_affine
 
-from cmb_bundle.scripts.errors import CohortError, OptionError, root_cause
+from cmb_bundle.scripts.errors import OptionError, root_cause
+from cmb_bundle.scripts.follow_up import FollowUp
 from cmb_bundle.scripts.phantom import TINY, make_cohort
 
 from ..helpers import CONFIGS
@@ -54,9 +55,11 @@ def done(tmp_path_factory):
     rename(scans, ("sub-001", 2), ("sub-005", 2))
     broken = next(scans.glob("sub-005/ses-2/swi/*_swi.nii.gz"))
     broken.write_bytes(broken.read_bytes()[:5000])
-    with pytest.raises(CohortError) as raised:
+    with pytest.raises(RuntimeError) as raised:
         run(scans, folder / "out")
-    return scans, folder / "out", raised.value
+    error = root_cause(raised.value)
+    assert type(error).__name__ == "CohortError"  # the bundle's own package is another than the test's
+    return scans, folder / "out", error
 
 
 def read(output, patient):
@@ -131,7 +134,5 @@ def test_what_cannot_be_compared_has_a_line_each_and_the_others_go_on(done):
     "wrong", [{"match_mm": 0}, {"joint_weight": 2}, {"certain_threshold": "much"}, {"output_layout": "bids"}]
 )
 def test_wrong_options_are_refused(tmp_path, wrong):
-    with pytest.raises(RuntimeError) as raised:
-        run(tmp_path, tmp_path / "out", **wrong)
-    assert isinstance(root_cause(raised.value), OptionError)
-    assert next(iter(wrong)) in str(root_cause(raised.value))
+    with pytest.raises(OptionError, match=next(iter(wrong))):
+        FollowUp(None, None, tmp_path, **wrong)

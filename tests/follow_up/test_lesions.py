@@ -24,7 +24,7 @@ def seen(place=PLACE, probability=0.9, found=True, diameter=3.0):
 
 
 def judged(scans, views, threshold=0.3):
-    return judge(track(scans), views, threshold, 0.64, 0.5, prior=0.1, weight=0.7)
+    return judge(track(scans), views, threshold, 0.64, 0.5, weight=0.65)
 
 
 def status(scans, views):
@@ -81,11 +81,13 @@ def test_a_large_lesion_would_have_been_seen_at_the_lower_field():
 
 
 def test_what_is_weak_in_both_scans_counts_where_both_together_are_sure():
-    weak = [[seen(probability=0.25, found=False)], [seen(probability=0.25, found=False)]]
-    assert joint_probability([0.25, 0.25], 0.1, 0.7) > 0.3
-    assert status(weak, [view(dark=HERE)] * 2) == "stable"
-    assert judged(weak, [view(dark=HERE)] * 2, threshold=0.9) == []
-    assert judged([weak[0], []], [view()] * 2) == []
+    weak = [[seen(probability=0.6, found=False)], [seen(probability=0.6, found=False)]]
+    assert joint_probability([0.6, 0.6], 0.65) == pytest.approx(0.629, abs=1e-3)
+    views = [view(dark=HERE)] * 2
+    (one,) = judged(weak, views, threshold=0.62)
+    assert (one.status, one.states, one.first_found) == ("stable", ("below the threshold",) * 2, None)
+    assert judged(weak, views, threshold=0.64) == []
+    assert judged([weak[0], []], views, threshold=0.5) == []
 
 
 def test_three_scans_have_a_status_each():
@@ -106,7 +108,7 @@ def test_counts_of_new_ones_by_certainty():
 
 
 def test_scans_of_one_patient_say_the_same_so_that_two_are_less_than_twice_as_sure():
-    once, twice = joint_probability([0.6], 0.1, 0.7), joint_probability([0.6, 0.6], 0.1, 0.7)
-    independent = joint_probability([0.6, 0.6], 0.1, 1.0)
+    once, twice = joint_probability([0.6], 0.65), joint_probability([0.6, 0.6], 0.65)
+    independent = joint_probability([0.6, 0.6], 1.0)
     assert once < twice < independent
-    assert joint_probability([0.02, 0.02], 0.1, 0.7) < 0.02
+    assert joint_probability([0.02, 0.02], 0.65) < 0.02

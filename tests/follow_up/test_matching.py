@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine
 from cmb_bundle.scripts.follow_up import Sighting, pair, track
 from cmb_bundle.scripts.phantom.sessions import rigid
 
-POINTS = st.lists(st.tuples(*[st.integers(-12, 12)] * 3), max_size=5, unique=True)
+POINTS = st.lists(st.tuples(*[st.integers(-4, 4)] * 3), max_size=4, unique=True)
 
 
 def seen(place, probability=0.9, found=True):
@@ -43,6 +43,10 @@ def test_where_the_world_has_its_origin_does_not_matter(a, b, turn, shift):
     motion = rigid(turn, shift)
     moved = [apply_affine(motion, np.reshape(one, (-1, 3)).astype(float)) for one in (a, b)]
     assert worth(pair(*moved, 5.0), *moved, 5.0) == pytest.approx(worth(pair(a, b, 5.0), a, b, 5.0), abs=1e-4)
+
+
+def test_a_close_pair_is_not_torn_apart_for_two_far_ones():
+    assert pair([[0, 0, 0], [4.5, 0, 0]], [[0, 0, 0.1], [-4.5, 0, 0]], 5.0) == [(0, 0)]
 
 
 def test_five_mm_match_and_more_do_not():

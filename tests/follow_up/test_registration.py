@@ -19,7 +19,8 @@ SPEC = TINY.changed(seed=21, microbleeds=3, shape=(150, 180, 14))
 def scan(phantom, findings=(), affine=None):
     image = phantom.images[phantom.spec.outputs[0]].astype(np.float32)
     head = ndimage.gaussian_filter(image, (3, 3, 0)) > 100
-    return HeadScan(image, phantom.affine if affine is None else affine, head, findings)
+    contrast = "t2star" if phantom.spec.outputs == ("T2star",) else "swi"
+    return HeadScan(image, phantom.affine if affine is None else affine, head, findings, contrast)
 
 
 @cache

@@ -31,7 +31,8 @@ DECLARED = ("Modality", "BodyPartExamined", "ScanningSequence", "InversionTime",
 """Attributes that tell whether it is a susceptibility-weighted scan of a head."""
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription",
-    "PatientID", "StudyDate", "Modality", "Manufacturer", "ImageType", "ComplexImageComponent", "NumberOfFrames",
+    "PatientID", "PatientSex", "PatientBirthDate", "StudyDate", "StudyTime", "Modality", "Manufacturer", "ImageType",
+    "ComplexImageComponent", "NumberOfFrames",
     "VolumeBasedCalculationTechnique", "EchoTime", "ScanningSequence", "EchoPulseSequence", "EchoPlanarPulseSequence",
     "InversionRecovery", "MagneticFieldStrength", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "Rows", "Columns", "SamplesPerPixel", "BitsStored", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",

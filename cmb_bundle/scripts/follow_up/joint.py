@@ -21,29 +21,26 @@ def logit(probability: float) -> float:
     return float(np.log(p / (1 - p)))
 
 
-def joint_probability(probabilities: Sequence[float], prior: float, weight: float) -> float:
+def joint_probability(probabilities: Sequence[float], weight: float) -> float:
     """
     The probability that what was seen in several scans is a microbleed.
 
-    With independent scans, the evidence of each (log odds less those of the prior) would add up. They are not: what
-    looks like a microbleed once looks so again. So the evidence counts by ``weight`` where there are several scans.
+    With independent scans, log odds would add up. They are not: what looks like a microbleed once looks so again. So
+    those of each scan count by ``weight`` where there are several.
 
     Args:
         probabilities: of the scans in which it was seen, one or more.
-        prior: share of microbleeds among candidates.
         weight: 1 for independent scans, 1/n for n that say the same.
 
     Returns:
         of one scan its own probability.
 
     Example:
-        >>> joint_probability([0.4], 0.1, 0.7)
+        >>> joint_probability([0.4], 0.65)
         0.4
-        >>> round(joint_probability([0.4, 0.4], 0.1, 0.7), 2), round(joint_probability([0.02, 0.02], 0.1, 0.7), 3)
-        (0.58, 0.01)
+        >>> round(joint_probability([0.8, 0.8], 0.65), 2), round(joint_probability([0.2, 0.2], 0.65), 2)
+        (0.86, 0.14)
     """
     if len(probabilities) == 1:
         return float(probabilities[0])
-    base = logit(prior)
-    total = base + weight * sum(logit(p) - base for p in probabilities)
-    return float(1 / (1 + np.exp(-total)))
+    return float(1 / (1 + np.exp(-weight * sum(logit(p) for p in probabilities))))

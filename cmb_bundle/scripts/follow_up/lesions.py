@@ -94,7 +94,6 @@ def judge(
     threshold: float,
     certain_threshold: float,
     dark_share: float,
-    prior: float,
     weight: float,
 ) -> list[Lesion]:
     """
@@ -107,14 +106,14 @@ def judge(
         certain_threshold: joint probability of a certain lesion.
         dark_share: where nothing was found in a scan, something was there all the same if the image is so dark there,
             against its surroundings, as a share of how dark it is where the lesion was found.
-        prior, weight: see :func:`~.joint.joint_probability`.
+        weight: see :func:`~.joint.joint_probability`.
 
     Returns:
         lesions, numbered by the scan in which they were found first, then the surest first.
     """
     chosen = []
     for one in tracks:
-        joint = joint_probability([s.probability for s in one.seen.values()], prior, weight)
+        joint = joint_probability([s.probability for s in one.seen.values()], weight)
         if one.found or (len(one.seen) > 1 and joint >= threshold):
             chosen.append((one, joint))
     found_in = [min((n for n, s in one.seen.items() if s.found), default=0) for one, _ in chosen]

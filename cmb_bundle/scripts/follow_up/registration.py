@@ -25,8 +25,9 @@ TEXTURE = 0.02
 """Least standard deviation of a block, as a share of the brightest of the head, in which anything can be found."""
 AWAY_MM = 3.0
 """A block that fits best so far from its place does not fit there."""
-LARGEST_AWAY = 0.7
-"""Share of blocks that may fit better elsewhere: of the same head a few, of another one most."""
+LARGEST_AWAY, LARGEST_AWAY_OF_OTHER = 0.4, 0.66
+"""Share of blocks that may fit better elsewhere, of scans of one contrast and of two: of the same head few, of another
+one most."""
 LEAST_OVERLAP = 0.2
 FINDING_MARGIN_MM = 3.0
 
@@ -41,12 +42,14 @@ class HeadScan:
         affine: (4, 4), voxel to RAS mm.
         head: bool (i, j, k).
         findings: RAS mm and diameter in mm of what is left out.
+        contrast: "t2star" for a T2*-weighted magnitude; any other is susceptibility-weighted.
     """
 
     image: np.ndarray
     affine: np.ndarray
     head: np.ndarray
     findings: Sequence[tuple[Sequence[float], float]] = ()
+    contrast: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class _Coarse:
     affine: np.ndarray
     head: np.ndarray
     compared: np.ndarray
+    contrast: str
 
     @staticmethod
     def of(scan: HeadScan) -> _Coarse:
@@ -111,7 +115,7 @@ class _Coarse:
             axes = [(np.arange(a, b) - c) * s for a, b, c, s in zip(low, high, centre, step, strict=True)]
             x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
             kept[box] &= x**2 + y**2 + z**2 > reach**2
-        return _Coarse(image.astype(np.float32), affine, head, kept)
+        return _Coarse(image.astype(np.float32), affine, head, kept, scan.contrast)
 
     @property
     def middle(self) -> np.ndarray:
@@ -201,7 +205,8 @@ def _judged(fixed: _Coarse, moving: _Coarse, to_first: np.ndarray | None) -> Reg
     similarity = similarity_of(one[both], other[both])
     away = _share_away(one, other, both)
     found = Registration(to_first, round(similarity, 4), round(overlap, 3), away)
-    return replace(found, doubts=_doubts(found))
+    alike = (fixed.contrast == "t2star") == (moving.contrast == "t2star")
+    return replace(found, doubts=_doubts(found, LARGEST_AWAY if alike else LARGEST_AWAY_OF_OTHER))
 
 
 def _together(
@@ -264,12 +269,12 @@ def _share_away(one: np.ndarray, other: np.ndarray, both: np.ndarray) -> float |
     return round(float((where[possible] >= AWAY_MM).mean()), 3)
 
 
-def _doubts(found: Registration) -> tuple[str, ...]:
+def _doubts(found: Registration, largest_away: float) -> tuple[str, ...]:
     doubts = []
     if found.overlap < LEAST_OVERLAP:
         doubts.append(f"only {100 * found.overlap:.0f} % of the smaller scan's head lies in the other")
     if found.away is None:
         doubts.append("there is too little in both scans to compare")
-    elif found.away > LARGEST_AWAY:
+    elif found.away > largest_away:
         doubts.append(f"{100 * found.away:.0f} % of the head fits better somewhere else")
     return tuple(doubts)

@@ -41,7 +41,7 @@ class FollowUp:
         dark_share: where no candidate was, something was there before if the image is so dark there, against its
             surroundings, as a share of how dark the lesion is.
         certain_threshold: joint probability of a certain lesion; others are possible ones.
-        joint_prior, joint_weight: see :func:`~.joint.joint_probability`.
+        joint_weight: see :func:`~.joint.joint_probability`.
         picture: whether the timeline is drawn.
 
     Attributes:
@@ -62,8 +62,7 @@ class FollowUp:
         second_look_probability: float = 0.01,
         dark_share: float = 0.5,
         certain_threshold: float = 0.64,
-        joint_prior: float = 0.1,
-        joint_weight: float = 0.7,
+        joint_weight: float = 0.65,
         picture: bool = True,
     ) -> None:
         check_flags(picture=picture)
@@ -75,7 +74,7 @@ class FollowUp:
                 raise OptionError(f"{name} is {value!r}; expected mm, above 0 and at most 50.")
         shares = {
             "second_look_probability": second_look_probability, "dark_share": dark_share,
-            "certain_threshold": certain_threshold, "joint_prior": joint_prior, "joint_weight": joint_weight,
+            "certain_threshold": certain_threshold, "joint_weight": joint_weight,
         }  # fmt: skip
         for name, value in shares.items():
             if not (isinstance(value, int | float) and 0 <= value <= 1):
@@ -84,7 +83,7 @@ class FollowUp:
         self.distances = {"match_mm": match_mm, "second_look_mm": second_look_mm}
         self.least, self.certain = second_look_probability, certain_threshold
         self.dark_share = dark_share
-        self.joint = {"prior": joint_prior, "weight": joint_weight}
+        self.joint_weight = joint_weight
         self.picture = picture
         self.failures: list[tuple[str, str]] = []
 
@@ -161,7 +160,7 @@ class FollowUp:
         tracks = track([scan.sightings(done.to_first, self.least) for scan, done in kept], **self.distances)
         views = [View(s.protocol, s.coverage, s.image, np.linalg.inv(done.to_first)) for s, done in kept]
         threshold = max(scan.threshold for scan in scans)
-        lesions = judge(tracks, views, threshold, self.certain, self.dark_share, **self.joint)
+        lesions = judge(tracks, views, threshold, self.certain, self.dark_share, self.joint_weight)
         return Comparison(patient, scans, registrations, tuple(lesions), tuple(notices))
 
     def _read(self, sessions: Sequence[Session], notices: list[str]) -> list[FoundScan]:

@@ -58,7 +58,7 @@ class FoundScan:
     def head_scan(self) -> HeadScan:
         """For the registration, which leaves out what was found."""
         shown = [(c["ras_mm"], c["diameter_mm"]) for c, n in zip(self.candidates, self.found, strict=True) if n]
-        return HeadScan(self.image, self.affine, self.head, shown)
+        return HeadScan(self.image, self.affine, self.head, shown, self.protocol.contrast)
 
     def sightings(self, to_first: np.ndarray, least: float) -> list[Sighting]:
         """

@@ -30,7 +30,7 @@ WITHOUT_EFFECT = {
     "checkpoint", "subset", "fold", "folds", "seed", "subjects", "num_workers", "pin_memory", "debug", "resume",
     "compare_files", "former_results", "split", "dataset", "dataloader", "cluster", "cluster_file", "workers",
     "worker_gb", "subject_minutes", "cohort_files", "bootstrap", "label_file", "follow_up", "reader", "match_mm",
-    "second_look_mm", "second_look_probability", "dark_share", "certain_threshold", "joint_prior", "joint_weight",
+    "second_look_mm", "second_look_probability", "dark_share", "certain_threshold", "joint_weight",
 }  # fmt: skip
 """Top-level ids that change where subjects and results lie and how they are worked on, not what is found in one."""
 

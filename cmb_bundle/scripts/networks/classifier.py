@@ -182,8 +182,7 @@ class ContextClassifier(nn.Module):
             logits = self._logits(flipped).unflatten(0, (4, -1)).mean(dim=0)
         if self.dipole is None:
             return logits
-        with torch.autocast(x.device.type, enabled=False):  # differences of sums of squares
-            evidence = self.dipole_weight * self.dipole(x[:, 1:].float())
+        evidence = self.dipole_weight * self.dipole(x[:, 1:])
         return logits + torch.stack([torch.zeros_like(evidence), evidence], dim=1)
 
     def _logits(self, x: Tensor) -> Tensor:

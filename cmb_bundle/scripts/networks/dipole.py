@@ -38,6 +38,7 @@ class DipoleEvidence(nn.Module):
         (True, True)
     """
 
+    __constants__ = ("floor",)  # for TorchScript
     floor: float = 0.05
     """Added to the sum of squares of the phase, in (units of pi)^2."""
 
@@ -46,8 +47,8 @@ class DipoleEvidence(nn.Module):
         self.patch_size, self.spacing, self.radius_mm = tuple(patch_size), tuple(spacing), float(radius_mm)
         patterns, shells = zip(*map(self.pattern, itertools.product((-0.5, 0, 0.5), repeat=3)), strict=True)
         # not saved with the weights: they follow from the arguments
-        self.register_buffer("patterns", torch.stack(patterns).flatten(1).float().t().contiguous(), persistent=False)
-        self.register_buffer("shells", torch.stack(shells).flatten(1).float().t().contiguous(), persistent=False)
+        self.register_buffer("patterns", torch.stack(patterns).flatten(1).float(), persistent=False)
+        self.register_buffer("shells", torch.stack(shells).flatten(1).float(), persistent=False)
 
     def pattern(self, offset: Sequence[float]) -> tuple[Tensor, Tensor]:
         """The field about a sphere, of mean 0 in its shell, and the shell, 0 or 1: both of the patch's size.
@@ -84,8 +85,15 @@ class DipoleEvidence(nn.Module):
             (B,) in [-1, 1]: towards 1 like blood, towards -1 like calcium, 0 without a phase.
         """
         values = ((1 - 2 * phase) * (phase > 0)).flatten(1).to(self.patterns.dtype)
-        mean = values @ self.shells / self.shells.sum(dim=0)
-        squares = (values * values) @ self.shells - mean * mean * self.shells.sum(dim=0)
-        scale = ((squares.clamp(min=0) + self.floor) * (self.patterns * self.patterns).sum(dim=0)).sqrt()
-        found = (values @ self.patterns) / scale
+        # sums of products, as mixed precision would round matrix products, whose differences are taken here
+        sums = _sums(values, self.shells)
+        number = self.shells.sum(dim=1)
+        squares = _sums(values * values, self.shells) - sums * sums / number
+        scale = ((squares.clamp(min=0) + self.floor) * (self.patterns * self.patterns).sum(dim=1)).sqrt()
+        found = _sums(values, self.patterns) / scale
         return found.gather(1, found.abs().argmax(dim=1, keepdim=True)).squeeze(1)
+
+
+def _sums(values: Tensor, weights: Tensor) -> Tensor:
+    """(B, K) sums over (B, N) values by each of (K, N) weights."""
+    return (values.unsqueeze(1) * weights).sum(dim=2)
