@@ -88,7 +88,7 @@ class WholeReader(NibabelReader):
             image.shape, order="F"
         )
         values = apply_read_scaling(stored, proxy.slope, proxy.inter)
-        return correct_nifti_header_if_necessary(type(image)(values, image.affine, image.header))
+        return correct_nifti_header_if_necessary(type(image)(values, None, image.header))
 
 
 def _fill(content: bytearray, stream: BinaryIO) -> int:
