@@ -88,7 +88,8 @@ class WholeReader(NibabelReader):
             image.shape, order="F"
         )
         values = apply_read_scaling(stored, proxy.slope, proxy.inter)
-        return correct_nifti_header_if_necessary(type(image)(values, None, image.header))
+        affine = image.affine if np.isfinite(image.affine).all() else np.eye(4)  # whose header is refused by others
+        return correct_nifti_header_if_necessary(type(image)(values, affine, image.header))
 
 
 def _fill(content: bytearray, stream: BinaryIO) -> int:
