@@ -210,6 +210,8 @@ def in_process_of_its_own(part: str, folder: Path, every: int = 1) -> tuple[list
 
 def keep(folder: Path, outcomes: Iterable[Outcome]) -> None:
     """Write the outcomes where :func:`in_process_of_its_own` reads them."""
-    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    # ru_maxrss would be that of the process which started this one, where that is larger
+    status = Path("/proc/self/status").read_text()
+    gigabytes = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024**2
     content = {"gigabytes": gigabytes, "outcomes": [asdict(one) for one in outcomes]}
     (folder / "outcomes.json").write_text(json.dumps(content))
