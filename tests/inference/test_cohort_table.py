@@ -22,11 +22,13 @@ def test_each_subject_of_the_run_has_a_row(tmp_path):
     results(tmp_path, "d", 2, warnings="")  # of an earlier run, and failed in this one
     engine = Engine(lambda *_: None)
     engine.register_events(*IterationEvents)
-    engine.failures, engine.incomplete, engine.skipped = {"d": "it is a mask"}, {"a": "no SEG"}, ["b"]
-    CohortTable(tmp_path).attach(engine)
+    engine.failures, engine.incomplete = {"d": "it is a mask"}, {"a": "no SEG"}
+    table = CohortTable(tmp_path)
+    table.attach(engine)
     engine.fire_event(Events.STARTED)
     engine.state.batch = [{"subject": "a"}]
     engine.fire_event(IterationEvents.MODEL_COMPLETED)
+    table.recall(engine, "b")  # which an earlier run did, or a worker
     engine.fire_event(Events.COMPLETED)
     table = pd.read_csv(tmp_path / "subjects.csv", keep_default_na=False)
     assert table.to_numpy().tolist() == [

@@ -243,6 +243,8 @@ def test_several_quantities_are_all_named():
 
 def test_ranges_can_be_switched_off_and_must_make_sense():
     assert CheckRangesd(None)(scan(spacing=(9, 9, 9)))["warnings"] == ""
+    with pytest.raises(OptionError, match="tested_ranges is nan; expected ranges of in_plane_mm"):
+        CheckRangesd(float("nan"))
     with pytest.raises(OptionError, match="expected the contrasts swi, t2star"):
         CheckRangesd({"t1": {}})
     with pytest.raises(OptionError, match="ranges of in_plane_mm, slice_mm, field_tesla, echo_ms"):

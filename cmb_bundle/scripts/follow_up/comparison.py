@@ -41,10 +41,11 @@ class Comparison:
 
 def folder_of(patient: str) -> str:
     """
-    A patient's id as the name of a folder and of files.
+    A patient's id as the name of a folder and of files, another for each patient.
 
     Example:
-        >>> folder_of("sub-01"), folder_of("A/B 1")
-        ('sub-01', 'A_B_1')
+        >>> folder_of("sub-01"), folder_of("A/B 1"), folder_of("A_B 1"), folder_of("..")
+        ('sub-01', 'A%2FB 1', 'A_B 1', '%2E%2E')
     """
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in patient).strip(".") or "_"
+    kept = "-_ " if set(patient) <= set(". ") else "-_. "
+    return "".join(letter if letter.isalnum() or letter in kept else f"%{ord(letter):02X}" for letter in patient)

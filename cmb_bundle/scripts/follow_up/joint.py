@@ -5,20 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import expit, logit
 
 LEAST = 1e-3
 """Probabilities are kept so far from 0 and 1: no scan alone decides."""
-
-
-def logit(probability: float) -> float:
-    """The log of the odds.
-
-    Example:
-        >>> round(logit(0.5), 3), round(logit(0.9), 2)
-        (0.0, 2.2)
-    """
-    p = float(np.clip(probability, LEAST, 1 - LEAST))
-    return float(np.log(p / (1 - p)))
 
 
 def joint_probability(probabilities: Sequence[float], weight: float) -> float:
@@ -43,4 +33,4 @@ def joint_probability(probabilities: Sequence[float], weight: float) -> float:
     """
     if len(probabilities) == 1:
         return float(probabilities[0])
-    return float(1 / (1 + np.exp(-weight * sum(logit(p) for p in probabilities))))
+    return float(expit(weight * logit(np.clip(probabilities, LEAST, 1 - LEAST)).sum()))

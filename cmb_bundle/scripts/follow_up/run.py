@@ -177,6 +177,7 @@ class FollowUp:
                     labels.add(one.label)
                 except FollowUpError as error:
                     notices.append(f"{one.subject} was left out: {error}")
+                    self.failures.append((one.subject, f"{FollowUpError.__name__}: left out of the follow-up: {error}"))
         return scans
 
     def _end(self, scans_failed: Mapping[str, str], scans: int, patients: int) -> None:

@@ -42,10 +42,13 @@ class CohortTable:
     def remember(self, engine: Engine) -> None:
         self.done += [batch["subject"] for batch in engine.state.batch]
 
+    def recall(self, engine: Engine, subject: str) -> None:
+        """Remember a subject whose results an earlier run wrote, or a worker."""
+        self.done.append(subject)
+
     def write(self, engine: Engine) -> None:
-        done = {*self.done, *getattr(engine, "skipped", ())}
         failed = {**getattr(engine, "failures", {}), **getattr(engine, "incomplete", {})}
-        write_csv(self.output_dir / NAME, subjects_table(self.output_dir, sorted(done), failed))
+        write_csv(self.output_dir / NAME, subjects_table(self.output_dir, sorted(self.done), failed))
 
 
 def subjects_table(output_dir: str | Path, done: list[str], failed: dict[str, str]) -> pd.DataFrame:

@@ -51,6 +51,8 @@ class CheckRangesd(Transform):
     """
 
     def __init__(self, tested: Mapping[str, Mapping[str, Sequence[float]]] | None) -> None:
+        if not isinstance(tested, Mapping | None):
+            raise OptionError(f"tested_ranges is {tested!r}; expected ranges of {', '.join(QUANTITIES)} by contrast.")
         self.tested = dict(tested or {})
         for contrast, ranges in self.tested.items():
             if contrast not in CONTRASTS or not isinstance(ranges, Mapping) or set(ranges) - set(QUANTITIES):
