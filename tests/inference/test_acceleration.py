@@ -8,7 +8,7 @@ from torch import nn
 
 from cmb_bundle.scripts.darknet.detector import darknet_detector
 from cmb_bundle.scripts.detection.yolov2 import YOLOv2Detector
-from cmb_bundle.scripts.inference.acceleration import Accelerated, MaxPool2x2, accelerate
+from cmb_bundle.scripts.inference.acceleration import Accelerated, MaxPool, accelerate
 from cmb_bundle.scripts.networks.classifier import ContextClassifier, PatchClassifier
 from cmb_bundle.scripts.networks.decision import JointDecision
 from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
@@ -51,6 +51,7 @@ def test_the_classifier_with_context_gives_what_it_gave(network, precision, tole
     classifier(patches)  # statistics of normalisation
     fast = accelerate(TwoStageNetwork(network.detector, classifier).eval(), precision=precision)
     found, expected = fast.classifier(patches), classifier(patches)
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in fast.classifier.modules())
     assert found.dtype == torch.float32
     assert relative_error(found, expected) < tolerance
 
@@ -109,18 +110,29 @@ def test_normalisation_before_a_convolution_is_not_folded():
     torch.testing.assert_close(Accelerated(copy.deepcopy(sequence), torch.float32)(x), sequence(x))
 
 
-@pytest.mark.parametrize("size", [(6, 8), (7, 5)])
-def test_pooling_is_that_of_torch(size):
+@pytest.mark.parametrize(
+    "pooling, size",
+    [
+        (nn.MaxPool2d(2), (6, 8)),
+        (nn.MaxPool2d(2), (7, 5)),
+        (nn.MaxPool2d((3, 2)), (7, 5)),
+        (nn.MaxPool3d((2, 2, 1)), (5, 6, 3)),
+        (nn.MaxPool3d(2), (5, 6, 3)),
+    ],
+)
+def test_pooling_is_that_of_torch(pooling, size):
     torch.manual_seed(0)
     x = torch.randn(2, 3, *size)
     x[0, 0, 1, 1] = torch.nan
-    torch.testing.assert_close(MaxPool2x2()(x), nn.MaxPool2d(2)(x), rtol=0, atol=0, equal_nan=True)
+    fast = Accelerated(nn.Sequential(pooling).eval(), torch.float32)
+    assert isinstance(fast.network[0], MaxPool)
+    torch.testing.assert_close(fast.network(x), pooling(x), rtol=0, atol=0, equal_nan=True)
 
 
 def test_only_plain_pooling_is_replaced():
-    others = [nn.MaxPool2d(2, 1), nn.MaxPool2d(3), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, ceil_mode=True)]
+    others = [nn.MaxPool2d(2, 1), nn.MaxPool2d(3, 2), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, ceil_mode=True)]
     fast = Accelerated(nn.Sequential(nn.MaxPool2d(2, 2), *others).eval(), torch.float32)
-    assert [type(module) for module in fast.network] == [MaxPool2x2] + 4 * [nn.MaxPool2d]
+    assert [type(module) for module in fast.network] == [MaxPool] + 4 * [nn.MaxPool2d]
 
 
 @torch.no_grad()

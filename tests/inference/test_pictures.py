@@ -4,7 +4,6 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from monai.data import MetaTensor
 from scipy import ndimage
@@ -31,20 +30,21 @@ def draw(path, swi, findings):
 
 @pytest.fixture
 def texts(monkeypatch):
-    """The titles of the figure and of its axes, as they are set."""
-    found = {"figure": [], "axes": []}
-    suptitle, set_title = Figure.suptitle, Axes.set_title
+    """The titles of the figure and of its slices, as they are set."""
+    found = {"figure": [], "slices": []}
+    suptitle, write = Figure.suptitle, Figure.text
 
     def note_figure(self, text, **more):
         found["figure"].append(text)
         return suptitle(self, text, **more)
 
-    def note_axes(self, text, **more):
-        found["axes"].append(text)
-        return set_title(self, text, **more)
+    def note_slice(self, x, y, text, **more):
+        if text.startswith("slice"):
+            found["slices"].append(text)
+        return write(self, x, y, text, **more)
 
     monkeypatch.setattr(Figure, "suptitle", note_figure)
-    monkeypatch.setattr(Axes, "set_title", note_axes)
+    monkeypatch.setattr(Figure, "text", note_slice)
     return found
 
 
@@ -90,7 +90,7 @@ def test_title_fits_a_narrow_picture(tmp_path):
 
 def test_only_slices_with_microbleeds_are_drawn_each_once(tmp_path, texts):
     draw(tmp_path / "a.png", volume(), result((10, 10, 3.2), (30, 30, 2.9), (20, 20, 11)))
-    assert texts["axes"] == ["slice k = 3 (RAS order)", "slice k = 11 (RAS order)"]
+    assert texts["slices"] == ["slice k = 3 (RAS order)", "slice k = 11 (RAS order)"]
     assert texts["figure"] == ["s1: 3 microbleeds by the program.\nR is left. Not for diagnosis."]
 
 
@@ -102,13 +102,13 @@ def test_one_microbleed_is_told_in_the_singular(tmp_path, texts):
 def test_subject_without_microbleeds_gets_six_slices_without_a_circle(tmp_path, texts):
     picture = draw(tmp_path / "a.png", volume(), result())
     assert not ((picture[..., 0] > 0.8) & (picture[..., 2] < 0.35)).any()
-    assert texts["axes"] == [f"slice k = {k} (RAS order)" for k in (0, 4, 8, 11, 15, 19)]
+    assert texts["slices"] == [f"slice k = {k} (RAS order)" for k in (0, 4, 8, 11, 15, 19)]
     assert texts["figure"][0].startswith("s1: 0 microbleeds by the program.\n")
 
 
 def test_more_slices_than_fit_are_said(tmp_path, texts):
     draw(tmp_path / "a.png", volume(), result(*[(10, 10, k) for k in range(MAXIMUM_SLICES + 3)]))
-    assert len(texts["axes"]) == MAXIMUM_SLICES
+    assert len(texts["slices"]) == MAXIMUM_SLICES
     assert ", 3 more slices in the table." in texts["figure"][0]
 
 
@@ -119,7 +119,7 @@ def test_flat_volume_can_be_drawn(tmp_path, values):
 
 def test_place_beyond_the_last_slice_is_drawn_on_it(tmp_path, texts):
     draw(tmp_path / "a.png", volume(), result((10, 10, 20.4)))
-    assert texts["axes"] == ["slice k = 19 (RAS order)"]
+    assert texts["slices"] == ["slice k = 19 (RAS order)"]
 
 
 @pytest.mark.parametrize("voxels", [[(10, 10, 3)], [(10, 10, k) for k in range(5)]])

@@ -1,6 +1,6 @@
 """From a scan to findings on its own grid, and their files."""
 
-from .acceleration import Accelerated, MaxPool2x2, accelerate
+from .acceleration import Accelerated, MaxPool, accelerate
 from .api import Detection, Detector, Finding, JudgedCandidate, detect
 from .bids_output import BidsOutput
 from .cluster import ClusterLoader
@@ -28,7 +28,7 @@ __all__ = [
     "FormerResults",
     "JudgedCandidate",
     "KeepInputGridd",
-    "MaxPool2x2",
+    "MaxPool",
     "MixedPrecisionInferer",
     "RadialSymmetryInferer",
     "SubjectWriter",

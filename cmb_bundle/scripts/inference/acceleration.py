@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
+from functools import reduce
 from itertools import pairwise
 
 import torch
@@ -51,17 +53,31 @@ def accelerate(network: nn.Module, device: torch.device | str = "cpu", precision
     return network.to(device)
 
 
-class MaxPool2x2(nn.Module):
-    """The 2 x 2 max pooling of :class:`torch.nn.MaxPool2d`, for inference, in a quarter of its time on a CPU.
+class MaxPool(nn.Module):
+    """Max pooling without overlap, for inference, in a quarter of the time of PyTorch's on a CPU.
 
     PyTorch's looks for places too, which gradients need.
+
+    Args:
+        kernel: how many values along each of the last axes, as many as the kernel is long, become one.
+
+    Example:
+        >>> MaxPool([2, 2])(torch.arange(12.0).reshape(1, 1, 3, 4))
+        tensor([[[[5., 7.]]]])
     """
 
+    def __init__(self, kernel: Sequence[int]) -> None:
+        super().__init__()
+        self.kernel = tuple(kernel)
+
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H // 2, W // 2)."""
-        height, width = x.shape[-2] // 2 * 2, x.shape[-1] // 2 * 2
-        rows = torch.maximum(x[..., 0:height:2, :width], x[..., 1:height:2, :width])
-        return torch.maximum(rows[..., 0::2], rows[..., 1::2])
+        """(B, C, ...) to the same with each of the last axes that many times shorter, rounded down."""
+        for axis, number in enumerate(self.kernel, start=-len(self.kernel)):
+            if number > 1:
+                length = x.shape[axis] // number * number
+                parts = [x[(..., slice(n, length, number)) + (slice(None),) * (-axis - 1)] for n in range(number)]
+                x = reduce(torch.maximum, parts)
+        return x
 
 
 class Accelerated(nn.Module):
@@ -80,7 +96,7 @@ class Accelerated(nn.Module):
             _fold(module)
         if isinstance(network, YOLOv2Network):
             _fold_reorg(network)
-        _replace_pooling(network)
+        _simplify(network)
         convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
         volumetric = any(isinstance(m, nn.Conv3d) for m in convolutions)
         self.memory_format = torch.channels_last_3d if volumetric else torch.channels_last
@@ -105,7 +121,7 @@ def _fold(sequence: nn.Sequential | Convolution) -> None:
     modules = sequence._modules
     for before, after in pairwise(list(modules)):
         norm = modules[after]
-        if isinstance(modules[before], nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        if isinstance(modules[before], nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
             norm = norm.equivalent() if isinstance(norm, RootBatchNorm2d) else norm
             modules[before] = fuse_conv_bn_eval(modules[before], norm)
             modules[after] = nn.Identity()
@@ -128,9 +144,15 @@ def _fold_reorg(network: YOLOv2Network) -> None:
     network.passthrough[0], network.reorg = new, nn.Identity()
 
 
-def _replace_pooling(network: nn.Module) -> None:
-    """Put :class:`MaxPool2x2` in the place of every plain 2 x 2 max pooling."""
+def _simplify(network: nn.Module) -> None:
+    """Put :class:`MaxPool` in the place of every plain max pooling without overlap; ReLU works in place."""
     for parent in list(network.modules()):
         for name, module in parent.named_children():
-            if repr(module) == repr(nn.MaxPool2d(2)):
-                setattr(parent, name, MaxPool2x2())
+            if isinstance(module, nn.ReLU):
+                module.inplace = True
+            if isinstance(module, nn.MaxPool2d | nn.MaxPool3d):
+                axes = 2 if isinstance(module, nn.MaxPool2d) else 3
+                kernel, stride = (n if isinstance(n, tuple) else (n,) * axes for n in (module.kernel_size, module.stride))
+                others = module.padding, module.dilation, module.return_indices, module.ceil_mode
+                if kernel == stride and others == (0, 1, False, False):
+                    setattr(parent, name, MaxPool(kernel))

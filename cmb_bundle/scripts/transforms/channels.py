@@ -77,7 +77,9 @@ class StackComplementPhased(Transform):
         d = dict(data)
         swi, mask, phase = d["image"], d.pop("mask"), d.pop("phase", None)
         mask = mask.as_tensor() > 0.5
-        channels = torch.zeros((1 if self.phase_channel == "none" else 2, *swi.shape[1:]), dtype=torch.float32)
+        i, j, k = swi.shape[1:]
+        # slice after slice in memory, as stage 1 reads it
+        channels = torch.zeros((1 if self.phase_channel == "none" else 2, k, i, j)).permute(0, 2, 3, 1)
         channels[0] = swi.as_tensor()[0] * mask[0]
         if phase is not None and self.phase_channel != "complement":
             add_notice(d, "The phase was left out: the detection works on SWI alone.")
