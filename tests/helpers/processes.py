@@ -16,7 +16,9 @@ import traceback
 from pathlib import Path
 
 IMPORTED = ("monai.bundle", "monai.handlers", "ignite.handlers", "skimage.measure", "pandas", "nibabel", "itk",
-            "pydicom", "highdicom", "matplotlib.figure", "sklearn.metrics")  # fmt: skip
+            "pydicom", "highdicom", "matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.metrics",
+            "skimage.restoration", "skimage.metrics", "openpyxl", "fire", "jinja2", "torch._dynamo", "torch.onnx",
+            "torch.utils.tensorboard")  # fmt: skip
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(IMPORTED))
