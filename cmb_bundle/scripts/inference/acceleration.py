@@ -152,7 +152,9 @@ def _simplify(network: nn.Module) -> None:
                 module.inplace = True
             if isinstance(module, nn.MaxPool2d | nn.MaxPool3d):
                 axes = 2 if isinstance(module, nn.MaxPool2d) else 3
-                kernel, stride = (n if isinstance(n, tuple) else (n,) * axes for n in (module.kernel_size, module.stride))
+                kernel, stride = (
+                    n if isinstance(n, tuple) else (n,) * axes for n in (module.kernel_size, module.stride)
+                )
                 others = module.padding, module.dilation, module.return_indices, module.ceil_mode
                 if kernel == stride and others == (0, 1, False, False):
                     setattr(parent, name, MaxPool(kernel))

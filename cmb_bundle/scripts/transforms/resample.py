@@ -58,5 +58,7 @@ class ResampleSpacingd(MapTransform):
             to_old[:3, 3] = (ratio - 1) / 2
             affine = volume.affine @ torch.as_tensor(to_old, dtype=volume.affine.dtype)
             meta = {name: value for name, value in volume.meta.items() if name != "affine"}
-            d[key] = MetaTensor(values[None], affine=affine, meta=meta)  # slice after slice in memory, as stage 1 reads it
+            d[key] = MetaTensor(
+                values[None], affine=affine, meta=meta
+            )  # slice after slice in memory, as stage 1 reads it
         return d
