@@ -2,7 +2,8 @@
 
 ``python benchmarks/accuracy.py DIR`` scores the cohorts made by ``cohorts.py DIR``, as far as they are there, with
 reports in DIR/results: those of ``kinds_test``, a table by kind of scan, with the mean sensitivity over 1/8 to 4 false
-positives per scan by the detector's score alone, the classifier alone, and both; test and unseen, HR and LR, and the
+positives per scan by the detector's score alone, the classifier alone, and both, and the sensitivity for microbleeds of
+2 mm and more at one false positive; test and unseen, HR and LR, and the
 classical baseline on the same cohorts; then a table over protocols.
 ``--checkpoint FILE`` scores other weights; further ``--key value`` pairs override the bundle's configs.
 """
@@ -18,7 +19,7 @@ import pandas as pd
 from cohorts import CHANGES, KINDS_TEST, folder_of
 from monai.bundle import ConfigWorkflow
 
-from cmb_bundle.scripts.evaluation.froc import froc, mean_sensitivity
+from cmb_bundle.scripts.evaluation.froc import Froc, froc, mean_sensitivity, sensitivity_at
 from cmb_bundle.scripts.evaluation.matching import match, suppress
 from cmb_bundle.scripts.evaluation.records import load_records
 from cmb_bundle.scripts.evaluation.stages import places_of
@@ -58,16 +59,25 @@ def row(metrics: dict) -> dict[str, float | None]:
     }
 
 
-def ranked_by(records: list, name: str, smallest_mm: float) -> float | None:
-    """Mean sensitivity over 1/8 to 4 false positives per scan of all candidates, ranked by one of their scores."""
+def curve_of(records: list, name: str, smallest_mm: float = 0.0) -> Froc:
+    """
+    The FROC curve of all candidates, ranked by one of their scores.
+
+    Lesions smaller than ``smallest_mm`` count neither way: those found are no false positives.
+    """
     matchings = []
     for record in records:
         scores = np.array([getattr(c, name) for c in record.candidates], dtype=float)
         places = places_of(record.candidates)
         kept = suppress(places, scores, 3.0)
-        lesions = [lesion for lesion in record.lesions if (lesion.diameter_mm or np.inf) >= smallest_mm]
-        matchings.append(match(places[kept], scores[kept], places_of(lesions), 5.0))
-    return mean_sensitivity(froc(matchings), RATES)
+        places, scores = places[kept], scores[kept]
+        small = np.array([(lesion.diameter_mm or np.inf) < smallest_mm for lesion in record.lesions], dtype=bool)
+        lesions = places_of(record.lesions)
+        if small.any():
+            counts = ~np.isin(match(places, scores, lesions, 5.0).lesion_of_detection, np.flatnonzero(small))
+            places, scores, lesions = places[counts], scores[counts], lesions[~small]
+        matchings.append(match(places, scores, lesions, 5.0))
+    return froc(matchings)
 
 
 def by_kind(folder: Path, results: Path, smallest_mm: float = 0.0, **overrides: object) -> dict[str, dict]:
@@ -82,8 +92,11 @@ def by_kind(folder: Path, results: Path, smallest_mm: float = 0.0, **overrides: 
         records = list(load_records(results / name / "records.json"))
         scores = {"detector": "detector_score", "classifier": "classifier_probability", "both": "probability"}
         table[name] = row(metrics) | {
-            f"ranked by {label}": ranked_by(records, score, smallest_mm) for label, score in scores.items()
+            f"ranked by {label}": mean_sensitivity(curve_of(records, score, smallest_mm), RATES)
+            for label, score in scores.items()
         }
+        at_one = sensitivity_at(curve_of(records, "probability", 2.0), [1.0])
+        table[name]["2 mm and more, at 1 FPavg"] = None if at_one is None else float(at_one[0])
     return table
 
 
