@@ -107,10 +107,10 @@ def main(repeats: int = 2) -> None:
         if len(peers) > 1:
             last = rows["nnU-Net v2, 3d_fullres"]
             rows["the same, mirrored along all axes (its default)"] = last | {"seconds": 8 * last["seconds"]}
-        table = pd.DataFrame(rows).T
+        table = pd.DataFrame(rows).T.astype({"seconds": float, "of a window": float, "windows": float})
         table["/ this bundle"] = table["seconds"] / ours["all"]
         print(f"{torch.get_num_threads()} threads; one subject of {' x '.join(map(str, shape))} voxels")
-        print(table.to_string(float_format="%.2f", na_rep=""))
+        print(table.round(2).to_string(na_rep=""))
 
 
 if __name__ == "__main__":
