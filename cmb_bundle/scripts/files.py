@@ -41,8 +41,10 @@ UNREAD_SUFFIXES = (
     ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".img.gz", ".hdr.gz", ".mnc", ".par", ".head", ".zip", ".7z", ".tar",
     ".tar.gz", ".tgz", ".rar", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".tif", ".tiff", ".vtk", ".vti", ".mif",
     ".mif.gz",
+    *(f"{of}{left}" for of in (".nii.gz", ".nii")
+      for left in (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".bak", ".gpg", ".lz4")),
 )  # fmt: skip
-"""Forms in which images lie in folders and which are not read."""
+"""Forms in which images lie in folders and which are not read; what a download or a copy that was stopped left."""
 
 ENDING = 24
 """Letters of a name that its ending is among."""

@@ -33,6 +33,7 @@ from .names import (
     parse_name,
     without_words,
 )
+from .unseen import find_unseen
 
 logger = logging.getLogger(__name__)
 
@@ -99,13 +100,14 @@ def find_subjects(dataset_dir: str | Path | None, echo: int = -1) -> list[dict[s
     elif root.is_file():
         subjects = [_one(root)]
     elif root.is_dir():
-        subjects = [_subject(name, files, echo) for name, files in sorted(_scan(root).items())]
+        found = _scan(root)
+        subjects = [_subject(name, files, echo) for name, files in sorted(found.items())]
         if any("error" not in subject for subject in subjects):
             subjects += _studies_beside(root, subjects)
         else:
             studies = _studies(root)
-            found = any("error" not in study for study in studies)
-            subjects = studies if found else subjects + studies
+            good = any("error" not in study for study in studies)
+            subjects = _with_named(studies, subjects, found) if good else subjects + studies
     else:
         raise SubjectError(f"dataset_dir {root}: there is no such folder or file.")
     subjects = [check_id(subject) for subject in subjects]
@@ -252,6 +254,20 @@ def _studies_beside(root: Path, subjects: list[dict[str, Any]]) -> list[dict[str
     return [one | {"subject": f"{one['subject']}_dicom"} if one["subject"] in known else one for one in studies]
 
 
+def _with_named(studies: list[dict[str, Any]], subjects: list[dict[str, Any]], found: dict) -> list[dict[str, Any]]:
+    """DICOM studies with the labels that are named after them, and with the scans by names that cannot be used."""
+    ids = {study["subject"] for study in studies}
+    labels = {name: files for name, files in found.items() if name in ids and set(files) <= {"label", "truth"}}
+    for study in studies:
+        for role, paths in labels.get(study["subject"], {}).items() if "error" not in study else ():
+            study[role] = str(paths[0]) if len(paths) == 1 else [str(path) for path in paths]
+    roles = {*ROLES_OF_ECHOES, "unread", "deeper", "label"}
+    lost = [one for one in subjects if one["subject"] not in labels and roles & set(found[one["subject"]])]
+    return studies + [
+        one | {"subject": f"{one['subject']}_files"} if one["subject"] in ids else one for one in lost
+    ]  # fmt: skip
+
+
 def _one(path: Path) -> dict[str, Any]:
     """The subject of one file: with its phase, or its SWI or magnitude where it is a phase, by the names beside it."""
     if not _suffix(path, IMAGE_SUFFIXES):
@@ -325,6 +341,17 @@ def _subject(name: str, files: Mapping[str, list[Any]], echo: int = -1) -> dict[
     if any(len(files.get(role, ())) > 1 for role in FILE_KEYS if role != "dicom"):
         return {"subject": name, "error": f"has two files or more of one kind, keep one of each: {found}"}
     scans = {"image", "dicom", "magnitude", "t2star"} & set(files)
+    deeper = sorted(files.pop("deeper", ()))
+    if deeper and scans:
+        names = _named([Path(path.parent.name, path.name) for path in deeper])
+        notices.append(f"{names} was not looked at: only what is directly in the folder of a subject is.")
+    elif deeper and not set(files) - {"other", "derived"}:
+        return {
+            "subject": name,
+            "error": f"has scans in folders that are not looked at: {_named(deeper)}. Expected them directly in the "
+            "folder of their subject, or as in BIDS; move them, give that folder as dataset_dir, or a datalist of the "
+            "paths",
+        }
     unread = sorted(path.name for path in files.pop("unread", ()))
     if unread and not scans:
         return {
@@ -396,6 +423,9 @@ def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
                     found[folder.name]["dicom"].append(folder)
     _add_derived(found, computed)
     _merge_echoes(found)
+    looked_at = {root, data, *(entry for entry in _entries(data) if entry.is_dir())}
+    for name, paths in find_unseen(root, looked_at, data).items():
+        found[name]["deeper"] += paths
     for name, files in find_bids(root).items():
         for role, paths in files.items():
             found[name][role] += paths
@@ -595,11 +625,11 @@ def _holds_dicom(path: Path) -> bool:
 
 
 def _nothing_found(root: Path, subjects: list[dict[str, Any]]) -> str:
-    if subjects:
-        reasons = "\n".join(f"  {subject['subject']}: {subject['error']}" for subject in subjects[:5])
-        return f"{root}: none of the {len(subjects)} subjects can be used:\n{reasons}\nLayouts:\n{LAYOUTS}"
-    files = islice((path for path in root.rglob("*") if path.is_file()), 8)
-    shown = sorted(str(path.relative_to(root)) for path in files)
     nested = sorted(path.parent for path in root.glob("*/*") if path.is_dir() and path.name.lower() == "data")
     hint = f"Did you mean {nested[0]}?\n" if nested else ""
+    if subjects:
+        reasons = "\n".join(f"  {subject['subject']}: {subject['error']}" for subject in subjects[:5])
+        return f"{root}: none of the {len(subjects)} subjects can be used:\n{reasons}\n{hint}Layouts:\n{LAYOUTS}"
+    files = islice((path for path in root.rglob("*") if path.is_file()), 8)
+    shown = sorted(str(path.relative_to(root)) for path in files)
     return f"{root}: no subjects found. It holds {', '.join(shown) or 'nothing'}. {hint}Layouts:\n{LAYOUTS}"
