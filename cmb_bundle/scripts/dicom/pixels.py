@@ -78,7 +78,7 @@ def _check_length(file: Path) -> None:
     """Refuse uncompressed pixels that are fewer than Rows, Columns and frames ask for; ITK pads them."""
     header = require("pydicom").dcmread(file, defer_size=1024, force=True)
     syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
-    if syntax is None or syntax.is_compressed:
+    if syntax is not None and syntax.is_compressed:
         return
     samples = int(header.Rows) * int(header.Columns) * int(header.get("NumberOfFrames") or 1)
     expected = samples * int(header.get("SamplesPerPixel", 1)) * int(header.BitsAllocated) // 8

@@ -103,10 +103,13 @@ class LoadSubjectd(MapTransform):
         name = d.get("subject") or Path(str(d.get("image", "subject"))).name
         d.setdefault("notices", "")
         try:
-            for notice in use_dicom(d, self.key_iterator(d), self.dicom_series, self.echo):
-                add_notice(d, notice)
+            notices, warnings = use_dicom(d, self.key_iterator(d), self.dicom_series, self.echo)
         except DicomError as error:
             raise SubjectError(f"{name}: {error}") from error
+        for notice in notices:
+            add_notice(d, notice)
+        for warning in warnings:
+            add_warning(d, warning)
         if take_complex(d):
             add_notice(d, "The image is complex: magnitude and phase were computed from it.")
         self._choose(d, name)
