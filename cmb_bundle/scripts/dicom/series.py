@@ -36,9 +36,7 @@ ADVICE = "Copy or export it again, or remove it; the study that it belongs to ma
 
 @dataclass(frozen=True)
 class Choice:
-    """
-    Volumes by key (image, phase, magnitude, t2star), sentences about how they were chosen, and on what may be wrong.
-    """
+    """Volumes by key (image, phase, magnitude, t2star); sentences on how they were chosen, and on what may be wrong."""
 
     volumes: dict[str, Volume]
     notices: tuple[str, ...]

@@ -29,7 +29,7 @@ from ..errors import DicomError, SubjectError
 from ..files import NIBABEL_SUFFIXES
 from ..geometry import corners_apart_mm, same_grid
 from ..whole import WholeReader, check_whole
-from .grid import check_grid, nifti_grid
+from .grid import LOST, check_grid, is_lost, nifti_grid
 from .notices import add_notice, add_warning
 from .plausible import check_extremes, check_image
 
@@ -191,6 +191,8 @@ class LoadSubjectd(MapTransform):
                 affine, notices, warnings = nifti_grid(path)
                 volume.affine = torch.as_tensor(affine, dtype=torch.float64)
                 volume.meta |= {"original_affine": volume.affine.clone(), "notices": notices, "warnings": warnings}
+            if is_lost(volume.affine.numpy()):
+                volume.meta["warnings"] = [*volume.meta.get("warnings", ()), LOST]
             # with it, MONAI's Spacingd takes MONAI Label's entry image_path for meta data of image
             volume.meta.pop("filename_or_obj", None)
             return volume
