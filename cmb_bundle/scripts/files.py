@@ -57,6 +57,20 @@ def unpacked(path: str | PathLike) -> BinaryIO:
     return gzip.open(path, "rb") if packed else Path(path).open("rb")
 
 
+def read_json(path: str | PathLike) -> object:
+    """
+    Read a JSON file in whatever encoding editors save it: UTF-8 with or without mark, UTF-16, or Windows-1252.
+
+    Raises:
+        OSError, ValueError or RecursionError: it cannot be read, or is no JSON.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return json.loads(content)
+    except UnicodeDecodeError:
+        return json.loads(content.decode("cp1252", errors="replace"))
+
+
 def check_gzip(path: str | PathLike) -> int:
     """
     Read a gzip file to its end, where its checksum is; other files are left alone.

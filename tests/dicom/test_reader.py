@@ -678,6 +678,18 @@ def test_files_without_preamble_are_read(tmp_path, write, implicit):
     np.testing.assert_array_equal(data["image"], whole["image"])
 
 
+def test_padding_below_zero_is_background(tmp_path, write):
+    volume = values(seed=7).astype(np.int16)
+    volume[:2] = -2000
+    write("SWI_Images", 7, SWI_TYPE, volume=volume, bits=16)
+    for path in (tmp_path / "study").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.add_new("PixelPaddingValue", "SS", -2000)
+        dataset.save_as(path)
+    data = LoadSubjectd()(find_subjects(tmp_path)[0])
+    np.testing.assert_array_equal(data["image"][0].numpy(), np.maximum(volume, 0))
+
+
 @pytest.mark.parametrize("content", [b"", b"\0" * 900, b"<html>Error 404</html>"])
 def test_a_file_named_as_the_others_that_is_no_dicom_is_told(tmp_path, write, content):
     """A slice at an end is missed by no distance between slices."""

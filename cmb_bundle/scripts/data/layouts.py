@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from ..dicom.reader import dicom_files, is_dicom
 from ..dicom.series import find_studies
 from ..errors import DicomError, SubjectError
-from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, UNREAD_SUFFIXES
+from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, UNREAD_SUFFIXES, read_json
 from .bids import FOLDERS, find_bids, is_part
 from .converted import take_converted
 from .echoes import ECHO, ROLES_OF_ECHOES, choose_echo
@@ -38,6 +39,10 @@ from .unseen import find_unseen
 logger = logging.getLogger(__name__)
 
 FILE_KEYS = ("image", "phase", "magnitude", "t2star", "dicom", "label", "truth", "parcellation")
+OTHER_LISTS = ("validation", "val", "test", "testing")
+"""Lists that datalists of MONAI have for other programs."""
+OTHER_KEYS = {"swi": "image", "pha": "phase", "mag": "magnitude", "t2s": "t2star"}
+"""What a datalist may have in place of our own keys."""
 OF_PATIENT = ("patient", "session", "date")
 """What a datalist may say of a scan, for a follow-up."""
 SUFFIXES = {"label": (*TABLE_SUFFIXES, *IMAGE_SUFFIXES), "truth": (".json",)}
@@ -169,7 +174,7 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
             another entry, or an id that cannot be the name of a folder.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise SubjectError(f"Datalist {path}: cannot be read as JSON ({error}).") from error
     content = {"training": content} if isinstance(content, list) else content
@@ -179,6 +184,12 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
         raise SubjectError(
             f"Datalist {path}: has no subjects. Expected a list of objects with subject, image, phase, "
             'magnitude, t2star and label, or an object with such lists under "training" and "unlabelled".'
+        )
+    ignored = [key for key in OTHER_LISTS if isinstance(content, dict) and content.get(key)]
+    if ignored:
+        raise SubjectError(
+            f"Datalist {path}: has the list(s) {', '.join(ignored)}, which are not read. Expected all subjects "
+            'under "training", each with a "fold" for a split of your own, and those without labels under "unlabelled".'
         )
     names = set()
     for number, entry in enumerate(entries, start=1):
@@ -204,6 +215,12 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
 def _resolve(entry: dict[str, Any], base: Path, echo: int) -> dict[str, Any]:
     """A datalist's entry with absolute paths, or with an error if one is missing; and whose scan it is, and of when."""
     more = {key: str(entry[key]) for key in OF_PATIENT if entry.get(key) is not None}
+    for key in sorted(set(entry) - {*FILE_KEYS, *OF_PATIENT, "subject"}):
+        close = get_close_matches(key.lower(), FILE_KEYS, 1, cutoff=0.75)
+        meant = OTHER_KEYS.get(key.lower(), close[0] if close else None)
+        if meant and isinstance(entry[key], str) and meant not in entry:
+            error = f'has "{key}" in the datalist, which is not read; write it as "{meant}"'
+            return {"subject": entry["subject"], "error": error} | more
     for key in FILE_KEYS:
         given = entry.get(key)
         listed = given if isinstance(given, list) else [given]
@@ -332,6 +349,13 @@ def _subject(name: str, files: Mapping[str, list[Any]], echo: int = -1) -> dict[
         what = derived(_stem(path)) or (DERIVED["bet"] if EXTRACTED.search(_stem(path)) else None)
         why = f"its name says that it is {what}" if what else "its name or JSON file says that it is no scan itself"
         notices.append(f"{path.name} was skipped: {why}.")
+    astray = sorted(files.pop("astray", ()))
+    if astray:
+        return {
+            "subject": name,
+            "error": f"has files that are named after another participant or session: {_named(astray)}. Move them to "
+            "their own folder, or rename them",
+        }
     others = [path.name for path in sorted(files.get("other", ()))]
     if others:
         shown = ", ".join(others[:MOST_NAMED]) + (
@@ -432,7 +456,17 @@ def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
     for name, role in SPECIAL_FOLDERS.items():
         if role and name in folders:
             _add_folder(found, folders[name], role, SUFFIXES[role])
-    return {name: dict(files) for name, files in found.items()}
+    named: dict[str, dict[str, list[Path]]] = defaultdict(dict)
+    for name, files in found.items():
+        for role, paths in files.items():
+            named[_composed(name)].setdefault(role, []).extend(paths)
+        named[_composed(name)]  # one without files, too
+    return dict(named)
+
+
+def _composed(name: str) -> str:
+    """A name with each letter as one character: a Mac writes u and two dots for ü, in the name of the same subject."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _role_of_folder(folder: Path) -> str | None:
@@ -596,7 +630,8 @@ def _id_of(path: Path, role: str) -> str:
 
 def _subject_id(path: Path) -> str:
     """The subject that a file is named after, or the whole name where it consists of role words."""
-    return without_words(_stem(path)) or _stem(path)
+    stem = _composed(_stem(path))
+    return without_words(stem) or stem
 
 
 def _entries(folder: Path) -> list[Path]:

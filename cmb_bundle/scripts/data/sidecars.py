@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
-from ..files import IMAGE_SUFFIXES
+from ..files import IMAGE_SUFFIXES, read_json
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def _content(path: Path) -> dict:
 
 def _json(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
