@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
+import nibabel as nib
+
 from ..files import IMAGE_SUFFIXES, read_json
+
+OF_DCM2NIIX = re.compile(r"TE=(\d+(?:\.\d+)?);Time=")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,22 @@ def read_sidecar(image: str | PathLike) -> Acquisition:
         image_type=tuple(str(one) for one in kinds) if isinstance(kinds, list) else (),
         description=content["SeriesDescription"] if isinstance(content.get("SeriesDescription"), str) else "",
     )
+
+
+def described_echo_ms(image: str | PathLike) -> tuple[float, ...]:
+    """
+    The echo time that dcm2niix writes into the description in a NIfTI header, ``TE=20;Time=120942.480``, of two digits.
+
+    Args:
+        image: of the file; one of another form, or of several volumes, tells nothing.
+    """
+    try:
+        header = nib.load(image).header
+        match = OF_DCM2NIIX.match(bytes(header["descrip"]).decode("latin-1"))
+        several = len([size for size in header.get_data_shape()[3:] if size > 1]) > 0
+    except Exception:  # whoever reads it says what is wrong with it
+        return ()
+    return (float(match[1]),) if match and float(match[1]) > 0 and not several else ()
 
 
 def _content(path: Path) -> dict:

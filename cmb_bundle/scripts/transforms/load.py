@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from ..data.declared import problem_of_header, read_declared
 from ..data.layouts import complete_subject, t2star_left_out
-from ..data.sidecars import Acquisition, read_sidecar
+from ..data.sidecars import Acquisition, described_echo_ms, read_sidecar
 from ..dicom.kinds import nearest_echo
 from ..dicom.pixels import read_volume
 from ..dicom.reader import Volume
@@ -135,8 +135,10 @@ class LoadSubjectd(MapTransform):
             d["phase"].meta.update(known)
         d["doubts"] = _doubts(paths, reference, acquired)
         shown = d[next((key for key in ("image", "magnitude") if key in volumes), reference)]
-        if len(acquired.echo_ms) == 1:
-            shown.meta["echo_ms"] = acquired.echo_ms[0]
+        # of two digits, and of an SWI from several echoes the first: good for a warning, not to refuse or to scale by
+        echo_ms = acquired.echo_ms or (described_echo_ms(paths[reference]) if by_nibabel(paths[reference]) else ())
+        if len(echo_ms) == 1:
+            shown.meta["echo_ms"] = echo_ms[0]
         if acquired.field_tesla is not None:
             shown.meta["field_tesla"] = acquired.field_tesla
         if isinstance(paths[reference], Volume):
