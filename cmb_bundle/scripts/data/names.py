@@ -35,6 +35,9 @@ DERIVED = {
 PART_OF_COMPLEX = re.compile(r"_(real|imaginary)[a-z]?$", re.IGNORECASE)
 """How dcm2niix ends the names of the parts of a complex image, which GE writes beside the scan itself."""
 
+MADE_BESIDES = re.compile(r"_(Eq_\d+|Tilt_\d+|ROI\d+)$")
+"""How dcm2niix ends the names of what it interpolates from a scan, to equal distances or upright, and of overlays."""
+
 OTHER_CONTRAST = {"t1w", "t2w", "flair", "mprage", "mp2rage"}
 """Words of another contrast, wherever they stand but at the beginning, where they may be initials or a study's name."""
 ON_ITS_GRID = re.compile(
@@ -166,6 +169,8 @@ def derived(stem: str) -> str | None:
     """
     if PART_OF_COMPLEX.search(stem):
         return "a real or imaginary part"
+    if MADE_BESIDES.search(stem):
+        return "interpolated from a scan, or its overlay"
     start = BIDS.match(stem)
     words = [match.group().lower() for match in WORD.finditer(stem[start.end() :] if start else stem)]
     if not start and (ON_ITS_GRID.search(f"_{stem}") or OTHER_CONTRAST & set(words[1:])):
