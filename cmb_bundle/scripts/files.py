@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -55,6 +55,28 @@ def unpacked(path: str | PathLike) -> BinaryIO:
     with Path(path).open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path, "rb") if packed else Path(path).open("rb")
+
+
+def walk(folder: str | PathLike, skip: Callable[[Path], bool] = lambda _: False) -> Iterator[tuple[Path, list[str]]]:
+    """
+    Go through a folder and those below it, links among them but those to a folder above; what is hidden is left out.
+
+    Args:
+        folder: where to start.
+        skip: whether to leave a folder out, by its path.
+
+    Yields:
+        each folder, and the names of its files, sorted.
+    """
+    above: dict[Path, tuple[Path, ...]] = {Path(folder): ()}
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real, before = Path(where).resolve(), above.pop(Path(where))
+        folders[:] = sorted(
+            name for name in folders if real not in before and not name.startswith(".") and not skip(Path(where, name))
+        )
+        if real not in before:
+            above |= {Path(where, name): (*before, real) for name in folders}
+            yield Path(where), sorted(name for name in names if not name.startswith("."))
 
 
 def read_json(path: str | PathLike) -> object:

@@ -3,6 +3,7 @@
 import pytest
 
 from cmb_bundle.scripts.data.layouts import find_subjects
+from cmb_bundle.scripts.files import walk
 
 from ..dicom.test_reader import SWI_TYPE, write  # noqa: F401  (a fixture)
 
@@ -49,6 +50,19 @@ def test_folders_that_hold_no_scans_of_ours_are_passed_over(tmp_path):
     touch(tmp_path, *(f"{name}.nii.gz" for name in bids), "derivatives/a/sub-01/sub-01_swi.nii.gz")
     touch(tmp_path, ".hidden/x/P2_swi.nii.gz", "Label/x/P2_swi.nii.gz", "notes/x/T1.nii.gz")
     assert found(tmp_path) == {"sub-01": {"t2star"}}
+
+
+def test_folders_that_are_links_are_followed(tmp_path, write):  # noqa: F811
+    write("SWI_Images", 7, SWI_TYPE)
+    (tmp_path / "study").rename(tmp_path / "elsewhere")
+    touch(tmp_path, "scans/P1/swi.nii.gz", "disk/swi.nii.gz")
+    for link, of in (("P2", "disk"), ("study", "elsewhere"), ("P9/x", "disk"), ("loop", "scans"), ("P1/loop", "scans")):
+        (tmp_path / "scans" / link).parent.mkdir(exist_ok=True)
+        (tmp_path / "scans" / link).symlink_to(tmp_path / of)
+    subjects = found(tmp_path / "scans")
+    assert subjects.pop("P9").startswith("has scans in folders that are not looked at")
+    assert subjects == {"P1": {"image"}, "P2": {"image"}, "P01": {"dicom"}}
+    assert [path.name for path, _ in walk(tmp_path / "scans")].count("loop") == 0
 
 
 def test_packed_files_are_logged(tmp_path, caplog):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..dicom.reader import is_dicom
-from ..files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from ..files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, walk
 from .bids import FOLDERS, is_part
 from .names import DERIVED, PARCELLATION, ROLES, T2STAR, derived, parse_name
 
@@ -54,19 +53,14 @@ def find_unseen(root: Path, looked_at: Iterable[Path], base: Path) -> dict[str, 
     looked_at = set(looked_at)
     found: dict[str, list[Path]] = defaultdict(list)
     packed = []
-    for where, folders, names in os.walk(root):
-        folder = Path(where)
-        folders[:] = sorted(
-            name for name in folders
-            if not name.startswith(".") and name.lower() not in OF_OTHER_USE and not is_part(folder / name)
-        )  # fmt: skip
-        packed += [str((folder / name).relative_to(root)) for name in sorted(names) if PACKED.search(name)]
+    for folder, names in walk(root, lambda one: one.name.lower() in OF_OTHER_USE or is_part(one)):
+        packed += [str((folder / name).relative_to(root)) for name in names if PACKED.search(name)]
         if folder in looked_at:
             continue
         parts = folder.relative_to(base if folder.is_relative_to(base) else root).parts
         of_a_kind = any(_is_kind(part) for part in parts)
         owner = next((part for part in parts if not _is_kind(part)), parts[0])
-        found[owner] += [folder / name for name in sorted(names) if _is_scan(folder / name, of_a_kind)]
+        found[owner] += [folder / name for name in names if _is_scan(folder / name, of_a_kind)]
     if packed:
         others = f" and {len(packed) - 5} others" if len(packed) > 5 else ""
         logger.warning("Not read, as they are packed; unpack them if they hold scans: %s%s",
@@ -81,7 +75,7 @@ def _is_kind(name: str) -> bool:
 def _is_scan(path: Path, of_a_kind: bool) -> bool:
     """Whether a file's name, or that of a folder that it is in, says that it is a scan."""
     ending = next((s for s in (*UNREAD_SUFFIXES, *IMAGE_SUFFIXES) if path.name.lower().endswith(s)), None)
-    if ending is None or path.name.startswith("."):
+    if ending is None:
         return False
     stem = path.name[: -len(ending)]
     if stem.endswith(PARCELLATION) or re.search(r"_cmb(_swi)?$", stem, re.IGNORECASE) or derived(stem):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DicomError
-from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES
+from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, walk
 from .kinds import Header, Kind, kind_of, phase_unit
 
 SPACING_TOLERANCE_MM = 0.02
@@ -131,12 +131,15 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_files(folder: Path) -> Iterator[Path]:
-    """Find the DICOM files at any depth of a folder, sorted; hidden files and DICOMDIR are skipped."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    """
+    Find the DICOM files at any depth of a folder, sorted; hidden files and DICOMDIR are skipped.
+
+    Folders that are links are followed, as on clusters whole studies are linked.
+    """
+    for path in sorted(Path(where, name) for where, names in walk(folder) for name in names):
         ending = path.name.lower()
         known = ending.endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json", ".png")) and not ending.endswith(".img")
-        if not hidden and not known and path.name != "DICOMDIR" and path.is_file() and is_dicom(path):
+        if not known and path.name != "DICOMDIR" and path.is_file() and is_dicom(path):
             yield path
 
 
