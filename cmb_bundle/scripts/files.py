@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -41,8 +41,10 @@ UNREAD_SUFFIXES = (
     ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".img.gz", ".hdr.gz", ".mnc", ".par", ".head", ".zip", ".7z", ".tar",
     ".tar.gz", ".tgz", ".rar", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".tif", ".tiff", ".vtk", ".vti", ".mif",
     ".mif.gz",
+    *(f"{of}{left}" for of in (".nii.gz", ".nii")
+      for left in (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".bak", ".gpg", ".lz4")),
 )  # fmt: skip
-"""Forms in which images lie in folders and which are not read."""
+"""Forms in which images lie in folders and which are not read; what a download or a copy that was stopped left."""
 
 ENDING = 24
 """Letters of a name that its ending is among."""
@@ -53,6 +55,42 @@ def unpacked(path: str | PathLike) -> BinaryIO:
     with Path(path).open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path, "rb") if packed else Path(path).open("rb")
+
+
+def walk(folder: str | PathLike, skip: Callable[[Path], bool] = lambda _: False) -> Iterator[tuple[Path, list[str]]]:
+    """
+    Go through a folder and those below it, links among them but those to a folder above; what is hidden is left out.
+
+    Args:
+        folder: where to start.
+        skip: whether to leave a folder out, by its path.
+
+    Yields:
+        each folder, and the names of its files, sorted.
+    """
+    above: dict[Path, tuple[Path, ...]] = {Path(folder): ()}
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real, before = Path(where).resolve(), above.pop(Path(where))
+        folders[:] = sorted(
+            name for name in folders if real not in before and not name.startswith(".") and not skip(Path(where, name))
+        )
+        if real not in before:
+            above |= {Path(where, name): (*before, real) for name in folders}
+            yield Path(where), sorted(name for name in names if not name.startswith("."))
+
+
+def read_json(path: str | PathLike) -> object:
+    """
+    Read a JSON file in whatever encoding editors save it: UTF-8 with or without mark, UTF-16, or Windows-1252.
+
+    Raises:
+        OSError, ValueError or RecursionError: it cannot be read, or is no JSON.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return json.loads(content)
+    except UnicodeDecodeError:
+        return json.loads(content.decode("cp1252", errors="replace"))
 
 
 def check_gzip(path: str | PathLike) -> int:

@@ -21,6 +21,8 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from .errors import OptionError, enclosing_workflows, root_cause
 
 SEPARATOR = ReferenceResolver.sep
+NONE = "$None"
+"""What to write on the command line for None, since MONAI passes over an option that is None itself."""
 OF_MONAI = {
     "imports", "initialize", "run", "finalize", "bundle_root", "output_dir", "save_execute_config",
     *(key for settings in DEFAULT_EXP_MGMT_SETTINGS.values() for key in settings["configs"]),
@@ -43,6 +45,7 @@ def check_options() -> None:
         actions = [key for key, value in workflow.parser.get().items() if _is_part(value)]
         raise OptionError(_no_such("action", workflow.run_id, actions))
     refuse_unknown_options(workflow)
+    refuse_lost_none(workflow)
     check_values(workflow.parser)
 
 
@@ -161,7 +164,7 @@ def check_values(parser: ConfigParser) -> None:
     if "device" in config:
         check_device(_value(parser, "device"))
     for name in [key for key in config if key in VALUES or key in EVALUATED]:
-        if name not in EVALUATED and _is_computed(config[name]):
+        if name not in EVALUATED and _is_computed(config[name]) and config[name] != NONE:
             continue
         value = _value(parser, name)
         if value is None and name in ("candidate_threshold", "probability_threshold") and "thresholds" in config:
@@ -238,6 +241,7 @@ def refuse_unknown_options(workflow: ConfigWorkflow) -> None:
     known = main | OF_MONAI | {workflow.init_id, workflow.run_id, workflow.final_id}
     known |= {key for key in config if key.startswith("_")} | _referenced(config)
     files, given = _command_line()
+    given += _lost_none()
     # what is given to a cross-validation applies to the evaluation of its folds too
     evaluation = [workflow.config_root_path / name for name in config.get("evaluation_configs") or ()]
     files = [*files, *(ConfigParser.load_config_file(str(path)) for path in evaluation if path.is_file())]
@@ -249,6 +253,8 @@ def refuse_unknown_options(workflow: ConfigWorkflow) -> None:
         if key not in given and (_is_part(value) or key in elsewhere):
             continue
         raise OptionError(_no_such("option", key, sorted(in_files)))
+    for key in {_first(key) for key in _lost_none()} - in_files:
+        raise OptionError(_no_such("option", key, sorted(in_files)))
     before = ConfigParser.load_config_files([str(path) for path in _command_line_files()]) if given else {}
     for key in given:
         _check_nested(ConfigParser(before), key)
@@ -257,6 +263,31 @@ def refuse_unknown_options(workflow: ConfigWorkflow) -> None:
         for name in part:
             if names is not None and not name.startswith("_") and name not in names:
                 raise OptionError(_no_such("option", f"{id}#{name}", [f"{id}#{one}" for one in names]))
+
+
+def refuse_lost_none(workflow: ConfigWorkflow) -> None:
+    """
+    Refuse an option given as None where the config has another value: MONAI leaves it out, and the value would stay.
+
+    Args:
+        workflow: the configuration, parsed, as the command line left it.
+
+    Raises:
+        OptionError: an option was given as None and is not None.
+    """
+    for key in _lost_none():
+        name = key.lstrip("+").replace(SEPARATOR, "#")
+        kept = workflow.parser.get(name)
+        if kept is None and name in workflow.parser:
+            continue
+        check, expected = VALUES.get(name, (lambda v: True, ""))
+        if not check(None):
+            raise OptionError(f"{name} is None; expected {expected}.")
+        stays = "as it is" if kept is None else repr(kept)
+        raise OptionError(
+            f"{name} was given as None, which MONAI passes over: it would stay {stays}. Leave it out to keep that, or "
+            f"write --{name} '{NONE}', with the quotes, or null in a config file, for None."
+        )
 
 
 def _no_such(what: str, key: str, known: list[str]) -> str:
@@ -304,6 +335,15 @@ def _command_line() -> tuple[list[dict[str, Any]], list[str]]:
     parameters = inspect.signature(ConfigWorkflow.__init__).parameters
     given = [key for key in _run_arguments() if key not in parameters]
     return [ConfigParser.load_config_file(str(path)) for path in _command_line_files()], given
+
+
+def _lost_none() -> list[str]:
+    """The keys that the command line, or a call of ``monai.bundle.run``, gives as None; MONAI drops them."""
+    parameters = inspect.signature(ConfigWorkflow.__init__).parameters
+    for frame, _ in traceback.walk_stack(None):
+        if frame.f_code.co_name == "create_workflow" and "kwargs" in frame.f_locals:
+            return [key for key, value in frame.f_locals["kwargs"].items() if value is None and key not in parameters]
+    return []
 
 
 def _first(key: str) -> str:

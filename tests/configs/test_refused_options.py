@@ -169,6 +169,31 @@ def test_the_command_line_takes_no_option_of_another_config(last_words, tmp_path
     initialise("inference.json", TINY_CONFIG)
 
 
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("spacing", "spacing is None; expected three lengths of 0.1 to 20 mm, as '[0.6,0.6,2.0]'."),
+        ("phase_sign", "phase_sign is None; expected auto, 1 or -1."),
+        ("operating_point", "operating_point was given as None, which MONAI passes over: it would stay 'balanced'."),
+        ("dicom_series", "it would stay {'image': None, 'phase': None, 'magnitude': None, 't2star': None}."),
+        ("network_def#detector#network#width", "network_def#detector#network#width '$None', with the quotes, or null"),
+        ("network_def#detector#nms_thresh", "would stay as it is."),
+        ("label_convention#swap_yx", f"{OPTION}label_convention#swap_yx; did you mean label_convention#swap_xy?"),
+        ("operating_pont", f"{OPTION}operating_pont; did you mean operating_point?"),
+    ],
+)
+def test_none_on_the_command_line_is_not_lost(option, expected, last_words):
+    """MONAI leaves an option of None out, and the config's own value would stay in silence."""
+    assert expected in last_words("run", "inference.json", **{option: None})
+
+
+def test_none_that_is_none_already_or_is_written_as_an_expression_is_taken(last_words):
+    assert last_words("run", "inference.json", phase_scale=None, subjects=None).endswith(f"{NO_DATA}\n")
+    assert last_words("run", "inference.json", phase_scale="$None", label_key="$None").endswith(f"{NO_DATA}\n")
+    words = last_words("run", "inference.json", spacing="$None")
+    assert words.endswith("spacing is None; expected three lengths of 0.1 to 20 mm, as '[0.6,0.6,2.0]'.\n")
+
+
 def test_an_option_below_a_part_that_does_not_exist_stops_in_monai(tmp_path):
     """MONAI looks the part up before anything of the bundle is loaded; what it says ends with the wrong name."""
     with pytest.raises(KeyError, match="query key: detecter"):

@@ -203,3 +203,35 @@ def test_a_json_file_applies_to_the_images_below_it(tmp_path):
     image.with_name("sub-01_ses-02_acq-x_T2starw.json").write_text(json.dumps({"EchoTime": 0.03}))
     assert read_sidecar(image).echo_ms == (30.0,) and read_sidecar(image).field_tesla == 3.0
     assert read_sidecar(image.with_name("sub-01_ses-02_T1w.nii.gz")).echo_ms == ()
+
+
+# What is in the wrong place, or says so itself
+
+
+def test_a_projection_is_known_by_any_entity_that_says_how_an_image_was_made(tmp_path):
+    bids(tmp_path, "swi/rec-norm_swi", "swi/rec-minip_swi", "swi/acq-mIP_swi")
+    (subject,) = find_subjects(tmp_path)
+    assert subject["image"].endswith("rec-norm_swi.nii.gz")
+    assert "rec-minip_swi.nii.gz was skipped" in subject["notices"]
+
+
+@pytest.mark.parametrize("name", ["sub-02_ses-02_swi", "sub-01_ses-03_swi"])
+def test_an_image_of_another_participant_or_session_fails(tmp_path, name):
+    bids(tmp_path, "swi/swi")
+    touch(tmp_path, f"sub-09/ses-02/swi/{name}.nii.gz", "sub-01/ses-02/swi/sub-01_ses-02_swi.json")
+    failed, good = sorted(find_subjects(tmp_path), key=lambda one: "error" not in one)
+    assert (good["subject"], failed["subject"]) == ("sub-01_ses-02", "sub-09_ses-02")
+    assert "are named after another participant or session" in failed["error"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_json_files_in_other_encodings(tmp_path, encoding):
+    bids(tmp_path, "anat/T2starw")
+    image = tmp_path / SESSION / "anat/sub-01_ses-02_T2starw.nii.gz"
+    text = json.dumps({"EchoTime": 0.03, "InstitutionName": "Universitätsklinik"}, ensure_ascii=False)
+    image.with_name("sub-01_ses-02_T2starw.json").write_bytes(text.encode(encoding))
+    assert read_sidecar(image).echo_ms == (30.0,)
+    entries = json.dumps([{"subject": "é", "t2star": str(image)}], ensure_ascii=False)
+    (tmp_path / "list.json").write_bytes(entries.encode(encoding))
+    (subject,) = find_subjects(tmp_path / "list.json")
+    assert (subject["subject"], subject["t2star"]) == ("é", str(image))

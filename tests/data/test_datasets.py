@@ -324,6 +324,27 @@ def test_wrong_datalists(tmp_path, content, message):
     assert "list.json" in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["validation", "test"])
+def test_lists_that_are_not_read_are_refused(tmp_path, key):
+    touch(tmp_path, "a.nii.gz")
+    entry = {"subject": "a", "image": "a.nii.gz"}
+    (tmp_path / "list.json").write_text(json.dumps({"training": [entry], key: [entry | {"subject": "b"}]}))
+    with pytest.raises(SubjectError, match=rf"has the list\(s\) {key}, which are not read"):
+        find_subjects(tmp_path / "list.json")
+    (tmp_path / "list.json").write_text(json.dumps({"training": [entry], key: []}))
+    assert len(find_subjects(tmp_path / "list.json")) == 1
+
+
+@pytest.mark.parametrize(("key", "meant"), [("phas", "phase"), ("Phase", "phase"), ("mag", "magnitude")])
+def test_a_mistyped_key_of_a_datalist_fails_its_subject_alone(tmp_path, key, meant):
+    touch(tmp_path, "a.nii.gz", "b.nii.gz")
+    entries = [{"subject": "a", "image": "a.nii.gz", key: "b.nii.gz"}, {"subject": "b", "image": "b.nii.gz", "age": 70}]
+    (tmp_path / "list.json").write_text(json.dumps(entries))
+    mistyped, good = find_subjects(tmp_path / "list.json")
+    assert mistyped["error"] == f'has "{key}" in the datalist, which is not read; write it as "{meant}"'
+    assert set(good) == {"subject", "image"}
+
+
 @pytest.mark.parametrize("name", ["sub-01/ses-1", "../x", "/x", "a\\b", ".", "..", " "])
 def test_ids_that_would_leave_the_output_folder_are_refused(tmp_path, name):
     touch(tmp_path, "swi.nii.gz")

@@ -16,6 +16,7 @@ from cmb_bundle.scripts.data.layouts import find_subjects
 from cmb_bundle.scripts.errors import show_cause_last
 from cmb_bundle.scripts.files import write_json
 from cmb_bundle.scripts.inference.writers import SubjectWriter, write_findings
+from cmb_bundle.scripts.regions.parcellation import find_parcellation
 
 
 def datalist(tmp_path, *entries):
@@ -80,6 +81,10 @@ def test_results_of_the_longest_id_are_whole(tmp_path):
         "_cmb.nii.gz", "_cmb.csv", "_cmb.json", "_cmb_swi.nii.gz"
     }  # fmt: skip
     assert write_json(tmp_path / f"{'y' * 250}.json", {}).is_file()
+
+
+def test_a_parcellation_is_looked_for_by_the_longest_id(tmp_path):
+    assert find_parcellation([tmp_path / "swi.nii.gz"], "x" * LONGEST_ID) is None
 
 
 def test_a_failed_subject_with_a_long_id_leaves_the_end_of_the_run_whole(tmp_path, capsys):

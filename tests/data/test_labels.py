@@ -497,6 +497,8 @@ def test_encodings_of_text(tmp_path, encoding):
         ("slice nr,z,x,y\n1,2,3,4\n", ["'slice nr'", "'z'", "mean slice"]),
         ("slice,x,y,class\n1,2,3,perhaps\n", ["(class)", "'perhaps'", "mimic"]),
         ("slice,x,y,type\n1,2,3,cmb\n2,5,9,mimic\n", ["row 3", "(type)", "Name the column class"]),
+        ("slice,x,y,CMB\n1,2,3,yes\n2,5,9,no\n", ["row 3", "(CMB)", "Name the column class"]),
+        ("slice,x,y,is_microbleed\n1,2,3,1\n2,5,9,0\n", ["row 3", "(is_microbleed)", "Name the column class"]),
         ('slice,x,y,note\n1,2,3,"sure\n5,6,7,\n', ["cannot be read as a table", "not closed"]),
         ("slice,x,y,note\n1,2,3," + "a" * 131073 + "\n", ["cannot be read as a table", "field larger"]),
         ("7,10,20\n" * 10_001, ["10001 rows", "label map"]),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,13 @@ def test_an_image_of_an_annotation_server_is_known_by_its_name(tmp_path):
         ("P1_b0", "a field map"),
         ("P1_swi_bet", "a mask or what a mask left"),
         ("P1_SWI_seg", "a mask"),
+        ("P1_swi_Eq_1", "interpolated from a scan"),
+        ("P1_swi_Tilt_1", "interpolated from a scan"),
+        ("P1_swi_ROI1", "interpolated from a scan, or its overlay"),
+        ("P1_T1_to_SWI", "another contrast"),
+        ("P1_atlas_in_SWI_space", "another contrast"),
+        ("P1_FLAIR_reg_SWI", "another contrast"),
+        ("P1_SWI_FLAIR", "another contrast"),
     ],
 )
 @pytest.mark.parametrize("folder", ["", "Data/", "Data/SWI/", "P1/", "Data/P1/"])
@@ -221,6 +229,21 @@ def test_derived_maps_are_skipped_with_a_notice(tmp_path, name, what, folder):
     assert list(files) == ["P1"]
     assert files["P1"].pop("notices").startswith(f"{name}.nii.gz was skipped: its name says that it is {what}")
     assert files["P1"] == {"image": scan}
+
+
+def test_time_points_and_sites_are_no_contrasts(tmp_path):
+    names = ("P1_T1_swi", "P1_T2_swi", "FLAIR_07_swi", "In_01_swi", "P_2_swi")
+    files = found(touch(tmp_path, *(f"{name}.nii.gz" for name in names)))
+    assert sorted(files) == ["FLAIR_07", "In_01", "P1_T1", "P1_T2", "P_2"]
+    assert all(set(one) == {"image"} for one in files.values())
+
+
+def test_a_letter_in_one_character_or_two_names_one_subject(tmp_path):
+    """A Mac writes u and two dots."""
+    composed, apart = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
+    touch(tmp_path, f"{apart}_swi.nii.gz", f"{composed}_phase.nii.gz", f"Label/{apart}.csv")
+    (subject,) = find_subjects(tmp_path)
+    assert subject["subject"] == composed and {"image", "phase", "label"} <= set(subject)
 
 
 def test_a_map_in_another_folder_than_its_scan(tmp_path, caplog):

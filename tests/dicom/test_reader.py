@@ -660,3 +660,60 @@ def test_a_volume_tells_what_it_is(tmp_path, write):
     (volume,) = study_of(tmp_path / "study")
     assert str(volume) == "series 7 'SWI_Images'"
     assert str(dataclasses.replace(volume, number=None)) == "series 'SWI_Images'"
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_files_without_preamble_are_read(tmp_path, write, implicit):
+    write("SWI_Images", 7, SWI_TYPE)
+    whole = LoadSubjectd()(find_subjects(tmp_path)[0])
+    for path in (tmp_path / "study").iterdir():
+        dataset = pydicom.dcmread(path)
+        del dataset.file_meta
+        dataset.preamble = None
+        pydicom.dcmwrite(path, dataset, implicit_vr=implicit, little_endian=True)
+        assert path.read_bytes()[:4] == b"\x08\0\x08\0"
+    (subject,) = find_subjects(tmp_path)
+    data = LoadSubjectd()(subject)
+    np.testing.assert_allclose(data["image"].affine, whole["image"].affine)
+    np.testing.assert_array_equal(data["image"], whole["image"])
+
+
+def test_padding_below_zero_is_background(tmp_path, write):
+    volume = values(seed=7).astype(np.int16)
+    volume[:2] = -2000
+    write("SWI_Images", 7, SWI_TYPE, volume=volume, bits=16)
+    for path in (tmp_path / "study").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.add_new("PixelPaddingValue", "SS", -2000)
+        dataset.save_as(path)
+    data = LoadSubjectd()(find_subjects(tmp_path)[0])
+    np.testing.assert_array_equal(data["image"][0].numpy(), np.maximum(volume, 0))
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 900, b"<html>Error 404</html>"])
+def test_a_file_named_as_the_others_that_is_no_dicom_is_told(tmp_path, write, content):
+    """A slice at an end is missed by no distance between slices."""
+    write("SWI_Images", 7, SWI_TYPE)
+    last = max((tmp_path / "study").iterdir(), key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])
+    last.write_bytes(content)
+    for name in ("README", "notes1.txt", "IMAGES1"):
+        (tmp_path / "study" / name).write_bytes(b"x")
+    study, damaged = find_subjects(tmp_path)
+    assert (study["subject"], damaged["subject"]) == ("P01", f"file study {last.name}")
+    assert damaged["error"].startswith(f"{last} is named as the DICOM files beside it and is none: it is empty or")
+
+
+def test_an_swi_with_fewer_slices_than_its_phase_carries_a_warning(tmp_path, write):
+    write("SWI_Images", 7, SWI_TYPE, skip=(3,))
+    write("Pha_Images", 5, P_TYPE, **SIEMENS)
+    write("Mag_Images", 4, r"ORIGINAL\PRIMARY\M\ND", echo=10.0)
+    (subject,) = find_subjects(tmp_path)
+    data = LoadSubjectd()(subject)
+    assert data["warnings"].startswith(
+        "series 7 'SWI_Images' has 3 slices and series 5 'Pha_Images', at the same places, 4: it may lack some"
+    )
+    for path in (tmp_path / "study").glob("IM005*"):
+        dataset = pydicom.dcmread(path)
+        dataset.ImagePositionPatient[0] += 2
+        dataset.save_as(path)
+    assert "at the same places" not in LoadSubjectd()(subject).get("warnings", "")

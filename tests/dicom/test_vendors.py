@@ -128,12 +128,12 @@ CONVERTED = {
     "SiemensXA": ("SWI_Images_7", "Pha_Images_5_ph"),
     "GE": ("Ax_SWAN_8", "FILT_PHA_Ax_SWAN_800"),
     "PhilipsClassic": ("SWIp_501", "SWIp_501_ph"),
+    "PhilipsEnhanced": ("SWIp_601", "SWIp_601_ph"),
     "UIH": ("gre_swi_tra_SWI_303", "gre_swi_tra_PHA_302_ph"),
     "Canon": ("FSBB_9000", None),
     "Hitachi": ("BSI_11", None),
 }
-"""How the names of SWI and phase end. Of a phantom as an enhanced Philips file, dcm2niix makes a single image of mixed
-phase and magnitude, since the private elements by which it tells them apart are not there."""
+"""How the names of SWI and phase end."""
 
 
 @pytest.fixture(scope="module")

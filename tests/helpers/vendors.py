@@ -98,7 +98,10 @@ def philips_classic(folder, scan, patient):
 
 
 def philips_enhanced(folder, scan, patient):
-    """One enhanced file with the frames of both, each with its slope and intercept."""
+    """
+    One enhanced file with the frames of both, each with its slope and intercept, and its place in the stack and its
+    kind as indices, by which dcm2niix tells them apart (real files have the kind as a private dimension).
+    """
     study = Study(patient, manufacturer="Philips")
     slope, intercept = MILLIRADIANS
     stored = np.clip(np.rint((1000 * scan.phase - intercept) / slope), 0, 4095).astype(np.int64)
@@ -111,7 +114,11 @@ def philips_enhanced(folder, scan, patient):
     (path,) = folder.iterdir()
     dataset = pydicom.dcmread(path)
     back = number * (np.diag([-1.0, -1, 1]) @ scan.affine[:3, 2])
-    for frame in dataset.PerFrameFunctionalGroupsSequence:
+    for count, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        content = pydicom.Dataset()
+        content.StackID, content.InStackPositionNumber = "1", count % number + 1
+        content.DimensionIndexValues = [1, count % number + 1, count // number]
+        frame.FrameContentSequence = [content]
         kind = frame.MRImageFrameTypeSequence[0]
         if kind.ComplexImageComponent == "PHASE":
             # the writer put the frames of the phase after those of the SWI

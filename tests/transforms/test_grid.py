@@ -2,6 +2,7 @@
 
 import struct
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -87,6 +88,21 @@ def test_a_header_without_orientation_is_read_with_a_warning(tmp_path):
 
 def phase_of(folder, *changes):
     return patched(folder / "a_phase.nii", *changes)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
+def test_a_grid_that_was_lost_is_warned_of(tmp_path, suffix):
+    """As written by whoever has no affine at hand; a real scan is not of 1 mm from 0 on."""
+    path = tmp_path / f"p1_swi{suffix}"
+    for affine, warned in ((np.eye(4), True), (np.diag([1.0, 1, 2, 1]), False)):
+        if suffix == ".mha":
+            image = itk.image_from_array(np.ascontiguousarray(HEAD.T))
+            image.SetSpacing([float(edge) for edge in np.diag(affine)[:3]])
+            itk.imwrite(image, str(path))
+        else:
+            nib.save(nib.Nifti1Image(HEAD, affine), path)
+        read = LoadSubjectd()({"subject": "p1", "image": str(path)})
+        assert ("as programs write that have lost the grid" in read.get("warnings", "")) == warned
 
 
 def test_metres_become_millimetres_and_a_wrong_unit_does_not(tmp_path):

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from cmb_bundle.scripts.data.declared import problem_of_header
 from cmb_bundle.scripts.errors import OptionError, SubjectError
-from cmb_bundle.scripts.transforms import CheckHeadd, HeadMaskd, LoadSubjectd
+from cmb_bundle.scripts.transforms import CheckHeadd, CheckRangesd, HeadMaskd, LoadSubjectd
 
 from ..helpers import REAL
 from ..helpers.dicom_series import Study, write_dicom_series
@@ -88,6 +88,25 @@ def test_a_header_of_another_scan_is_refused(tmp_path, sidecar, reason, key):
 )
 def test_a_header_that_may_be_of_a_susceptibility_weighted_head_is_not(tmp_path, sidecar):
     assert check(tmp_path, head(), **sidecar).get("warnings", "") == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "echo_ms"),
+    [("TE=2.9;Time=122120.598;phase=1", 2.9), ("TE=20;Time=0.000", 20.0), ("TE=0;Time=1.0", None), ("FSL5.0", None)],
+)
+def test_the_echo_time_that_dcm2niix_leaves_in_a_header_is_warned_of(tmp_path, said, echo_ms):
+    """A T1 without its JSON file; it is not refused, since an SWI of several echoes has the time of the first."""
+    image = nib.Nifti1Image(head().astype(np.float32), np.diag([*EDGE, 1.0]))
+    image.header["descrip"] = said
+    nib.save(image, tmp_path / "s1_swi.nii.gz")
+    d = LoadSubjectd()({"subject": "s1", "image": str(tmp_path / "s1_swi.nii.gz")})
+    assert d["image"].meta.get("echo_ms") == echo_ms and d["doubts"] == ""
+    tested = {"swi": {"echo_ms": [15, 45]}, "t2star": {"echo_ms": [15, 40]}}
+    warned = CheckRangesd(tested)(d).get("warnings", "")
+    assert ("echo time is 2.9 ms" in warned) == (echo_ms == 2.9), warned
+    (tmp_path / "s1_swi.json").write_text('{"EchoTime": 0.0203}')
+    d = LoadSubjectd()({"subject": "s1", "image": str(tmp_path / "s1_swi.nii.gz")})
+    assert d["image"].meta["echo_ms"] == 20.3
 
 
 def test_the_header_of_the_phase_tells_too(tmp_path):

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import SubjectError
 from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES
-from .names import ROLES, T2STAR, derived
+from .names import DERIVED, ROLES, T2STAR, derived
 
 DATATYPES = ("anat", "swi", "fmap")
 SUBJECT = re.compile(r"(?P<participant>sub-[^\W_]+)(?:_(?P<session>ses-[^\W_]+))?(?=_|$)")
@@ -173,7 +173,8 @@ def _sessions(root: Path) -> Iterator[tuple[str, list[Path]]]:
 def _role(path: Path, name: BidsName) -> str | None:
     """What an image is; "derived" for what was computed, None for another contrast or a field map."""
     suffix, part = name.suffix.lower(), name.entities.get("part")
-    if derived("_".join((name.suffix, name.entities.get("desc", "")))) or part in ("real", "imag"):
+    said = (name.entities.get(entity, "").lower() for entity in ("desc", "rec", "acq", "proc"))
+    if derived(name.suffix) or any(value in DERIVED for value in said) or part in ("real", "imag"):
         return "derived"
     role = ROLES.get(suffix)
     if path.parent.name == "fmap" and role != "image":
@@ -186,8 +187,11 @@ def _role(path: Path, name: BidsName) -> str | None:
 def _scans_of(session: str, paths: list[Path]) -> dict[str, dict[str, list[Any]]]:
     scans: dict[tuple, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     computed, others = [], []
+    own = {entity: value for entity, _, value in (part.partition("-") for part in session.split("_"))}
     for path in paths:
         name = parse_bids(path.name)
+        if any(name.entities.get(entity, value) != value for entity, value in own.items()):
+            return {session: {"astray": [path]}}
         role = _role(path, name)
         if role in (None, "derived"):
             (others if role is None else computed).append(path)

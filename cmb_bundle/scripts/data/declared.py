@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-from ..files import IMAGE_SUFFIXES
+from ..files import IMAGE_SUFFIXES, read_json
 
 SHORTEST_ECHO_MS = 6.0
 """At an echo time below this a gradient echo has no T2* weighting at any field."""
@@ -45,7 +44,7 @@ def read_declared(image: str | PathLike) -> dict:
     path = Path(image)
     stem = next((path.name[: -len(s)] for s in IMAGE_SUFFIXES if path.name.lower().endswith(s)), "")
     try:
-        content = json.loads((path.parent / f"{stem}.json").read_text(encoding="utf-8"))
+        content = read_json(path.parent / f"{stem}.json")
     except (OSError, ValueError, RecursionError):
         return {}
     return content if stem and isinstance(content, dict) else {}

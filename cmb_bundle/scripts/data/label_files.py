@@ -36,6 +36,11 @@ CLASS_NAMES = dict.fromkeys(("cmb", "cmbs", "microbleed", "microbleeds", "mb", "
 """Names of the classes, in lower case; 0 is what is not a microbleed."""
 MIMICS = ("mimic", "mimics", "non-cmb", "no cmb", "no microbleed", "not a microbleed")
 """Cells that say in any column that a row is not a microbleed."""
+ASKING = re.compile(
+    r"(is[ _]?)?(cmbs?|mbs?|microbleeds?|mikroblutung(en)?|confirmed|definite|true|positive|real|valid)\??"
+)
+DENIED = ("no", "n", "false", "0", "0.0", "nein", "non")
+"""Headers of a column that asks whether a row is a microbleed, in lower case, and the cells that say no."""
 HEADERS = {
     "slice": r"(slice|schicht)([ _.]*(nr|no|num|number|index|#)\.?)?( *[\[(]z[\])])?|z( *[\[(]slice[\])])?",
     "x": r"x",
@@ -449,9 +454,12 @@ def _check_no_mimic(path: Path, header: list[Any], cells: list[tuple[int, list[A
     """Refuse a table without a class that calls a row a mimic in a column that is not read."""
     if "class" in columns:
         return
+    names = [str(name).strip().lower() for name in header]
+    asking = {column for column, name in enumerate(names) if ASKING.fullmatch(name)} - set(columns.values())
     for number, row in cells:
         for column, cell in enumerate(row):
-            if str(cell).strip().lower() in MIMICS:
+            said = str(cell).strip().lower()
+            if said in MIMICS or (column in asking and said in DENIED):
                 name = header[column] if column < len(header) else ""
                 raise LabelError(
                     f"{path}: row {number}, column {column + 1} ({name}) holds {cell!r}, but there is no column class, "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from ..dicom.reader import dicom_files, is_dicom
 from ..dicom.series import find_studies
 from ..errors import DicomError, SubjectError
-from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, UNREAD_SUFFIXES
+from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, UNREAD_SUFFIXES, read_json
 from .bids import FOLDERS, find_bids, is_part
 from .converted import take_converted
 from .echoes import ECHO, ROLES_OF_ECHOES, choose_echo
@@ -33,10 +34,15 @@ from .names import (
     parse_name,
     without_words,
 )
+from .unseen import find_unseen
 
 logger = logging.getLogger(__name__)
 
 FILE_KEYS = ("image", "phase", "magnitude", "t2star", "dicom", "label", "truth", "parcellation")
+OTHER_LISTS = ("validation", "val", "test", "testing")
+"""Lists that datalists of MONAI have for other programs."""
+OTHER_KEYS = {"swi": "image", "pha": "phase", "mag": "magnitude", "t2s": "t2star"}
+"""What a datalist may have in place of our own keys."""
 OF_PATIENT = ("patient", "session", "date")
 """What a datalist may say of a scan, for a follow-up."""
 SUFFIXES = {"label": (*TABLE_SUFFIXES, *IMAGE_SUFFIXES), "truth": (".json",)}
@@ -99,13 +105,14 @@ def find_subjects(dataset_dir: str | Path | None, echo: int = -1) -> list[dict[s
     elif root.is_file():
         subjects = [_one(root)]
     elif root.is_dir():
-        subjects = [_subject(name, files, echo) for name, files in sorted(_scan(root).items())]
+        found = _scan(root)
+        subjects = [_subject(name, files, echo) for name, files in sorted(found.items())]
         if any("error" not in subject for subject in subjects):
             subjects += _studies_beside(root, subjects)
         else:
             studies = _studies(root)
-            found = any("error" not in study for study in studies)
-            subjects = studies if found else subjects + studies
+            good = any("error" not in study for study in studies)
+            subjects = _with_named(studies, subjects, found) if good else subjects + studies
     else:
         raise SubjectError(f"dataset_dir {root}: there is no such folder or file.")
     subjects = [check_id(subject) for subject in subjects]
@@ -167,7 +174,7 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
             another entry, or an id that cannot be the name of a folder.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise SubjectError(f"Datalist {path}: cannot be read as JSON ({error}).") from error
     content = {"training": content} if isinstance(content, list) else content
@@ -177,6 +184,12 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
         raise SubjectError(
             f"Datalist {path}: has no subjects. Expected a list of objects with subject, image, phase, "
             'magnitude, t2star and label, or an object with such lists under "training" and "unlabelled".'
+        )
+    ignored = [key for key in OTHER_LISTS if isinstance(content, dict) and content.get(key)]
+    if ignored:
+        raise SubjectError(
+            f"Datalist {path}: has the list(s) {', '.join(ignored)}, which are not read. Expected all subjects "
+            'under "training", each with a "fold" for a split of your own, and those without labels under "unlabelled".'
         )
     names = set()
     for number, entry in enumerate(entries, start=1):
@@ -202,6 +215,12 @@ def read_datalist(path: Path) -> tuple[list[dict[str, Any]], Path]:
 def _resolve(entry: dict[str, Any], base: Path, echo: int) -> dict[str, Any]:
     """A datalist's entry with absolute paths, or with an error if one is missing; and whose scan it is, and of when."""
     more = {key: str(entry[key]) for key in OF_PATIENT if entry.get(key) is not None}
+    for key in sorted(set(entry) - {*FILE_KEYS, *OF_PATIENT, "subject"}):
+        close = get_close_matches(key.lower(), FILE_KEYS, 1, cutoff=0.75)
+        meant = OTHER_KEYS.get(key.lower(), close[0] if close else None)
+        if meant and isinstance(entry[key], str) and meant not in entry:
+            error = f'has "{key}" in the datalist, which is not read; write it as "{meant}"'
+            return {"subject": entry["subject"], "error": error} | more
     for key in FILE_KEYS:
         given = entry.get(key)
         listed = given if isinstance(given, list) else [given]
@@ -250,6 +269,20 @@ def _studies_beside(root: Path, subjects: list[dict[str, Any]]) -> list[dict[str
         if str(study.get("dicom", [""])[0]).startswith(within) or study["subject"].startswith(failed)
     ]  # fmt: skip
     return [one | {"subject": f"{one['subject']}_dicom"} if one["subject"] in known else one for one in studies]
+
+
+def _with_named(studies: list[dict[str, Any]], subjects: list[dict[str, Any]], found: dict) -> list[dict[str, Any]]:
+    """DICOM studies with the labels that are named after them, and with the scans by names that cannot be used."""
+    ids = {study["subject"] for study in studies}
+    labels = {name: files for name, files in found.items() if name in ids and set(files) <= {"label", "truth"}}
+    for study in studies:
+        for role, paths in labels.get(study["subject"], {}).items() if "error" not in study else ():
+            study[role] = str(paths[0]) if len(paths) == 1 else [str(path) for path in paths]
+    roles = {*ROLES_OF_ECHOES, "unread", "deeper", "label"}
+    lost = [one for one in subjects if one["subject"] not in labels and roles & set(found[one["subject"]])]
+    return studies + [
+        one | {"subject": f"{one['subject']}_files"} if one["subject"] in ids else one for one in lost
+    ]  # fmt: skip
 
 
 def _one(path: Path) -> dict[str, Any]:
@@ -316,6 +349,13 @@ def _subject(name: str, files: Mapping[str, list[Any]], echo: int = -1) -> dict[
         what = derived(_stem(path)) or (DERIVED["bet"] if EXTRACTED.search(_stem(path)) else None)
         why = f"its name says that it is {what}" if what else "its name or JSON file says that it is no scan itself"
         notices.append(f"{path.name} was skipped: {why}.")
+    astray = sorted(files.pop("astray", ()))
+    if astray:
+        return {
+            "subject": name,
+            "error": f"has files that are named after another participant or session: {_named(astray)}. Move them to "
+            "their own folder, or rename them",
+        }
     others = [path.name for path in sorted(files.get("other", ()))]
     if others:
         shown = ", ".join(others[:MOST_NAMED]) + (
@@ -325,6 +365,17 @@ def _subject(name: str, files: Mapping[str, list[Any]], echo: int = -1) -> dict[
     if any(len(files.get(role, ())) > 1 for role in FILE_KEYS if role != "dicom"):
         return {"subject": name, "error": f"has two files or more of one kind, keep one of each: {found}"}
     scans = {"image", "dicom", "magnitude", "t2star"} & set(files)
+    deeper = sorted(files.pop("deeper", ()))
+    if deeper and scans:
+        names = _named([Path(path.parent.name, path.name) for path in deeper])
+        notices.append(f"{names} was not looked at: only what is directly in the folder of a subject is.")
+    elif deeper and not set(files) - {"other", "derived"}:
+        return {
+            "subject": name,
+            "error": f"has scans in folders that are not looked at: {_named(deeper)}. Expected them directly in the "
+            "folder of their subject, or as in BIDS; move them, give that folder as dataset_dir, or a datalist of the "
+            "paths",
+        }
     unread = sorted(path.name for path in files.pop("unread", ()))
     if unread and not scans:
         return {
@@ -396,13 +447,26 @@ def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
                     found[folder.name]["dicom"].append(folder)
     _add_derived(found, computed)
     _merge_echoes(found)
+    looked_at = {root, data, *(entry for entry in _entries(data) if entry.is_dir())}
+    for name, paths in find_unseen(root, looked_at, data).items():
+        found[name]["deeper"] += paths
     for name, files in find_bids(root).items():
         for role, paths in files.items():
             found[name][role] += paths
     for name, role in SPECIAL_FOLDERS.items():
         if role and name in folders:
             _add_folder(found, folders[name], role, SUFFIXES[role])
-    return {name: dict(files) for name, files in found.items()}
+    named: dict[str, dict[str, list[Path]]] = defaultdict(dict)
+    for name, files in found.items():
+        for role, paths in files.items():
+            named[_composed(name)].setdefault(role, []).extend(paths)
+        named[_composed(name)]  # one without files, too
+    return dict(named)
+
+
+def _composed(name: str) -> str:
+    """A name with each letter as one character: a Mac writes u and two dots for ü, in the name of the same subject."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _role_of_folder(folder: Path) -> str | None:
@@ -566,7 +630,8 @@ def _id_of(path: Path, role: str) -> str:
 
 def _subject_id(path: Path) -> str:
     """The subject that a file is named after, or the whole name where it consists of role words."""
-    return without_words(_stem(path)) or _stem(path)
+    stem = _composed(_stem(path))
+    return without_words(stem) or stem
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -595,11 +660,11 @@ def _holds_dicom(path: Path) -> bool:
 
 
 def _nothing_found(root: Path, subjects: list[dict[str, Any]]) -> str:
-    if subjects:
-        reasons = "\n".join(f"  {subject['subject']}: {subject['error']}" for subject in subjects[:5])
-        return f"{root}: none of the {len(subjects)} subjects can be used:\n{reasons}\nLayouts:\n{LAYOUTS}"
-    files = islice((path for path in root.rglob("*") if path.is_file()), 8)
-    shown = sorted(str(path.relative_to(root)) for path in files)
     nested = sorted(path.parent for path in root.glob("*/*") if path.is_dir() and path.name.lower() == "data")
     hint = f"Did you mean {nested[0]}?\n" if nested else ""
+    if subjects:
+        reasons = "\n".join(f"  {subject['subject']}: {subject['error']}" for subject in subjects[:5])
+        return f"{root}: none of the {len(subjects)} subjects can be used:\n{reasons}\n{hint}Layouts:\n{LAYOUTS}"
+    files = islice((path for path in root.rglob("*") if path.is_file()), 8)
+    shown = sorted(str(path.relative_to(root)) for path in files)
     return f"{root}: no subjects found. It holds {', '.join(shown) or 'nothing'}. {hint}Layouts:\n{LAYOUTS}"

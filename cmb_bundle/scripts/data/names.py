@@ -35,6 +35,18 @@ DERIVED = {
 PART_OF_COMPLEX = re.compile(r"_(real|imaginary)[a-z]?$", re.IGNORECASE)
 """How dcm2niix ends the names of the parts of a complex image, which GE writes beside the scan itself."""
 
+MADE_BESIDES = re.compile(r"_(Eq_\d+|Tilt_\d+|ROI\d+)$")
+"""How dcm2niix ends the names of what it interpolates from a scan, to equal distances or upright, and of overlays."""
+
+OTHER_CONTRAST = {"t1w", "t2w", "flair", "mprage", "mp2rage"}
+"""Words of another contrast, wherever they stand but at the beginning, where they may be initials or a study's name."""
+ON_ITS_GRID = re.compile(
+    r"[-_. ]((in|to|into|onto)|(t1|t1w|t2|t2w|flair|mprage|tof|dwi|adc|ct|pet)[-_. ]?(2|reg|coreg|registered))[-_. ]?"
+    r"(2|to|in)?[-_. ]?(swi|swan|swip|mag|magnitude|t2star|t2s|gre)([-_. ](space|grid))?$",
+    re.IGNORECASE,
+)
+"""The end of the name of what was brought to the grid of a scan: T1_to_SWI, atlas_in_SWI_space, FLAIR_reg_SWI."""
+
 PARCELLATION = ("_dseg", "_aparc+aseg", "_aparc.DKTatlas+aseg", "_wmparc", "_aseg", "_synthseg")
 """How the name of a parcellation of the brain ends, after the scan's or the subject's name and before the suffix."""
 
@@ -152,11 +164,17 @@ def derived(stem: str) -> str | None:
         ('a mask or what a mask left', None, None)
         >>> derived("GE_Ax_SWAN_802_real"), derived("Real_swi")
         ('a real or imaginary part', None)
+        >>> derived("P1_T1_to_SWI"), derived("P1_SWI_FLAIR"), derived("P1_T1_SWI")
+        ('another contrast', 'another contrast', None)
     """
     if PART_OF_COMPLEX.search(stem):
         return "a real or imaginary part"
+    if MADE_BESIDES.search(stem):
+        return "interpolated from a scan, or its overlay"
     start = BIDS.match(stem)
     words = [match.group().lower() for match in WORD.finditer(stem[start.end() :] if start else stem)]
+    if not start and (ON_ITS_GRID.search(f"_{stem}") or OTHER_CONTRAST & set(words[1:])):
+        return "another contrast"
     return next((DERIVED[word] for word in words if word in DERIVED), None)
 
 

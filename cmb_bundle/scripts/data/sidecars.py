@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
-from ..files import IMAGE_SUFFIXES
+import nibabel as nib
+
+from ..files import IMAGE_SUFFIXES, read_json
+
+OF_DCM2NIIX = re.compile(r"TE=(\d+(?:\.\d+)?);Time=")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,22 @@ def read_sidecar(image: str | PathLike) -> Acquisition:
     )
 
 
+def described_echo_ms(image: str | PathLike) -> tuple[float, ...]:
+    """
+    The echo time that dcm2niix writes into the description in a NIfTI header, ``TE=20;Time=120942.480``, of two digits.
+
+    Args:
+        image: of the file; one of another form, or of several volumes, tells nothing.
+    """
+    try:
+        header = nib.load(image).header
+        match = OF_DCM2NIIX.match(bytes(header["descrip"]).decode("latin-1"))
+        several = len([size for size in header.get_data_shape()[3:] if size > 1]) > 0
+    except Exception:  # whoever reads it says what is wrong with it
+        return ()
+    return (float(match[1]),) if match and float(match[1]) > 0 and not several else ()
+
+
 def _content(path: Path) -> dict:
     """The JSON of an image's name, and in a BIDS data set what it inherits."""
     stem = next((path.name[: -len(s)] for s in IMAGE_SUFFIXES if path.name.lower().endswith(s)), "")
@@ -96,7 +115,7 @@ def _content(path: Path) -> dict:
 
 def _json(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

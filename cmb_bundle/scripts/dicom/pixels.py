@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,9 +60,13 @@ def read_pixels(volume: Volume) -> tuple[np.ndarray, float | None]:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise DicomError(f"{file} cannot be decoded ({reason}); copy or export it again.") from error
-        _check_length(file)
+        header = require("pydicom").dcmread(file, defer_size=1024, force=True)
+        _check_length(file, header)
         values = itk.array_from_image(reader.GetOutput())
         stored[file] = np.round((values - dicom_io.GetRescaleIntercept()) / dicom_io.GetRescaleSlope())
+        padding = header.get("PixelPaddingValue")
+        if isinstance(padding, int) and padding < 0:  # around what was measured, as -2000
+            stored[file][stored[file] == padding] = 0
     pixels = np.empty(volume.shape, dtype=np.float32)
     for k, frame in enumerate(volume.frames):
         slices = stored[frame.file]
@@ -74,11 +78,10 @@ def read_pixels(volume: Volume) -> tuple[np.ndarray, float | None]:
     return pixels, units.pop() if len(units) == 1 else None
 
 
-def _check_length(file: Path) -> None:
+def _check_length(file: str, header: Any) -> None:
     """Refuse uncompressed pixels that are fewer than Rows, Columns and frames ask for; ITK pads them."""
-    header = require("pydicom").dcmread(file, defer_size=1024, force=True)
     syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
-    if syntax is None or syntax.is_compressed:
+    if syntax is not None and syntax.is_compressed:
         return
     samples = int(header.Rows) * int(header.Columns) * int(header.get("NumberOfFrames") or 1)
     expected = samples * int(header.get("SamplesPerPixel", 1)) * int(header.BitsAllocated) // 8

@@ -6,6 +6,7 @@ DICOM uses LPS mm; this file returns RAS mm, as the rest of the bundle does.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DicomError
-from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES
+from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, walk
 from .kinds import Header, Kind, kind_of, phase_unit
 
 SPACING_TOLERANCE_MM = 0.02
@@ -27,6 +28,11 @@ MOST_SHEAR = 0.01
 """A stack sheared against its slices' normal by more than this is refused; rounding in headers stays far below."""
 
 GE_CREATOR, GE_GROUP, GE_ELEMENT = "GEMS_PARM_01", 0x0043, 0x2F
+WITHOUT_PREAMBLE = re.compile(
+    rb"(\x02\x00[\x00-\x02]\x00(UL|OB|UI)|\x08\x00[\x00\x05\x08\x12\x13\x14\x16\x18]\x00((UL|CS|DA|TM|UI).\x00|.[\x00\x01]\x00\x00))",
+    re.DOTALL,
+)
+"""The first element of a file without preamble: of group 2 or 8, explicit or implicit, and of less than 512 bytes."""
 DECLARED = ("Modality", "BodyPartExamined", "ScanningSequence", "InversionTime", "SeriesDescription", "ProtocolName")
 """Attributes that tell whether it is a susceptibility-weighted scan of a head."""
 TAGS = [
@@ -115,21 +121,25 @@ def require(package: str) -> ModuleType:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as a DICOM file, whatever its name."""
+    """Whether a file begins as a DICOM file, whatever its name; older programs leave out the preamble of 132 bytes."""
     try:
         with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+            start = stream.read(132)
     except OSError:
         return False
+    return start[128:] == b"DICM" or bool(WITHOUT_PREAMBLE.match(start))
 
 
 def dicom_files(folder: Path) -> Iterator[Path]:
-    """Find the DICOM files at any depth of a folder, sorted; hidden files and DICOMDIR are skipped."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    """
+    Find the DICOM files at any depth of a folder, sorted; hidden files and DICOMDIR are skipped.
+
+    Folders that are links are followed, as on clusters whole studies are linked.
+    """
+    for path in sorted(Path(where, name) for where, names in walk(folder) for name in names):
         ending = path.name.lower()
         known = ending.endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json", ".png")) and not ending.endswith(".img")
-        if not hidden and not known and path.name != "DICOMDIR" and path.is_file() and is_dicom(path):
+        if not known and path.name != "DICOMDIR" and path.is_file() and is_dicom(path):
             yield path
 
 
@@ -140,7 +150,7 @@ def read_header(path: str | Path) -> Any:
         (GE_GROUP << 16) + element for block in range(0x10, 0x20) for element in (block, block << 8 | GE_ELEMENT)
     ]
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*TAGS, *private])
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*TAGS, *private], force=True)
     except Exception as error:
         raise DicomError(f"{path} cannot be read as DICOM ({type(error).__name__}: {error}).") from error
 

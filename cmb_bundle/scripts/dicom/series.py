@@ -13,10 +13,12 @@ from itertools import count, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import DicomError
 from ..geometry import same_grid
 from .kinds import T2STAR_ECHO_MS, nearest_echo
-from .reader import Volume, dicom_files, read_header, read_volumes, require
+from .reader import Volume, dicom_files, is_dicom, read_header, read_volumes, require
 
 KINDS = {"image": "swi", "phase": "phase", "magnitude": "magnitude", "t2star": "magnitude"}
 NAMES = {"swi": "SWI", "phase": "phase", "magnitude": "magnitude"}
@@ -29,12 +31,16 @@ SHORTEST_ECHO_MS = 10.0
 """Magnitude and phase with a shorter echo, as of a field map, are not taken for a susceptibility-weighted scan."""
 
 
+ADVICE = "Copy or export it again, or remove it; the study that it belongs to may lack a slice."
+
+
 @dataclass(frozen=True)
 class Choice:
-    """Volumes by key (image, phase, magnitude, t2star), and sentences about how they were chosen."""
+    """Volumes by key (image, phase, magnitude, t2star); sentences on how they were chosen, and on what may be wrong."""
 
     volumes: dict[str, Volume]
     notices: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def find_studies(folder: Path) -> list[dict[str, Any]]:
@@ -64,13 +70,16 @@ def find_studies(folder: Path) -> list[dict[str, Any]]:
         try:
             uid, patient, date = _study_key(path)
         except DicomError as error:
-            advice = "Copy or export it again, or remove it; the study that it belongs to may lack a slice."
             name = " ".join(("file", *path.relative_to(folder).parts))
-            failed.append({"subject": name, "error": f"{error} {advice}"})
+            failed.append({"subject": name, "error": f"{error} {ADVICE}"})
             continue
         if uid:
             files[uid, patient].append(str(path))
             dates[uid, patient].append(date)
+    for path in _damaged_beside([path for paths in files.values() for path in paths]):
+        name = " ".join(("file", *path.relative_to(folder).parts))
+        error = f"{path} is named as the DICOM files beside it and is none: it is empty or damaged. {ADVICE}"
+        failed.append({"subject": name, "error": error})
     names = {key: _safe(key[1]) or "study" for key in files}
     # one wrong date must not name a study, and none is needed
     date_of = {key: _safe(Counter(sorted(filter(None, days))).most_common(1)[0][0]) if any(days) else ""
@@ -94,6 +103,21 @@ def _unique(name: str, taken: set[str]) -> str:
     unique = next(one for one in numbered if one.casefold() not in taken)
     taken.add(unique.casefold())
     return unique
+
+
+def _damaged_beside(files: Sequence[str]) -> list[Path]:
+    """The files that are named as DICOM files beside them, but for numbers, and are none: a slice may be lost."""
+    there, named = set(files), defaultdict(set)
+    for file in files:
+        path = Path(file)
+        named[path.parent].add(re.sub(r"\d+", "0", path.name))
+    return [
+        path
+        for folder, names in sorted(named.items())
+        for path in sorted(folder.iterdir())
+        if re.search(r"\d", path.name) and re.sub(r"\d+", "0", path.name) in names and str(path) not in there
+        and path.is_file() and not is_dicom(path)
+    ]  # fmt: skip
 
 
 def _study_key(path: Path) -> tuple[str, str, str]:
@@ -170,7 +194,8 @@ def choose_series(
         _whole(volume, volumes)
         chooser.say_what_is_left_out_of(volume)
     read = ", ".join(f"{WORDS[key]} from {volume} ({volume.kind.why})" for key, volume in chosen.items())
-    return Choice(chosen, (f"DICOM: {read}.", *chooser.notices))
+    warnings = (_fewer_slices(volume, volumes) for volume in chosen.values())
+    return Choice(chosen, (f"DICOM: {read}.", *chooser.notices), tuple(filter(None, warnings)))
 
 
 def series_in(
@@ -198,7 +223,9 @@ def series_in(
     return _whole(chooser.one(key, list(candidates)), volumes)
 
 
-def use_dicom(subject: dict, keys: Iterable[str], wanted: Mapping | None = None, echo: int = -1) -> tuple[str, ...]:
+def use_dicom(
+    subject: dict, keys: Iterable[str], wanted: Mapping | None = None, echo: int = -1
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     Replace, in a subject, the study under "dicom" and folders under ``keys`` by the volumes that they stand for.
 
@@ -208,7 +235,7 @@ def use_dicom(subject: dict, keys: Iterable[str], wanted: Mapping | None = None,
         wanted, echo: as of :func:`choose_series`.
 
     Returns:
-        sentences about what was chosen.
+        sentences about what was chosen, and others on what may be wrong with it.
 
     Raises:
         DicomError: as of :func:`choose_series`, :func:`series_in` and :func:`study_of`.
@@ -218,10 +245,10 @@ def use_dicom(subject: dict, keys: Iterable[str], wanted: Mapping | None = None,
             subject[key] = series_in(study_of(subject[key]), key, wanted, echo)
     study = subject.pop("dicom", None)
     if study is None:
-        return ()
+        return (), ()
     choice = choose_series(study_of(study), wanted, echo)
     subject.update(choice.volumes)
-    return choice.notices
+    return choice.notices, choice.warnings
 
 
 def _whole(volume: Volume, volumes: Sequence[Volume]) -> Volume:
@@ -231,6 +258,26 @@ def _whole(volume: Volume, volumes: Sequence[Volume]) -> Volume:
             f"dicom_series.\n{_listing(volumes)}"
         )
     return volume
+
+
+def _fewer_slices(volume: Volume, volumes: Sequence[Volume]) -> str:
+    """A sentence where another image of the scan goes on where this one ends: a slice at an end is not missed else."""
+    for other in volumes:
+        if other.problem or other.kind.name not in ("swi", "phase", "magnitude") or other.echo_ms != volume.echo_ms:
+            continue
+        more = other.shape[2] - volume.shape[2]
+        if more <= 0 or other.shape[:2] != volume.shape[:2]:
+            continue
+        start = np.linalg.inv(other.affine) @ volume.affine[:, 3]
+        first = round(float(start[2]))
+        moved = other.affine.copy()
+        moved[:, 3] = other.affine @ [0, 0, first, 1]
+        if 0 <= first <= more and same_grid(volume.shape, volume.affine, volume.shape, moved):
+            return (
+                f"{volume} has {volume.shape[2]} slices and {other}, at the same places, {other.shape[2]}: it may lack "
+                "some at an end, in which nothing was looked for."
+            )
+    return ""
 
 
 class _Chooser:

@@ -130,7 +130,7 @@ def read_source(source: str) -> tuple[list[Any], list[tuple[int, int]]]:
     pydicom = require("pydicom")
     slices = json.loads(source)
     files = list(dict.fromkeys(file for file, _ in slices))
-    images = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    images = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
     frames = [(files.index(file), int(index)) for file, index in slices]
     frame_of_reference = images[0].get("FrameOfReferenceUID") or pydicom.uid.generate_uid()
     for image in images:

@@ -47,13 +47,20 @@ def find_parcellation(paths, subject: str) -> str | None:
         # sub-01_part-mag_GRE has sub-01_dseg, too
         stems = {subject, stem, *("_".join(stem.split("_")[:n]) for n in range(1, stem.count("_") + 1))}
         names = {f"{one}{ending}{end}" for one in stems for ending in PARCELLATION for end in SUFFIXES}
-        found |= {path.parent / name for name in names if (path.parent / name).is_file()}
+        found |= {path.parent / name for name in names if _is_file(path.parent / name)}
     if len(found) > 1:
         listed = ", ".join(map(str, sorted(found)))
         raise SubjectError(
             f"{subject}: there are {len(found)} parcellations: {listed}. Expected one; remove the others."
         )
     return str(next(iter(found))) if found else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, of a long id
+        return False
 
 
 def read_parcellation(path: str | Path, table: str | Path | None = None, subject: str = "") -> RegionMap:

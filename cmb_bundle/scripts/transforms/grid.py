@@ -31,6 +31,23 @@ GUESSED_ANALYZE = (
 )
 
 
+LOST = (
+    "The header gives voxels of 1 x 1 x 1 mm from 0 on, as programs write that have lost the grid: sizes, left and "
+    "right, and where the findings lie in mm, are most likely wrong."
+)
+
+
+def is_lost(affine: np.ndarray) -> bool:
+    """
+    Whether an affine is the one that programs write that know none, in RAS or, as of ITK's formats, in LPS.
+
+    Example:
+        >>> is_lost(np.eye(4)), is_lost(np.diag([-1.0, -1, 1, 1])), is_lost(np.diag([1.0, 1, 2, 1]))
+        (True, True, False)
+    """
+    return np.array_equal(np.abs(affine), np.eye(4))
+
+
 def problem_of_grid(shape: Sequence[int], affine: np.ndarray) -> str:
     """
     Say why no head can lie on a grid; empty where one can.

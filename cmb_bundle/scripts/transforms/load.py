@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from ..data.declared import problem_of_header, read_declared
 from ..data.layouts import complete_subject, t2star_left_out
-from ..data.sidecars import Acquisition, read_sidecar
+from ..data.sidecars import Acquisition, described_echo_ms, read_sidecar
 from ..dicom.kinds import nearest_echo
 from ..dicom.pixels import read_volume
 from ..dicom.reader import Volume
@@ -29,7 +29,7 @@ from ..errors import DicomError, SubjectError
 from ..files import NIBABEL_SUFFIXES
 from ..geometry import corners_apart_mm, same_grid
 from ..whole import WholeReader, check_whole
-from .grid import check_grid, nifti_grid
+from .grid import LOST, check_grid, is_lost, nifti_grid
 from .notices import add_notice, add_warning
 from .plausible import check_extremes, check_image
 
@@ -103,10 +103,13 @@ class LoadSubjectd(MapTransform):
         name = d.get("subject") or Path(str(d.get("image", "subject"))).name
         d.setdefault("notices", "")
         try:
-            for notice in use_dicom(d, self.key_iterator(d), self.dicom_series, self.echo):
-                add_notice(d, notice)
+            notices, warnings = use_dicom(d, self.key_iterator(d), self.dicom_series, self.echo)
         except DicomError as error:
             raise SubjectError(f"{name}: {error}") from error
+        for notice in notices:
+            add_notice(d, notice)
+        for warning in warnings:
+            add_warning(d, warning)
         if take_complex(d):
             add_notice(d, "The image is complex: magnitude and phase were computed from it.")
         self._choose(d, name)
@@ -132,8 +135,10 @@ class LoadSubjectd(MapTransform):
             d["phase"].meta.update(known)
         d["doubts"] = _doubts(paths, reference, acquired)
         shown = d[next((key for key in ("image", "magnitude") if key in volumes), reference)]
-        if len(acquired.echo_ms) == 1:
-            shown.meta["echo_ms"] = acquired.echo_ms[0]
+        # of two digits, and of an SWI from several echoes the first: good for a warning, not to refuse or to scale by
+        echo_ms = acquired.echo_ms or (described_echo_ms(paths[reference]) if by_nibabel(paths[reference]) else ())
+        if len(echo_ms) == 1:
+            shown.meta["echo_ms"] = echo_ms[0]
         if acquired.field_tesla is not None:
             shown.meta["field_tesla"] = acquired.field_tesla
         if isinstance(paths[reference], Volume):
@@ -188,6 +193,8 @@ class LoadSubjectd(MapTransform):
                 affine, notices, warnings = nifti_grid(path)
                 volume.affine = torch.as_tensor(affine, dtype=torch.float64)
                 volume.meta |= {"original_affine": volume.affine.clone(), "notices": notices, "warnings": warnings}
+            if is_lost(volume.affine.numpy()):
+                volume.meta["warnings"] = [*volume.meta.get("warnings", ()), LOST]
             # with it, MONAI's Spacingd takes MONAI Label's entry image_path for meta data of image
             volume.meta.pop("filename_or_obj", None)
             return volume

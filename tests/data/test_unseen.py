@@ -1,0 +1,92 @@
+"""Scans that lie where nothing looks for them: said, not lost."""
+
+import pytest
+
+from cmb_bundle.scripts.data.layouts import find_subjects
+from cmb_bundle.scripts.files import walk
+
+from ..dicom.test_reader import SWI_TYPE, write  # noqa: F401  (a fixture)
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def found(folder):
+    """Keys or the reason of each subject."""
+    return {one["subject"]: one.get("error") or set(one) - {"subject", "notices"} for one in find_subjects(folder)}
+
+
+@pytest.mark.parametrize(
+    ("good", "deep", "owner"),
+    [
+        ("P1_swi.nii.gz", "site2/x/P2_swi.nii.gz", "site2"),
+        ("P1/swi.nii.gz", "P2/2025-01-01/swi.nii.gz", "P2"),
+        ("P1/swi.nii.gz", "P2/2025-01-01/swi.nii.xz", "P2"),
+        ("Data/SWI/P1.nii.gz", "Data/SWI/batch2/P2.nii.gz", "batch2"),
+        ("Data/SWI/P1.nii.gz", "P7/swi.nii.gz", "P7"),
+    ],
+)
+def test_a_scan_in_a_folder_that_is_not_looked_at_is_a_failed_subject(tmp_path, good, deep, owner):
+    touch(tmp_path, good, deep)
+    subjects = found(tmp_path)
+    assert list(subjects) == sorted(["P1", owner]) and subjects["P1"] == {"image"}
+    assert subjects[owner].startswith(f"has scans in folders that are not looked at: {tmp_path / deep}. Expected them")
+
+
+def test_what_lies_below_a_subject_that_is_read_is_mentioned(tmp_path):
+    touch(tmp_path, "P1/swi.nii.gz", "P1/old/swi.nii.gz", "P1/old/P1_cmb_swi.nii.gz", "P1/mask/swi.nii.gz")
+    (subject,) = find_subjects(tmp_path)
+    assert subject["notices"] == (
+        "old/swi.nii.gz was not looked at: only what is directly in the folder of a subject is."
+    )
+
+
+def test_folders_that_hold_no_scans_of_ours_are_passed_over(tmp_path):
+    bids = ("sub-01/anat/sub-01_T2starw", "sub-01/func/sub-01_part-phase_bold", "sub-02/func/sub-02_part-phase_bold")
+    touch(tmp_path, *(f"{name}.nii.gz" for name in bids), "derivatives/a/sub-01/sub-01_swi.nii.gz")
+    touch(tmp_path, ".hidden/x/P2_swi.nii.gz", "Label/x/P2_swi.nii.gz", "notes/x/T1.nii.gz")
+    assert found(tmp_path) == {"sub-01": {"t2star"}}
+
+
+def test_folders_that_are_links_are_followed(tmp_path, write):  # noqa: F811
+    write("SWI_Images", 7, SWI_TYPE)
+    (tmp_path / "study").rename(tmp_path / "elsewhere")
+    touch(tmp_path, "scans/P1/swi.nii.gz", "disk/swi.nii.gz")
+    for link, of in (("P2", "disk"), ("study", "elsewhere"), ("P9/x", "disk"), ("loop", "scans"), ("P1/loop", "scans")):
+        (tmp_path / "scans" / link).parent.mkdir(exist_ok=True)
+        (tmp_path / "scans" / link).symlink_to(tmp_path / of)
+    subjects = found(tmp_path / "scans")
+    assert subjects.pop("P9").startswith("has scans in folders that are not looked at")
+    assert subjects == {"P1": {"image"}, "P2": {"image"}, "P01": {"dicom"}}
+    assert [path.name for path, _ in walk(tmp_path / "scans")].count("loop") == 0
+
+
+def test_packed_files_are_logged(tmp_path, caplog):
+    touch(tmp_path, "P1_swi.nii.gz", "P2.zip", "more/P3.tar.gz", "more/P4/IM1.dcm.gz")
+    assert found(tmp_path) == {"P1": {"image"}}
+    assert "unpack them if they hold scans: P2.zip, more/P3.tar.gz, more/P4/IM1.dcm.gz" in caplog.text
+
+
+def test_what_lies_beside_dicom_studies_is_not_lost(tmp_path, write):  # noqa: F811
+    write("SWI_Images", 7, SWI_TYPE)
+    touch(tmp_path, "P2_phase.nii.gz", "P3_swi.nii.xz", "x/y/P4_swi.nii.gz", "T1.nii.gz", "P01_phase.nii.gz")
+    (tmp_path / "P01_label.csv").write_text("2,3,3\n")
+    subjects = found(tmp_path)
+    assert sorted(subjects) == ["P01", "P01_files", "P2", "P3", "x"]
+    assert subjects["P01"] == {"dicom"}, "a label beside a phase of its name may be of that"
+    assert "has no SWI" in subjects["P01_files"] and "has no SWI" in subjects["P2"] and "form" in subjects["P3"]
+    assert "not looked at" in subjects["x"]
+
+
+def test_a_label_named_after_a_dicom_study_is_its_own(tmp_path, write):  # noqa: F811
+    write("SWI_Images", 7, SWI_TYPE)
+    (tmp_path / "Label").mkdir()
+    (tmp_path / "Label" / "P01.csv").write_text("2,3,3\n")
+    (tmp_path / "Label" / "P99.csv").write_text("2,3,3\n")
+    subject, other = find_subjects(tmp_path)
+    assert subject["label"] == str(tmp_path / "Label" / "P01.csv") and len(subject["dicom"]) == 4
+    assert other["subject"] == "P99" and "but label" in other["error"]
