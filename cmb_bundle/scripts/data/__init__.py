@@ -1,10 +1,11 @@
 """Which files a data set holds, whose they are, and what the annotator wrote."""
 
 from .datasets import CohortDataset, SeededItems, SubjectDataset
-from .label_files import Table, label_suffix, read_components, read_table
+from .label_files import Table, read_components, read_table
 from .labels import LabelConvention, Points, count_points, read_label_map, read_points
 from .layouts import complete_subject, find_subjects, read_datalist
 from .names import derived, parse_name
+from .sheets import label_suffix
 from .sidecars import Acquisition, read_sidecar
 from .splits import Split, assign_folds, make_datalist
 

@@ -23,7 +23,8 @@ from ..errors import LabelError
 from ..files import IMAGE_SUFFIXES
 from ..geometry import corners_apart_mm, same_grid
 from ..options import check_flags
-from .label_files import Table, label_suffix, read_components, read_table
+from .label_files import Table, read_components, read_table
+from .sheets import label_suffix
 
 logger = logging.getLogger(__name__)
 
