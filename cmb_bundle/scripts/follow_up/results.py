@@ -131,8 +131,9 @@ def content(done: Comparison) -> dict:
 def clear(output_dir: str | Path, patient: str) -> Path:
     """Remove what an earlier run wrote of a patient; return the folder, which is not made."""
     folder = Path(output_dir) / FOLDER / folder_of(patient)
-    for path in folder.glob(f"*{END}.*"):
-        path.unlink()
+    for end in (".*", "_sr.dcm"):
+        for path in folder.glob(f"*{END}{end}"):
+            path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     return folder
