@@ -2,8 +2,9 @@
 
 ``python benchmarks/regions.py DIR`` simulates the cohorts of ``COHORTS`` in DIR (reused), puts the true microbleeds in
 the place of findings, brings the template to each scan as ``--regions True`` does, and prints a table by kind of scan,
-the worst first. ``--folders COHORT,COHORT`` takes cohorts that are there; ``--places FILE`` writes a CSV of all places;
-``--seed N`` draws other scans. Linux (memory is read from /proc).
+the worst first. ``--parcellation True`` gives the true regions as a parcellation in place of the template.
+``--folders COHORT,COHORT`` takes cohorts that are there; ``--places FILE`` writes a CSV of all places; ``--seed N`` draws
+other scans. Linux (memory is read from /proc).
 
 A simulated head is the template under a pose and a warp that are known, so that the true region of a place is that of
 the template at the place where it came from.
@@ -12,6 +13,7 @@ the template at the place where it came from.
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from cmb_bundle.scripts.data import find_subjects
 from cmb_bundle.scripts.phantom import LR, SMALL, T2STAR, PhantomSpec, make_cohort
 from cmb_bundle.scripts.phantom.acquire import image_grid
 from cmb_bundle.scripts.phantom.anatomy import Pose
-from cmb_bundle.scripts.regions import Regionsd, template_regions
+from cmb_bundle.scripts.regions import Regionsd, read_parcellation, template_regions
 from cmb_bundle.scripts.regions.mars import REGIONS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "cmb_bundle" / "configs"
@@ -120,15 +122,20 @@ def measure(kind: str, cohort: Path, preprocessing, parcellation: bool) -> tuple
         truth = json.loads((cohort / "Truth" / f"{name}.json").read_text())
         if not truth["microbleeds"] or truth["spec"].get("chi_map"):
             continue
-        d = preprocessing(dict(subject))
-        if parcellation:
-            path = Path(cohort, f"{name}_dseg.nii.gz")
-            image = next(subject[key] for key in ("image", "magnitude", "t2star") if subject.get(key))
-            write_parcellation(path, Path(image), truth)
-            d["parcellation"] = str(path)
-        d["result"] = {"microbleeds": [dict(one) for one in truth["microbleeds"]]}
-        before, began = forget_peak(), (time.monotonic(), time.process_time())
-        result = Regionsd(True)(d)["result"]
+        image = Path(next(subject[key] for key in ("image", "magnitude", "t2star") if subject.get(key)))
+        with tempfile.TemporaryDirectory() as aside:
+            path = Path(aside, f"{name}_dseg.nii.gz")
+            if parcellation:
+                write_parcellation(path, image, truth)
+            d = {} if parcellation else preprocessing(dict(subject))
+            before, began = forget_peak(), (time.monotonic(), time.process_time())
+            if parcellation:
+                region_map = read_parcellation(path, subject=name)
+                found = [one | region_map.locate(one["ras_mm"]).entries() for one in truth["microbleeds"]]
+                result = {"microbleeds": found, "regions": {}}
+            else:
+                d["result"] = {"microbleeds": [dict(one) for one in truth["microbleeds"]]}
+                result = Regionsd(True)(d)["result"]
         scans.append(
             {
                 "kind": kind, "scan": name, "seconds": time.monotonic() - began[0],
@@ -138,8 +145,7 @@ def measure(kind: str, cohort: Path, preprocessing, parcellation: bool) -> tuple
             }
         )  # fmt: skip
         voxels = np.array([one["voxel"] for one in truth["microbleeds"]])
-        image = nib.load(next(subject[key] for key in ("image", "magnitude", "t2star") if subject.get(key)))
-        mm = true_template_mm(truth, image.affine, voxels)
+        mm = true_template_mm(truth, nib.load(image).affine, voxels)
         places += score(kind, name, result["microbleeds"], truth, mm)
         done = pd.DataFrame(places[-len(voxels) :])
         print(f"{kind} {name}: {done[['category', 'region', 'sided']].mean().round(2).tolist()} {scans[-1]}",

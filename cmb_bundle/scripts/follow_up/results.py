@@ -173,5 +173,7 @@ def said(done: Comparison) -> str:
     return (
         f"{done.patient}: {row['scans']} scans, since {row['first']} {row['new']} new ({row['new_certain']} certain, "
         f"{row['new_possible']} possible; {NEW} ones of 0, 1-4, 5-9, 10 and more: {row['new_band']}), "
-        f"{row['stable']} stable, {row['gone']} gone, {row['cannot_be_told']} cannot be told"
+        f"{row['stable']} stable, {row['gone']} gone, "
+        f"{row['below_the_threshold_then'] + row['below_the_threshold_now']} below the threshold once, "
+        f"{row['cannot_be_told']} cannot be told"
     )
