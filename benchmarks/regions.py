@@ -3,8 +3,8 @@
 ``python benchmarks/regions.py DIR`` simulates the cohorts of ``COHORTS`` in DIR (reused), puts the true microbleeds in
 the place of findings, brings the template to each scan as ``--regions True`` does, and prints a table by kind of scan,
 the worst first. ``--parcellation True`` gives the true regions as a parcellation in place of the template.
-``--folders COHORT,COHORT`` takes cohorts that are there; ``--places FILE`` writes a CSV of all places; ``--seed N`` draws
-other scans. Linux (memory is read from /proc).
+``--folders COHORT,COHORT`` takes cohorts that are there; ``--places FILE`` writes a CSV of all places; ``--seed N``
+draws other scans. Linux (memory is read from /proc).
 
 A simulated head is the template under a pose and a warp that are known, so that the true region of a place is that of
 the template at the place where it came from.
