@@ -45,6 +45,7 @@ COHORTS: dict[str, dict] = {
     "without a skull": {"preset": WHOLE.changed(skull_stripped=True), "vary": True},
     "slab of 48 mm": {"preset": SMALL.changed(microbleeds=MANY)},
 }
+PARCELLATION_MM = 1.0
 SCANS = 5
 SEED = 7700
 
@@ -71,10 +72,10 @@ def true_template_mm(truth: dict, affine: np.ndarray, voxels: np.ndarray) -> np.
 
 
 def write_parcellation(path: Path, image: Path, truth: dict) -> None:
-    """The true regions at 1.2 mm as a parcellation with a table, as a user could give it."""
+    """The true regions at ``PARCELLATION_MM`` as a parcellation with a table, as a user could give it."""
     affine, shape = nib.load(image).affine, np.array(nib.load(image).shape[:3])
-    steps = np.maximum(np.rint(1.2 / np.linalg.norm(affine[:3, :3], axis=0)), 1)
-    axes = [np.arange(0, n, step) for n, step in zip(shape, steps, strict=True)]
+    steps = PARCELLATION_MM / np.linalg.norm(affine[:3, :3], axis=0)
+    axes = [np.arange(-0.5, n, step) for n, step in zip(shape, steps, strict=True)]
     voxels = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
     regions = template_regions()
     places = true_template_mm(truth, affine, voxels.reshape(-1, 3))
@@ -83,7 +84,7 @@ def write_parcellation(path: Path, image: Path, truth: dict) -> None:
     index = tuple(np.clip(index, 0, np.array(regions.region.shape) - 1).T)
     label = np.where(inside & (regions.region[index] > 0), 2 * regions.region[index] + (places[:, 0] > 0), 0)
     labels = label.reshape(voxels.shape[:3]).astype(np.uint8)
-    nib.save(nib.Nifti1Image(labels, affine @ np.diag([*steps, 1])), path)
+    nib.save(nib.Nifti1Image(labels, affine @ nib.affines.from_matvec(np.diag(steps), [-0.5] * 3)), path)
     rows = [
         f"{2 * number + right}\t{side} {region}\t{region}\t{side}"
         for number, region in enumerate(REGIONS, 1)
