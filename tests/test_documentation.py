@@ -18,6 +18,7 @@ from .helpers.processes import run_module
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "cmb_bundle" / "docs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES.append(ROOT / "CONTRIBUTING.md")
+PROTOCOL = ("field_tesla", "te_ms", "spacing")
 QUICK = {
     "run training ": "--detector_epochs 1 --val_interval 1 --slices_per_subject 2 --classifier_epochs 1",
 }
@@ -54,6 +55,19 @@ def test_command_of_the_phantom_page_makes_a_cohort(tmp_path):
     words = shlex.split(command.replace("--subjects 20", "--subjects 1").replace("LR", "TINY"))
     assert run_module(words[2:], tmp_path, timeout=300).returncode == 0
     assert [path.name for path in (tmp_path / "phantoms" / "Label").iterdir()] == ["phantom-001.xlsx"]
+
+
+def test_command_of_the_page_on_follow_up_makes_two_scans_of_each_person(tmp_path):
+    (command,) = commands(ROOT / "docs" / "follow_up.md", "python -m cmb_bundle.scripts.phantom make_cohort")
+    assert run_module(shlex.split(command)[2:], tmp_path, timeout=300).returncode == 0
+    truths = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "scans" / "Truth").iterdir()}
+    assert sorted(truths) == [f"sub-00{subject}_ses-{n}" for subject in (1, 2, 3) for n in (1, 2)]
+    changed = [
+        any(truths[f"sub-00{n}_ses-1"]["spec"][key] != truths[f"sub-00{n}_ses-2"]["spec"][key] for key in PROTOCOL)
+        for n in (1, 2, 3)
+    ]
+    assert sum(changed) == 1  # as the page says
+    assert any(bleed["new"] for truth in truths.values() for bleed in truth["microbleeds"])
 
 
 def test_model_card_has_the_commands_of_the_readme():

@@ -3,10 +3,13 @@
 import json
 
 import numpy as np
+import pytest
 from pydicom import dcmread
 
 from cmb_bundle.scripts.data import find_subjects
 from cmb_bundle.scripts.follow_up import patients_of, session_of
+from cmb_bundle.scripts.follow_up.patients import Session
+from cmb_bundle.scripts.follow_up.run import _two_people
 
 from ..helpers.dicom_series import Study, write_dicom_series
 
@@ -69,3 +72,19 @@ def test_dicom_headers_tell_patient_and_date(tmp_path):
 def test_what_failed_is_still_a_scan_of_its_patient():
     assert session_of({"subject": "sub-1_ses-2", "error": "no SWI"}).patient == "sub-1"
     assert patients_of([{"subject": "file a b.dcm", "error": "broken"}]) == {}
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "said"),
+    [
+        (("F", "19500101"), ("F", "19500101"), ""),
+        (("F", "19500101"), ("F", "19600101"), "another birth date"),
+        (("F", "19500101"), ("M", "19500101"), "another sex"),
+        (("F", "19500101"), ("O", "19500101"), ""),  # O is what anonymisers write
+        (("F", "19500101"), ("", ""), ""),
+    ],
+)
+def test_headers_that_name_two_people(first, later, said):
+    one, other = (Session(name, "P", name, "", {}, born, sex) for name, (sex, born) in (("a", first), ("b", later)))
+    found = _two_people(one, other)
+    assert (f"has {said} of the patient than that of a" in found) if said else found == ""

@@ -14,11 +14,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 from PIL import Image
 
-from cmb_bundle.scripts.data.labels import read_points
+from cmb_bundle.scripts.data.labels import LabelConvention, read_points
 from cmb_bundle.scripts.data.splits import Split
 from cmb_bundle.scripts.errors import InputError
+from cmb_bundle.scripts.inference.bids_output import BidsOutput
+from cmb_bundle.scripts.inference.writers import findings_table
 from cmb_bundle.scripts.pages import write_review
 
 from ..helpers import ROOT, TINY_CONFIG
@@ -71,6 +75,22 @@ def test_each_finding_and_candidate_has_a_card_with_its_picture(results):
     middle = picture[:n, (slices // 2) * n : (slices // 2 + 1) * n]
     centre = middle[n // 2 - 2 : n // 2 + 2, n // 2 - 2 : n // 2 + 2]
     assert centre.mean() < np.median(middle) - 40  # a microbleed is dark
+
+
+def test_results_as_bids_derivatives_have_the_same_page(results, tiny_cohort, bundle, tmp_path):
+    before = content_of(results / "review.html")
+    derivatives = BidsOutput(tmp_path / "derivatives", tiny_cohort)
+    for subject in [one["subject"] for one in before["subjects"]]:
+        content = json_of(results, subject)
+        image = nib.load(results / subject / f"{subject}_cmb.nii.gz")
+        labels = MetaTensor(torch.as_tensor(np.asarray(image.dataobj)[None].astype(np.int16)), affine=image.affine)
+        table = findings_table(content["microbleeds"], image.shape, LabelConvention())
+        derivatives.write(subject, content, labels, table, {})
+    given = {"results_dir": tmp_path / "derivatives", "dataset_dir": tiny_cohort, "lowest_probability": LOWEST}
+    bundle("run", ["review.json"], tmp_path, **given)
+    after = content_of(tmp_path / "derivatives" / "review.html")
+    assert after["cards"] == before["cards"] and after["key"] == before["key"]
+    assert after["subjects"] == before["subjects"] and not after["failures"]
 
 
 def test_the_page_needs_no_other_file_and_says_what_it_is(results):

@@ -159,6 +159,36 @@ def test_regions_is_a_truth_value():
 
 
 def test_elastix_that_stops_leaves_the_rough_place_and_a_doubt(monkeypatch):
+    image, affine, brain = template_as_a_scan(monkeypatch)
+    done = register(image, affine, brain)
+    assert done.doubts[0].endswith("there is the rough place only: Too many samples map outside moving image buffer")
+    expected = template_regions().locate((-40, 40, 20))
+    found = done.region_map.locate(0.93 * np.array([-40, 40, 20]))
+    assert (found.region, found.side) == (expected.region, expected.side) == ("frontal", "left")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_two_rough_places_the_one_that_fits_better_is_taken(monkeypatch, order):
+    image, affine, brain = template_as_a_scan(monkeypatch)
+    right = np.diag([1 / 0.93, 1 / 0.93, 1 / 0.93, 1.0])
+    low = right.copy()
+    low[2, 3] = -40
+    monkeypatch.setattr(registration, "_search", lambda *_: [(right, low)[n] for n in order])
+    assert register(image, affine, brain).region_map.locate(0.93 * np.array([-40, 40, 20])).region == "frontal"
+
+
+def test_another_height_is_tried_where_it_fits_nearly_as_well(monkeypatch):
+    image, affine, brain = template_as_a_scan(monkeypatch)
+    assert len(registration._search(image.astype(np.float32), affine, brain)) == 1
+    # nothing to tell the heights by
+    values = np.random.default_rng(0).random(image.shape, np.float32)
+    first, second = registration._search(values, affine, brain)
+    assert abs(first[2, 3] - second[2, 3]) > 15
+
+
+def template_as_a_scan(monkeypatch):
+    """The template as a scan of 7 % smaller mm; elastix stops."""
+
     def stop(*_):
         raise RuntimeError("itk::ERROR\nToo many samples map outside moving image buffer")
 
@@ -168,10 +198,4 @@ def test_elastix_that_stops_leaves_the_rough_place_and_a_doubt(monkeypatch):
     at = np.stack(np.meshgrid(*(np.arange(a, b, 4.0) for a, b in ((-80, 80), (-110, 80), (-30, 60))), indexing="ij"))
     brain = template.at("brain_distance", at.astype(np.float32)) < 0
     image = np.where(brain, template.at("t1", at.astype(np.float32)), 0)
-    # template mm are 7 % larger than those of the scan
-    affine = nib.affines.from_matvec(np.diag([3.72] * 3), 0.93 * np.array([-80, -110, -30]))
-    done = register(image, affine, brain)
-    assert done.doubts[0].endswith("there is the rough place only: Too many samples map outside moving image buffer")
-    expected = template_regions().locate((-40, 40, 20))
-    found = done.region_map.locate(0.93 * np.array([-40, 40, 20]))
-    assert (found.region, found.side) == (expected.region, expected.side) == ("frontal", "left")
+    return image, nib.affines.from_matvec(np.diag([3.72] * 3), 0.93 * np.array([-80, -110, -30])), brain

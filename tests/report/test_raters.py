@@ -1,6 +1,7 @@
 """Agreement of readers with each other and with the program."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -98,6 +99,24 @@ def test_two_runs_of_the_program(results, tmp_path):
     told = compare_raters(results, {"other run": str(results)}, tmp_path / "out")
     (pair,) = told["pairs"]
     assert pair["positive_agreement"] == 1 and pair["presence"]["kappa"] == 1 and pair["counts"]["icc"] == 1
+
+
+def test_bids_derivatives_are_results_too(results, tmp_path):
+    for subject in ("a", "b", "c"):
+        folder = tmp_path / "bids" / f"sub-{subject}" / ("ses-1" if subject == "b" else "") / "anat"
+        folder.mkdir(parents=True)
+        stem = f"sub-{subject}_ses-1" if subject == "b" else f"sub-{subject}"
+        content = json.loads((results / subject / f"{subject}_cmb.json").read_text()) | {"subject": subject}
+        (folder / f"{stem}_desc-cmb_candidates.json").write_text(json.dumps(content))
+        shutil.copy(results / subject / f"{subject}_cmb.nii.gz", folder / f"{stem}_space-orig_desc-cmb_dseg.nii.gz")
+    raters = {"A": sheet(tmp_path, "A.csv", FIRST), "B": sheet(tmp_path, "B.csv", SECOND)}
+    plain = compare_raters(results, raters, tmp_path / "out")
+    assert compare_raters(tmp_path / "bids", raters, tmp_path / "out") == plain
+    told = compare_raters(results, {"again": tmp_path / "bids"}, tmp_path / "out")  # as a rater
+    assert told["pairs"][0]["lesions_of_both"] == 3 and told["pairs"][0]["positive_agreement"] == 1
+    shutil.copytree(tmp_path / "bids" / "sub-a", results / "sub-a")
+    with pytest.raises(SubjectError, match=r"a: has results in .*a_cmb\.json and in .*sub-a_desc-cmb_candidates\.json"):
+        compare_raters(results, raters, tmp_path / "out")
 
 
 def test_a_rating_that_cannot_be_read_is_named_and_the_others_are_compared(results, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -332,14 +332,7 @@ def make_report(
     hd = require("highdicom")
     from pydicom.sr.codedict import codes
 
-    finding = hd.sr.CodedConcept(*MICROBLEED)
-    said = ["not for diagnosis", *([f"Warning: {warnings}"] if warnings else [])]
-    algorithm = hd.sr.AlgorithmIdentification(name=NAME, version=version, parameters=said)
-    common = {
-        "finding_type": finding,
-        "finding_category": codes.SCT.MorphologicallyAbnormalStructure,
-        "algorithm_id": algorithm,
-    }
+    common = group_values(version, warnings)
     number = hd.sr.Measurement(codes.SCT.NumberOfLesions, len(microbleeds), codes.UCUM.NoUnits)
     groups = [
         hd.sr.MeasurementsAndQualitativeEvaluations(
@@ -349,23 +342,63 @@ def make_report(
             **common,
         )
     ]
-    identified = _with_segments_in_frames(segmentation)
+    identified = with_segments_in_frames(segmentation)
     for segment, bleed in zip(segmentation.SegmentSequence, microbleeds, strict=False):
-        diameter = float(bleed["diameter_mm"])
-        values = [
-            (codes.SCT.Diameter, diameter, codes.UCUM.Millimeter),
-            (codes.SCT.Volume, round(math.pi / 6 * diameter**3, 2), codes.UCUM.CubicMillimeter),
-            (codes.DCM.CertaintyOfFinding, round(100 * float(bleed["probability"]), 2), codes.UCUM.Percent),
-        ]
         groups.append(
             hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
                 tracking_identifier=hd.sr.TrackingIdentifier(segment.TrackingUID, segment.TrackingID),
                 referenced_segment=hd.sr.ReferencedSegment.from_segmentation(identified, segment.SegmentNumber),
-                measurements=[hd.sr.Measurement(*value) for value in values],
+                measurements=measurements_of(bleed["diameter_mm"], bleed["probability"]),
                 finding_sites=[hd.sr.FindingSite(*site_of(bleed))],
                 **common,
             )
         )
+    return report_of(groups, [*images, segmentation], version, warnings, SR_SERIES)
+
+
+def group_values(version: str, warnings: str = "") -> dict[str, Any]:
+    """What all measurement groups of a report share: that they are of microbleeds, and the algorithm."""
+    hd = require("highdicom")
+    from pydicom.sr.codedict import codes
+
+    said = ["not for diagnosis", *([f"Warning: {warnings}"] if warnings else [])]
+    return {
+        "finding_type": hd.sr.CodedConcept(*MICROBLEED),
+        "finding_category": codes.SCT.MorphologicallyAbnormalStructure,
+        "algorithm_id": hd.sr.AlgorithmIdentification(name=NAME, version=version, parameters=said),
+    }
+
+
+def measurements_of(diameter_mm: float, probability: float) -> list[Any]:
+    """Diameter, volume and certainty of a microbleed."""
+    hd = require("highdicom")
+    from pydicom.sr.codedict import codes
+
+    values = [
+        (codes.SCT.Diameter, float(diameter_mm), codes.UCUM.Millimeter),
+        (codes.SCT.Volume, round(math.pi / 6 * float(diameter_mm) ** 3, 2), codes.UCUM.CubicMillimeter),
+        (codes.DCM.CertaintyOfFinding, round(100 * float(probability), 2), codes.UCUM.Percent),
+    ]
+    return [hd.sr.Measurement(*value) for value in values]
+
+
+def report_of(
+    groups: list[Any], evidence: list[Any], version: str, warnings: str, series: int, earlier: Sequence[Any] = ()
+) -> Any:
+    """
+    A report of measurement groups.
+
+    Args:
+        groups: of TID 1501 and 1411.
+        evidence: images and segmentation that it refers to.
+        version: of the bundle.
+        warnings: whether there are any is in SeriesDescription.
+        series: SeriesNumber.
+        earlier: reports whose content it takes up.
+    """
+    hd = require("highdicom")
+    from pydicom.sr.codedict import codes
+
     device = hd.sr.ObserverContext(
         codes.DCM.Device,
         hd.sr.DeviceObserverIdentifyingAttributes(uid=hd.UID(), name=NAME, model_name=DESCRIPTION),
@@ -378,17 +411,18 @@ def make_report(
     )
     made_by = _made_by(hd, version)
     report = hd.sr.Comprehensive3DSR(
-        evidence=[*images, segmentation],
+        evidence=evidence,
         content=content,
-        series_number=SR_SERIES,
+        series_number=series,
         series_description=f"{DESCRIPTION}{', with a warning' if warnings else ''}",
+        previous_versions=list(earlier) or None,
         **{key: made_by[key] for key in ("series_instance_uid", "sop_instance_uid", "instance_number", "manufacturer")},
     )
     report.ManufacturerModelName, report.SoftwareVersions = NAME, version
     return report
 
 
-def _with_segments_in_frames(segmentation: Any) -> Any:
+def with_segments_in_frames(segmentation: Any) -> Any:
     """
     A view of a segmentation whose every frame names its segment.
 

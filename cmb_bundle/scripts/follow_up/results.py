@@ -131,8 +131,9 @@ def content(done: Comparison) -> dict:
 def clear(output_dir: str | Path, patient: str) -> Path:
     """Remove what an earlier run wrote of a patient; return the folder, which is not made."""
     folder = Path(output_dir) / FOLDER / folder_of(patient)
-    for path in folder.glob(f"*{END}.*"):
-        path.unlink()
+    for end in (".*", "_sr.dcm"):
+        for path in folder.glob(f"*{END}{end}"):
+            path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     return folder
@@ -172,5 +173,7 @@ def said(done: Comparison) -> str:
     return (
         f"{done.patient}: {row['scans']} scans, since {row['first']} {row['new']} new ({row['new_certain']} certain, "
         f"{row['new_possible']} possible; {NEW} ones of 0, 1-4, 5-9, 10 and more: {row['new_band']}), "
-        f"{row['stable']} stable, {row['gone']} gone, {row['cannot_be_told']} cannot be told"
+        f"{row['stable']} stable, {row['gone']} gone, "
+        f"{row['below_the_threshold_then'] + row['below_the_threshold_now']} below the threshold once, "
+        f"{row['cannot_be_told']} cannot be told"
     )

@@ -20,6 +20,7 @@ from .matching import track
 from .patients import Session, patients_of
 from .protocol import not_known
 from .registration import Registration, register_rigidly
+from .reports import write_reports
 from .results import clear, said, summary_row, write_comparison, write_table
 from .scans import FoundScan, read_scan
 
@@ -107,12 +108,13 @@ class FollowUp:
         for patient, sessions in patients.items():
             try:
                 done = self.compare(patient, sessions)
-                write_comparison(done, self.output_dir, self.picture)
+                folder = write_comparison(done, self.output_dir, self.picture)
             except FollowUpError as error:
                 clear(self.output_dir, patient)
                 self.failures.append((patient, str(error)))
                 logger.error(f"{patient}: {error}")
                 continue
+            self._report(done, folder)
             rows.append(summary_row(done))
             print(said(done), flush=True)
         write_table(self.output_dir, rows)
@@ -154,6 +156,18 @@ class FollowUp:
             notices.append(f"{name} was left out, as {why}.")
         notices += _about_protocols([scan for scan, _ in kept])
         return self._compared(patient, kept, notices)
+
+    def _report(self, done: Comparison, folder: Path) -> None:
+        """Write the DICOM reports; where that cannot be done, the other results are kept and a line says so."""
+        try:
+            write_reports(done, folder)
+        except Exception as error:
+            reason = (
+                f"{FollowUpError.__name__}: no DICOM report of the follow-up was written ({type(error).__name__}: "
+                f"{error}); all other results were. If it is not needed, set dicom_output to False."
+            )
+            self.failures.append((done.patient, reason))
+            logger.error(f"{done.patient}: {reason}")
 
     def _compared(self, patient: str, kept: Sequence[tuple[FoundScan, Registration]], notices: list[str]) -> Comparison:
         scans, registrations = zip(*kept, strict=True)

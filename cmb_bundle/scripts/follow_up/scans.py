@@ -37,6 +37,8 @@ class FoundScan:
         threshold: probability from which a candidate was found.
         labels: its label map, on the file's own grid.
         warnings: on how it was read.
+        folder: of its results.
+        dicom_source: of a DICOM study, where its slices come from, see ``Volume.source`` in :mod:`..dicom.reader`.
     """
 
     session: Session
@@ -49,6 +51,23 @@ class FoundScan:
     threshold: float
     labels: nib.Nifti1Image
     warnings: str = ""
+    folder: Path = Path()
+    dicom_source: str = ""
+
+    @property
+    def segmentation_file(self) -> Path:
+        """DICOM SEG of its results."""
+        return self.folder / f"{self.session.subject}_cmb_seg.dcm"
+
+    @property
+    def report_file(self) -> Path:
+        """DICOM SR of its results."""
+        return self.folder / f"{self.session.subject}_cmb_sr.dcm"
+
+    @property
+    def has_report(self) -> bool:
+        """Whether its results have been written as DICOM."""
+        return bool(self.dicom_source) and self.segmentation_file.is_file() and self.report_file.is_file()
 
     @property
     def coverage(self) -> Coverage:
@@ -125,6 +144,7 @@ def read_scan(session: Session, output_dir: str | Path, reader: Callable[[Mappin
     return FoundScan(
         session, image, affine, np.asarray(data["mask"][0]) > 0, _protocol(content, volume, meta),
         tuple(candidates), tuple(found), content["probability_threshold"], labels, content.get("warnings") or "",
+        folder, data.get("dicom_source") or "",
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ microbleeds.tsv
 microbleeds.json
 subjects.csv
 regions.csv
+review.html
 failures.csv
 datalist.json
 error.log

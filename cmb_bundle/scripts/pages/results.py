@@ -14,6 +14,8 @@ from ..errors import SubjectError
 from ..geometry import corners_apart_mm, same_grid, suppressed_by
 
 ENDING = "_cmb.json"
+BIDS_ENDING, BIDS_LABELS = "_desc-cmb_candidates.json", "_space-orig_desc-cmb_dseg.nii.gz"
+"""Of results as BIDS derivatives, in ``sub-<label>/[ses-<label>/]anat``."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def read_results(results_dir: str | Path, subjects: Sequence[str] | None = None)
     Read the results of all subjects in a folder, or of some.
 
     Args:
-        results_dir: ``output_dir`` of an inference.
+        results_dir: ``output_dir`` of an inference, of either layout.
         subjects: only these ids.
 
     Returns:
@@ -49,14 +51,12 @@ def read_results(results_dir: str | Path, subjects: Sequence[str] | None = None)
         SubjectError: there are none, one that was asked for is absent, or one cannot be read.
     """
     root = Path(results_dir).expanduser()
-    found = {path.parent.name: path for path in sorted(root.glob(f"*/*{ENDING}"))}
-    found = {name: path for name, path in found.items() if path.name == f"{name}{ENDING}"}
+    found = _files_of(root)
     if not found:
-        bids = next(root.rglob("*_desc-cmb_candidates.json"), None) if root.is_dir() else None
-        what = f"no file <id>/<id>{ENDING}. Give the output_dir of an inference as results_dir."
-        if bids:
-            what = "BIDS derivatives, which are not read here; run the inference with output_layout default."
-        raise SubjectError(f"{root}: {'holds' if root.is_dir() else 'is no folder, so that it holds'} {what}")
+        raise SubjectError(
+            f"{root}: {'holds' if root.is_dir() else 'is no folder, so that it holds'} no file <id>/<id>{ENDING}, and "
+            f"no BIDS derivatives of the bundle (*{BIDS_ENDING}). Give the output_dir of an inference as results_dir."
+        )
     wanted = list(found) if subjects is None else [str(one) for one in subjects]
     absent = [name for name in wanted if name not in found]
     if absent:
@@ -67,8 +67,42 @@ def read_results(results_dir: str | Path, subjects: Sequence[str] | None = None)
     return [_read(name, path) for name, path in found.items() if name in wanted]
 
 
+def has_results(folder: Path) -> bool:
+    """Whether a folder holds results of an inference."""
+    return next(folder.glob(f"*/*{ENDING}"), None) is not None or bool(_bids_files(folder))
+
+
+def _files_of(root: Path) -> dict[str, Path]:
+    """The JSON of each subject, by its id.
+
+    Raises:
+        SubjectError: a subject has results in both layouts, or the name of a file of BIDS derivatives cannot be read.
+    """
+    found = {path.parent.name: path for path in sorted(root.glob(f"*/*{ENDING}"))}
+    found = {name: path for name, path in found.items() if path.name == f"{name}{ENDING}"}
+    for path in _bids_files(root):
+        try:
+            name = str(json.loads(path.read_text(encoding="utf-8"))["subject"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SubjectError(
+                f"{path} cannot be read ({type(error).__name__}: {error}). Run the inference of this subject again."
+            ) from error
+        if name in found:
+            raise SubjectError(
+                f"{name}: has results in {found[name]} and in {path}. Expected one: remove those that are not meant."
+            )
+        found[name] = path
+    return dict(sorted(found.items()))
+
+
+def _bids_files(root: Path) -> list[Path]:
+    return [path for sub in ("sub-*/anat", "sub-*/ses-*/anat") for path in sorted(root.glob(f"{sub}/*{BIDS_ENDING}"))]
+
+
 def _read(subject: str, path: Path) -> SubjectResult:
     label_map = path.with_name(f"{subject}_cmb.nii.gz")
+    if path.name.endswith(BIDS_ENDING):  # whose names have no more than letters and digits of the id
+        label_map = path.with_name(path.name.removesuffix(BIDS_ENDING) + BIDS_LABELS)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["microbleeds"], content["candidates"], content["probability_threshold"]

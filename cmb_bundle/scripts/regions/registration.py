@@ -33,6 +33,10 @@ LARGEST_SHARE = 0.7
 """Of the mutual information, the most that may be left when the template is shifted by ``SHIFT_MM``."""
 LEAST_SIMILARITY = 1.03
 SIZES, MOST_FOLDED = (0.6, 1.6), 0.02
+APART_MM, NEARLY = 24, 0.85
+"""Another height is tried too, so far from the best one, if so much of the mutual information is left there."""
+EVEN_MM = 25.0
+"""Width of the Gaussian by which slow changes of brightness are told, as those of a coil."""
 NODES_MM = 28
 """Of the B-spline's finest grid."""
 
@@ -74,8 +78,69 @@ def register(
     """
     itk = load_elastix()
     volume, coarse_affine, mask = coarse_volume(image, affine, head)
-    start = _search(volume, coarse_affine, mask)
-    fixed, grid, inside = _on_template_axes(volume, coarse_affine, mask, start, findings)
+    volume = _evened(volume, coarse_affine, mask)
+    fits = [_fit(itk, volume, coarse_affine, mask, start, findings) for start in _search(volume, coarse_affine, mask)]
+    best = min(fits, key=lambda one: (bool(one.failed or one.shape_doubts), -one.similarity))
+    doubts = best.failed + _shift_doubts(best.values, best.places, best.similarity) + best.shape_doubts
+    return Registration(_regions(best.target, best.grid, best.start), round(best.similarity, 4), doubts)
+
+
+def _evened(volume: np.ndarray, affine: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """
+    Even out slow changes of brightness within the head: a coil's can be many times those of tissues.
+
+    Args:
+        volume: (i, j, k), 0 to 1.2.
+        affine: voxel to mm.
+        mask: bool (i, j, k), the head.
+
+    Returns:
+        as ``volume``.
+
+    Example:
+        >>> ramp = np.broadcast_to(np.linspace(0.2, 1, 80)[:, None, None], (80, 40, 40)).astype(np.float32)
+        >>> even = _evened(ramp, np.diag([2.0, 2.0, 2.0, 1.0]), np.ones(ramp.shape, bool))
+        >>> bool(np.ptp(even[10:70]) < 0.15 * np.ptp(ramp[10:70]))
+        True
+    """
+    if not mask.any():
+        return volume
+    width = EVEN_MM / np.linalg.norm(affine[:3, :3], axis=0)
+    inside = mask.astype(np.float32)
+    around = ndimage.gaussian_filter(volume * inside, width) / np.maximum(ndimage.gaussian_filter(inside, width), 1e-3)
+    even = volume / np.maximum(around, 0.1 * float(np.median(volume[mask])) + 1e-6)
+    return np.clip(even / max(float(np.percentile(even[mask], 99)), 1e-6), 0, 1.2).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """
+    The template laid on a scan from one rough place.
+
+    Attributes:
+        start: (4, 4), the rough place, see :func:`_search`.
+        grid: of the scan on the template's axes.
+        target: (3, i, j, k), the place in the template of each voxel of that grid.
+        values: (n,) of the scan where it is compared.
+        places: (3, n) template mm where they lie.
+        similarity: their normalised mutual information.
+        shape_doubts: see :func:`_shape_doubts`.
+        failed: why elastix stopped, so that the template lies at the rough place.
+    """
+
+    start: np.ndarray
+    grid: Grid
+    target: np.ndarray
+    values: np.ndarray
+    places: np.ndarray
+    similarity: float
+    shape_doubts: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+def _fit(itk, volume: np.ndarray, affine: np.ndarray, mask: np.ndarray, start: np.ndarray, findings: Sequence) -> _Fit:
+    """Lay the template on a scan from a rough place by an affine map and a B-spline."""
+    fixed, grid, inside = _on_template_axes(volume, affine, mask, start, findings)
     moving, moving_grid, moving_mask = _moving()
     # where the search found the base of the head. A mask that moves with the template would let it grow until what
     # does not fit lies beyond the mask.
@@ -92,8 +157,7 @@ def register(
     places = target[:, compared][:, ::2]
     values = fixed[compared][::2]
     similarity = similarity_of(values, sample_at(moving, moving_grid, places))
-    doubts = failed + _shift_doubts(values, places, similarity) + _shape_doubts(target, grid, compared)
-    return Registration(_regions(target, grid, start), round(similarity, 4), doubts)
+    return _Fit(start, grid, target, values, places, similarity, _shape_doubts(target, grid, compared), failed)
 
 
 @lru_cache(maxsize=1)
@@ -113,12 +177,13 @@ def _moving() -> tuple[np.ndarray, Grid, np.ndarray]:
     return ndimage.gaussian_filter(image, 0.5), grid, distance < reach
 
 
-def _search(volume: np.ndarray, affine: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _search(volume: np.ndarray, affine: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
     """
     Where the template lies, roughly: the best of many shifts, heights, and turns about the ears.
 
     Returns:
-        (4, 4), RAS mm to template mm: a rotation, an enlargement and a shift.
+        (4, 4) each, RAS mm to template mm: a rotation, an enlargement and a shift. There are two where another height
+        fits nearly as well, as of a slab whose field of view cuts the head on all sides.
     """
     moving, grid, _ = _moving()
     every = np.maximum(np.round(START_MM / np.linalg.norm(affine[:3, :3], axis=0)).astype(int), 1)
@@ -128,16 +193,19 @@ def _search(volume: np.ndarray, affine: np.ndarray, mask: np.ndarray) -> np.ndar
     places = nib.affines.apply_affine(affine, index)
     inside = nib.affines.apply_affine(affine, np.argwhere(mask)[::17])
     centre = np.array([np.median(inside[:, 0]), np.median(inside[:, 1]), (inside[:, 2].min() + inside[:, 2].max()) / 2])
-    best, found = -np.inf, None
+    best: dict[int, tuple[float, np.ndarray]] = {}
     for degrees, y, z in itertools.product((-16, -8, 0, 8, 16), range(-30, 31, 10), range(-60, 61, 6)):
         angle = np.deg2rad(degrees)
         turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]) / SIZE
         shift = TEMPLATE_CENTRE + np.array([0, y, z]) - turn @ centre
         there = (turn @ places.T + shift[:, None]).astype(np.float32)
         score = similarity_of(values, sample_at(moving, grid, there, order=0), bins=16)
-        if score > best:
-            best, found = score, nib.affines.from_matvec(turn, shift)
-    return found
+        if z not in best or score > best[z][0]:
+            best[z] = score, nib.affines.from_matvec(turn, shift)
+    first = max(best, key=lambda z: best[z][0])
+    others = [z for z in best if abs(z - first) >= APART_MM and best[z][0] - 1 > NEARLY * (best[first][0] - 1)]
+    second = [max(others, key=lambda z: best[z][0])] if others else []
+    return [best[z][1] for z in (first, *second)]
 
 
 def _on_template_axes(

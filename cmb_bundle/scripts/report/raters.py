@@ -16,7 +16,7 @@ from ..errors import CohortError, InputError, LabelError, OptionError, SubjectEr
 from ..evaluation.agreement import count_agreement, weighted_kappa
 from ..evaluation.matching import match
 from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, write_csv, write_json
-from ..pages.results import SubjectResult, read_results
+from ..pages.results import SubjectResult, has_results, read_results
 
 PROGRAM = "program"
 NO_REGION = "not known"
@@ -130,7 +130,7 @@ def compare_raters(
 
 
 def _read_rater(name: str, path: Path, results: Mapping[str, SubjectResult], how: Mapping) -> Rater:
-    if path.is_dir() and any(path.glob("*/*_cmb.json")):
+    if path.is_dir() and has_results(path):
         own = {result.subject: _found(result) for result in read_results(path)}
         return Rater(name, {subject: own[subject] for subject in results if subject in own}, {}, {})
     if path.is_dir():
