@@ -87,7 +87,7 @@ def left_aside(output_dir: Path) -> list[str]:
 def not_whole(output_dir: Path) -> list[str]:
     """The subjects whose folder is there without whole results in it."""
     folders = [path for path in output_dir.glob("*") if path.is_dir() and not path.name.startswith(".")]
-    return [f.name for f in folders if (m := read_manifest(f)) is None or not is_whole(f, m)]
+    return [f.name for f in folders if (m := read_manifest(f / f"{f.name}_cmb_run.json")) is None or not is_whole(f, m)]
 
 
 def problem_of(output_dir: Path, wanted: dict[str, bytes], status: int) -> str:
