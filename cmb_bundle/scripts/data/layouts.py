@@ -597,7 +597,10 @@ def _holds_dicom(path: Path) -> bool:
 def _nothing_found(root: Path, subjects: list[dict[str, Any]]) -> str:
     if subjects:
         reasons = "\n".join(f"  {subject['subject']}: {subject['error']}" for subject in subjects[:5])
-        return f"{root}: none of the {len(subjects)} subjects can be used:\n{reasons}\nLayouts:\n{LAYOUTS}"
+        more = f"\n  ... and {len(subjects) - 5} more" if len(subjects) > 5 else ""
+        # what is wrong with DICOM is in its headers, wherever it lies
+        others = "" if all(subject["subject"].startswith("file ") for subject in subjects) else f"\nLayouts:\n{LAYOUTS}"
+        return f"{root}: none of the {len(subjects)} subjects can be used:\n{reasons}{more}{others}"
     files = islice((path for path in root.rglob("*") if path.is_file()), 8)
     shown = sorted(str(path.relative_to(root)) for path in files)
     nested = sorted(path.parent for path in root.glob("*/*") if path.is_dir() and path.name.lower() == "data")
