@@ -18,7 +18,7 @@ from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, UNREAD_SUFFIXES
 from .bids import FOLDERS, find_bids, is_part
 from .converted import take_converted
 from .echoes import ECHO, ROLES_OF_ECHOES, choose_echo
-from .ids import check_id
+from .ids import LONGEST_ID, check_id
 from .names import (
     CHALLENGE_LABEL,
     DERIVED,
@@ -596,7 +596,10 @@ def _holds_dicom(path: Path) -> bool:
 
 def _nothing_found(root: Path, subjects: list[dict[str, Any]]) -> str:
     if subjects:
-        reasons = "\n".join(f"  {subject['subject']}: {subject['error']}" for subject in subjects[:5])
+        reasons = "\n".join(
+            f"  {one if len(one := str(subject['subject'])) <= LONGEST_ID else one[:20] + '...'}: {subject['error']}"
+            for subject in subjects[:5]
+        )
         more = f"\n  ... and {len(subjects) - 5} more" if len(subjects) > 5 else ""
         # what is wrong with DICOM is in its headers, wherever it lies
         others = "" if all(subject["subject"].startswith("file ") for subject in subjects) else f"\nLayouts:\n{LAYOUTS}"

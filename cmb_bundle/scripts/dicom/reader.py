@@ -6,6 +6,7 @@ DICOM uses LPS mm; this file returns RAS mm, as the rest of the bundle does.
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -129,7 +130,8 @@ def dicom_files(folder: Path) -> Iterator[Path]:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         ending = path.name.lower()
         known = ending.endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json", ".png")) and not ending.endswith(".img")
-        if not hidden and not known and path.name != "DICOMDIR" and path.is_file() and is_dicom(path):
+        there = os.path.isfile(path)  # noqa: PTH113; is_file() raises an error where one may not look
+        if not hidden and not known and path.name != "DICOMDIR" and there and is_dicom(path):
             yield path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -227,4 +228,5 @@ def _hash(content: bytes) -> str:
 
 
 def _below(path: Path) -> Iterator[Path]:
-    return (one for one in path.rglob("*") if one.is_file()) if path.is_dir() else iter([path])
+    # of what may not be looked at, Path.is_file() raises an error
+    return (one for one in path.rglob("*") if os.path.isfile(one)) if path.is_dir() else iter([path])  # noqa: PTH113
