@@ -1,8 +1,6 @@
 """Two processes train to the losses of one."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -28,7 +26,6 @@ from cmb_bundle.scripts.training.distributed import (
 )
 
 from ..helpers import CONFIGS, TINY_CONFIG
-from ..helpers.processes import start_module
 
 CPU = torch.device("cpu")
 SPLIT = (3, 4)
@@ -153,31 +150,11 @@ def exact_config(tmp_path_factory):
     return path
 
 
-def command_of(run_id, config, output, cohort, *arguments):
+def run_two(run_id, config, output, cohort, *arguments):
     files = [str(path) for path in (CONFIGS / "train.json", CONFIGS / "multi_gpu_train.json", TINY_CONFIG, config)]
-    command = ["monai.bundle", "run", run_id, "--config_file", str(files), "--device", "$torch.device('cpu')"]
-    return [*command, "--dataset_dir", str(cohort), "--output_dir", str(output), *arguments]
-
-
-def run_two_by_hand(folder, command):
-    """Two processes with the environment that torchrun gives them; they have the slow imports already."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    where |= {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    logs = [folder / f"rank{rank}" for rank in range(2)]
-    processes = [
-        start_module(command, folder, log, log.with_suffix(".err"), {**os.environ, **where, "RANK": r, "LOCAL_RANK": r})
-        for r, log in zip("01", logs, strict=True)
-    ]
-    for process in processes:
-        process.join(600)
-        process.kill()
-    assert [process.exitcode for process in processes] == [0, 0], logs[0].with_suffix(".err").read_text()[-4000:]
-
-
-def run_two(command, output):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", *command]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    command += ["monai.bundle", "run", run_id, "--config_file", str(files), "--device", "$torch.device('cpu')"]
+    command += ["--dataset_dir", str(cohort), "--output_dir", str(output), *arguments]
     done = subprocess.run(command, cwd=output.parent, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done
@@ -187,10 +164,9 @@ def test_two_processes_train_both_stages_to_the_losses_of_one(tiny_cohort, bundl
     one, two = tmp_path / "one", tmp_path / "two"
     bundle("training", ["train.json", TINY_CONFIG, exact_config], tmp_path, dataset_dir=tiny_cohort, output_dir=one)
     # in two parts, so that the second resumes
-    first = command_of("training_detector", exact_config, two, tiny_cohort, "--detector_epochs", "1")
-    run_two_by_hand(tmp_path, first)
+    run_two("training_detector", exact_config, two, tiny_cohort, "--detector_epochs", "1")
     assert list(pd.read_csv(two / "detector_log.csv")["epoch"]) == [1]
-    done = run_two(command_of("training", exact_config, two, tiny_cohort), two)
+    done = run_two("training", exact_config, two, tiny_cohort)
     for words in ("after epoch 1", "with other values than before"):
         assert done.stdout.count(words) == 1, "the first process tells it, the others are silent"
 

@@ -130,7 +130,7 @@ def dicom_files(folder: Path) -> Iterator[Path]:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         ending = path.name.lower()
         known = ending.endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json", ".png")) and not ending.endswith(".img")
-        there = os.path.isfile(path)  # noqa: PTH113; is_file() raises an error where one may not look
+        there = os.path.isfile(path)  # noqa: PTH113 (is_file() raises where one may not look)
         if not hidden and not known and path.name != "DICOMDIR" and there and is_dicom(path):
             yield path
 
