@@ -22,6 +22,8 @@ MOST_VOXELS = 2**28
 """Of one volume: more than any scan of a head has; a whole head at 0.25 mm has fewer."""
 MOST_VALUES = 2**30
 """Of all volumes of a file."""
+MOST_PACKED = 1100
+"""How many bytes a byte of gzip can become, and some more."""
 PADDING = 512
 """Bytes that may follow the values, as of programs that write whole blocks."""
 
@@ -81,7 +83,10 @@ class WholeReader(NibabelReader):
         image = nib.load(path)
         _check_sizes(image.shape)
         proxy = image.dataobj
-        content = bytearray(proxy.offset + math.prod(image.shape) * proxy.dtype.itemsize)
+        needed = proxy.offset + math.prod(image.shape) * proxy.dtype.itemsize
+        if needed > Path(path).stat().st_size * MOST_PACKED:  # no memory for what cannot be there
+            _check_length(image, check_gzip(path))
+        content = bytearray(needed)
         with unpacked(path) as stream:
             _check_length(image, _fill(content, stream))
         stored = np.frombuffer(content, proxy.dtype, math.prod(image.shape), proxy.offset).reshape(

@@ -252,6 +252,13 @@ def test_two_files_of_one_kind_are_an_error_of_their_subject(tmp_path, names):
     assert all(Path(name).name in message for name in names)
 
 
+def test_an_id_without_end_is_said_in_short(tmp_path):
+    (tmp_path / "list.json").write_text(json.dumps({"unlabelled": [{"subject": "a" * 5000, "image": "a_swi.nii"}]}))
+    with pytest.raises(SubjectError, match=r"\n  a{20}\.\.\.: has an id of 5000 bytes, a{20}\.\.\.,") as caught:
+        find_subjects(tmp_path / "list.json")
+    assert len(str(caught.value)) < 1800
+
+
 def test_nothing_found_shows_files_and_layouts(tmp_path):
     touch(tmp_path, "scan1.nii.gz", "notes.txt")
     with pytest.raises(SubjectError, match=r"none of the 1 subjects can be used:\n  scan1: ") as caught:

@@ -432,6 +432,19 @@ def test_a_truncated_file_is_named(tmp_path, write):
         LoadSubjectd()({"subject": "a", "dicom": str(tmp_path / "study")})
 
 
+def test_an_intercept_that_rounds_the_pixels_away_is_refused(tmp_path, write):
+    """ITK applies it even where there is no RescaleSlope; the slice was read as 0."""
+    write("SWI_Images", 7, SWI_TYPE, values((64, 64, 4)), affine=np.eye(4))
+    path = next((tmp_path / "study").iterdir())
+    dataset = pydicom.dcmread(path)
+    if "RescaleSlope" in dataset:
+        del dataset.RescaleSlope
+    dataset.RescaleIntercept = "1e30"
+    dataset.save_as(path)
+    with pytest.raises(SubjectError, match=rf"{path.name} has a RescaleIntercept of 1e\+30; no scanner writes that"):
+        LoadSubjectd()({"subject": "a", "dicom": str(tmp_path / "study")})
+
+
 def test_swip_of_philips_has_both_in_one_series(tmp_path, write):
     series, affine = write("SWIp", 501, r"ORIGINAL\PRIMARY\SW_M_FFE\SW_M\FFE", echo=0, per_frame=True), oblique()
     write(
@@ -589,6 +602,7 @@ def test_bad_files_alone_are_an_error_with_their_names(tmp_path):
     with pytest.raises(SubjectError, match="none of the 1 subjects can be used") as caught:
         find_subjects(tmp_path)
     assert f"file IM1: {tmp_path / 'IM1'} has no StudyInstanceUID" in str(caught.value)
+    assert "Layouts" not in str(caught.value), "which do not matter to it"
 
 
 def test_studies_in_the_layout_of_the_data_set_have_their_labels(tmp_path, write):

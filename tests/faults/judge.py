@@ -9,7 +9,6 @@ import os
 import re
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..helpers.processes import start_module
 from .scans import Fault, Scan
 
 LIMIT_GB = 4.0
@@ -134,7 +134,9 @@ def read_table(path: Path) -> dict[str, dict]:
     return pd.read_csv(path, dtype=str, keep_default_na=False).set_index("subject").to_dict("index")
 
 
-def run_scans(faults: Sequence[Fault], scan: Scan, folder: Path, as_datalist: bool = False) -> list[Outcome]:
+def run_scans(
+    faults: Sequence[Fault], scan: Scan, folder: Path, as_datalist: bool = False, **options: object
+) -> list[Outcome]:
     """Make the broken scans in one data set beside an intact one, run inference once, and judge each."""
     scans, output_dir = folder / "scans", folder / "results"
     scans.mkdir(parents=True)
@@ -151,7 +153,9 @@ def run_scans(faults: Sequence[Fault], scan: Scan, folder: Path, as_datalist: bo
         listed = [{"subject": name, "dicom": str(scans / name)} for name in (*names, "intact")]
         dataset_dir = folder / "list.json"
         dataset_dir.write_text(json.dumps({"unlabelled": listed}))
-    error = run_workflow(["inference.json"], dataset_dir=str(dataset_dir), output_dir=str(output_dir), picture=False)
+    error = run_workflow(
+        ["inference.json"], dataset_dir=str(dataset_dir), output_dir=str(output_dir), picture=False, **options
+    )
     failures = {name: row["reason"] for name, row in read_table(output_dir / "failures.csv").items()}
     rows = {name: row for name, row in read_table(output_dir / "subjects.csv").items() if name not in failures}
     if type(error).__name__ != ("CohortError" if failures else "NoneType"):
@@ -186,17 +190,15 @@ def in_process_of_its_own(part: str, folder: Path, every: int = 1) -> tuple[list
     """
     folder.mkdir(parents=True)
     began, root = time.monotonic(), Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "tests.faults", "--part", part, "--folder", str(folder)]
-    command += ["--every", str(every)]
-    with (folder / "log").open("w") as log:
-        try:
-            done = subprocess.run(
-                command, cwd=root, stdout=log, stderr=subprocess.STDOUT, timeout=MOST_SECONDS,
-                env={**os.environ, "PYTHONPATH": str(root)}, check=False,
-            )  # fmt: skip
-            ended = f"ended with {done.returncode}" if done.returncode else ""
-        except subprocess.TimeoutExpired:
-            ended = f"was not done within {MOST_SECONDS} s"
+    command = ["tests.faults", "--part", part, "--folder", folder, "--every", every]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    process = start_module(command, root, folder / "out", folder / "log", environment)
+    process.join(MOST_SECONDS)
+    ended = f"ended with {process.exitcode}" if process.exitcode else ""
+    if process.is_alive():
+        process.kill()
+        process.join()
+        ended = f"was not done within {MOST_SECONDS} s"
     outcomes, memory = [], 0.0
     if (folder / "outcomes.json").exists():
         content = json.loads((folder / "outcomes.json").read_text())

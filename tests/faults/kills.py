@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -87,7 +86,7 @@ def left_aside(output_dir: Path) -> list[str]:
 def not_whole(output_dir: Path) -> list[str]:
     """The subjects whose folder is there without whole results in it."""
     folders = [path for path in output_dir.glob("*") if path.is_dir() and not path.name.startswith(".")]
-    return [f.name for f in folders if (m := read_manifest(f)) is None or not is_whole(f, m)]
+    return [f.name for f in folders if (m := read_manifest(f / f"{f.name}_cmb_run.json")) is None or not is_whole(f, m)]
 
 
 def problem_of(output_dir: Path, wanted: dict[str, bytes], status: int) -> str:
@@ -258,71 +257,8 @@ def of_cluster(cohort: Path, folder: Path, every: int) -> list[Outcome]:
     return outcomes
 
 
-def workers_of(process: int) -> list[int]:
-    """The processes that a cluster on this computer started for its workers."""
-    found = []
-    with suppress(OSError):
-        for task in Path(f"/proc/{process}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
-    return [c for c in found if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
-
-
-def of_workers(cohort: Path, folder: Path, every: int) -> list[Outcome]:
-    """60 scans on this computer, of which a worker is killed ten times; the results are those of a plain run."""
-    from cmb_bundle.scripts.phantom import SMALL, TINY, make_cohort
-
-    made = folder / "made"
-    number = 60 // every
-    small = number // 6
-    make_cohort(made / "tiny", number - small, TINY, seed=61, progress=False, processes=2)
-    make_cohort(made / "small", small, SMALL, seed=62, progress=False, processes=2)
-    scans = folder / "scans"
-    scans.mkdir()
-    for cohort_of in ("tiny", "small"):
-        for modality, kind in (("SWI", "swi"), ("Phase", "phase")):
-            for path in sorted((made / cohort_of / "Data" / modality).iterdir()):
-                shutil.copy(path, scans / f"{cohort_of}{path.name.removesuffix('.nii.gz')}_{kind}.nii.gz")
-    log, seconds = folder / "run.log", {}
-    options = {"dataset_dir": str(scans)}
-
-    def timed(name: str, configs: Sequence[str], output: Path, kills: int = 0, **more: object) -> None:
-        began, draw = time.monotonic(), random.Random(54)
-        child = fork_run(configs, None, log, {**options, "output_dir": str(output), **more})
-        killed = 0
-        while kills and killed < kills:
-            time.sleep(draw.uniform(1.0, 2.0) * seconds["2 workers"] / (3 * kills))
-            done = len(list(output.glob("*/*_run.json")))
-            if done >= number - 2:
-                break
-            found = workers_of(child)
-            if done and found:
-                os.kill(draw.choice(found), signal.SIGKILL)
-                killed += 1
-        status = wait(child)
-        seconds[name] = time.monotonic() - began
-        # by design a subject that loses two workers fails, and is done by the same command again
-        assert status == 0 or kills, log.read_text()[-3000:]
-        if kills:
-            seconds["kills"] = killed
-
-    timed("plain", ["inference.json"], folder / "plain")
-    wanted, outcomes = contents(folder / "plain"), []
-    timed("2 workers", COHORT, folder / "two", workers=2, cohort_files=False)
-    timed("2 workers, killed", COHORT, folder / "killed", kills=10, workers=2, cohort_files=False)
-    timed("again", COHORT, folder / "killed", workers=2, cohort_files=False)
-    for name, output in (("2 workers", "two"), ("2 workers, killed", "killed")):
-        problem = problem_of(folder / output, wanted, 0)
-        how = f"{number} scans: {name}, {seconds[name]:.0f} s; plain {seconds['plain']:.0f} s"
-        how += f"; again {seconds['again']:.0f} s"
-        if name.endswith("killed"):
-            how += f"; {seconds['kills']} kills"
-        outcomes.append(Outcome("60 scans", how, "differs" if problem else "same", "", problem))
-    return outcomes
-
-
 PARTS = {
     "kill-inference": of_inference,
     "kill-training": of_training,
     "kill-cluster": of_cluster,
-    "kill-workers": of_workers,
 }

@@ -6,12 +6,11 @@ import pytest
 
 from .__main__ import table_of
 from .judge import Outcome, in_process_of_its_own, judge, problem_of_line, run_workflow
-from .parts import make_base
 from .scans import Fault
 
 
-def test_broken_scans_end_as_a_result_or_as_a_plain_line(tmp_path):
-    make_base(tmp_path / "base")
+def test_broken_scans_end_as_a_result_or_as_a_plain_line(tiny_cohort, tmp_path):
+    (tmp_path / "base").symlink_to(tiny_cohort)
     outcomes, _, gigabytes = in_process_of_its_own("some", tmp_path / "some")
     assert [one for one in outcomes if one.problem] == []
     table = table_of(outcomes)

@@ -36,18 +36,24 @@ def run_module(words, cwd, timeout=600, env=None):
     Returns:
         What ``subprocess.run`` returns with ``capture_output`` and ``text``.
     """
-    words = [str(word) for word in words]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = _context.Process(target=_run, args=(words, str(cwd), dict(os.environ if env is None else env), files))
-        process.start()
+        process = start_module(words, cwd, *files, env)
         process.join(timeout)
         if process.is_alive():
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(words, timeout)
         out, err = (path.read_text(encoding="utf-8", errors="replace") for path in files)
-        return subprocess.CompletedProcess(words, process.exitcode, out, err)
+        return subprocess.CompletedProcess([str(word) for word in words], process.exitcode, out, err)
+
+
+def start_module(words, cwd, out, err, env=None):
+    """Start ``python -m MODULE ARGUMENTS...``, with files for what it prints; returns the process, which runs on."""
+    environment = dict(os.environ if env is None else env)
+    process = _context.Process(target=_run, args=([str(word) for word in words], str(cwd), environment, [out, err]))
+    process.start()
+    return process
 
 
 def _run(words, cwd, environment, files):

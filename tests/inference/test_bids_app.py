@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 
 import pandas as pd
@@ -15,6 +14,7 @@ from cmb_bundle.scripts.inference.bids_app import main, parse
 
 from ..helpers import ROOT
 from ..helpers.commands import commands
+from ..helpers.processes import run_module
 
 
 @pytest.fixture
@@ -41,9 +41,8 @@ def bids(tiny_cohort, tmp_path_factory):
 
 def app(bids, output, *words):
     """The command, without a home that can be written to; as if the file system were read-only but for the output."""
-    command = [sys.executable, "-m", "cmb_bundle.scripts.inference.bids_app", str(bids), str(output), *words]
     environment = {**os.environ, "HOME": "/nowhere", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, cwd="/", capture_output=True, text=True, env=environment, timeout=600, check=False)
+    return run_module(["cmb_bundle.scripts.inference.bids_app", bids, output, *words], "/", env=environment)
 
 
 def test_participants_in_jobs_of_their_own_and_then_the_group(bids, tmp_path):
@@ -55,7 +54,10 @@ def test_participants_in_jobs_of_their_own_and_then_the_group(bids, tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("  sub-03: SubjectError: sub-03: the SWI ")
     assert "Traceback" not in done.stderr
-    assert {path.name for path in (tmp_path / "out").glob("failures*")} == {"failures_03_02.csv"}
+    # of the group nothing is written yet, by which jobs could undo what others wrote
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_file()} == {
+        "error.log", "failures_03_02.csv",
+    }  # fmt: skip
 
     done = app(bids, tmp_path / "out", "group")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -65,7 +67,21 @@ def test_participants_in_jobs_of_their_own_and_then_the_group(bids, tmp_path):
     assert "sub-03_swi.nii.gz cannot be read" in table.loc["sub-03", "reason"]
     assert table["microbleeds"].notna().tolist() == [True, True, False]
     assert "sub-02" in (tmp_path / "out" / "cohort.html").read_text(encoding="utf-8")
+    rows = pd.read_csv(tmp_path / "out" / "subjects.csv").set_index("subject")
+    assert dict(rows["microbleeds"].dropna()) == dict(table["microbleeds"].dropna())
+    assert rows.loc["sub-03", "failure"] == table.loc["sub-03", "reason"]
     assert {path: path.stat().st_mtime_ns for path in bids.rglob("*")} == before
+
+
+def test_the_group_of_bids_derivatives(bids, tmp_path):
+    options = ("--output_layout", "bids", "--picture", "False")
+    done = app(bids, tmp_path, "participant", "--participant_label", "01", *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = app(bids, tmp_path, "group")
+    assert done.stdout.splitlines()[-1].startswith("3 scans: 2 not done, 1 done.")
+    assert list(pd.read_csv(tmp_path / "cohort.csv")["state"]) == ["done", "not done", "not done"]
+    assert list(pd.read_csv(tmp_path / "microbleeds.tsv", sep="\t")["source_id"]) == ["sub-01"]
+    assert not (tmp_path / "subjects.csv").exists()
 
 
 @pytest.mark.usefixtures("hooks")

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from cmb_bundle.scripts.inference import cluster as module
 from cmb_bundle.scripts.inference.cluster import ClusterLoader, _Dispatcher, _read_cluster_file
 
 from ..helpers import CONFIGS
+from ..helpers.processes import start_module
 from .test_resume import ALL, flat_copy, run
 
 
@@ -186,18 +186,17 @@ def test_a_cluster_with_a_killed_worker_gives_the_results_of_a_plain_run(tiny_co
     plain, output = tmp_path / "plain", tmp_path / "results"
     (scans / "a_swi.nii.gz").write_bytes(b"no scan")
     files = str([str(CONFIGS / name) for name in ("inference.json", "cohort.json")])
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", files, "--dataset_dir", str(scans)]
-    command += ["--output_dir", str(output), "--picture", "False", "--workers", "2", "--worker_gb", "3"]
-    log = tmp_path / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT)
-        while process.poll() is None and not list(output.glob(".*/*/*")):
-            time.sleep(0.01)
-        killed = workers_of(process)
-        assert len(killed) == 2
-        os.kill(killed[0], signal.SIGKILL)
-        assert process.wait(timeout=600) == 1
-    said = log.read_text()
+    command = ["monai.bundle", "run", "--config_file", files, "--dataset_dir", scans, "--output_dir", output]
+    command += ["--picture", "False", "--workers", "2", "--worker_gb", "3"]
+    process = start_module(command, tmp_path, tmp_path / "out", tmp_path / "log")
+    while process.is_alive() and not list(output.glob(".*/*/*")):
+        time.sleep(0.01)
+    killed = workers_of(process)
+    assert len(killed) == 2
+    os.kill(killed[0], signal.SIGKILL)
+    process.join(600)
+    assert process.exitcode == 1
+    said = (tmp_path / "out").read_text() + (tmp_path / "log").read_text()
     assert "1 of 5 subjects failed; the others are done." in said
     assert "dashboard at http://127.0.0.1:" in said
 

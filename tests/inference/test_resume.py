@@ -147,6 +147,35 @@ def test_skipped_subjects_count_in_an_evaluation(tiny_cohort, tmp_path):
     assert {name: (output / name).read_bytes() for name in names} == first
 
 
+def test_bids_derivatives_are_not_done_again_and_have_the_tables_of_a_cohort(tiny_cohort, tmp_path):
+    scans, output = flat_copy(tiny_cohort, tmp_path / "scans", 2), tmp_path / "results"
+    options = {"output_layout": "bids", "cohort_files": True, "picture": True}
+    assert run(INFERENCE, scans, output, **options)[1] is None
+    label_map = output / "sub-phantom001" / "anat" / "sub-phantom001_space-orig_desc-cmb_dseg.nii.gz"
+
+    def written():
+        return {str(path): path.stat().st_mtime_ns for path in output.glob("sub-*/**/*_*")}
+
+    first, table = written(), pd.read_csv(output / "cohort.csv")
+    assert len(first) == 2 * 6
+    assert list(table["state"]) == ["done", "done"] and table["seconds"].notna().all()
+    assert "sub-phantom001/figures/sub-phantom001_desc-cmb_dseg.png" in (output / "cohort.html").read_text()
+    engine, error = run(INFERENCE, scans, output, **options)
+    assert error is None and engine.skipped == ALL[:2]
+    assert written() == first
+    pd.testing.assert_frame_equal(pd.read_csv(output / "cohort.csv"), table)
+
+    label_map.write_bytes(b"cut")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = sha256(socket.gethostname().encode()).hexdigest()[:8]
+    left = label_map.with_name(f".{host}{gone.pid:08x}{'0' * 16}.{label_map.name}")
+    left.touch()
+    engine, _ = run(INFERENCE, scans, output, **options)
+    assert engine.skipped == ALL[1:2] and not left.exists()
+    assert {name for name, when in written().items() if first[name] != when} == {n for n in first if "phantom001" in n}
+
+
 def test_what_a_killed_run_left_is_cleared(tmp_path):
     host = sha256(socket.gethostname().encode()).hexdigest()[:8]
 

@@ -164,3 +164,25 @@ def test_weights_that_are_not_finite_are_refused_within_a_checkpoint_too(tmp_pat
     torch.save({"state_dict": state}, tmp_path / "theirs.pt")
     with pytest.raises(CheckpointError, match=r"1 of the 6 values of detector\.weight are NaN"):
         initialize(filled(1.0), tmp_path / "theirs.pt")
+
+
+def test_a_changed_byte_and_other_kinds_of_values_are_refused(tmp_path):
+    network = torch.nn.Linear(50, 4)
+    path, weight = tmp_path / "w.pt", network.state_dict()["weight"]
+    torch.save(network.state_dict(), path)
+    content = path.read_bytes()
+    place = content.index(weight.numpy().tobytes()) + 2
+    path.write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
+    with pytest.raises(CheckpointError, match=r"w.pt is damaged: the checksum of .*data/\d+ does not fit"):
+        load_weights(network, path)
+    for changed, message in (
+        ("text", "weight is str; expected a tensor of torch.float32"),
+        (weight.long(), "weight is torch.int64; expected a tensor of torch.float32"),
+        (weight.to(torch.complex64), "weight is torch.complex64; expected"),
+    ):
+        torch.save({**network.state_dict(), "weight": changed}, path)
+        with pytest.raises(CheckpointError, match=message):
+            load_weights(network, path)
+    torch.save({name: value * 0 for name, value in network.state_dict().items()}, path)
+    with pytest.raises(CheckpointError, match="all weights are 0"):
+        load_weights(network, path)

@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import gzip
 import itertools
 import json
 import math
+import struct
 import tempfile
 from pathlib import Path
 
@@ -95,10 +97,16 @@ def test_a_missing_file_is_named(tmp_path, swi):
 
 def broken(kind, folder):
     large = np.random.default_rng(0).integers(0, 900, (40, 40, 20)).astype(np.int16)
-    name = "bad.nii" if kind == "truncated" else "bad.nii.gz"
+    name = "bad.nii" if kind in ("truncated", "place", "place in gzip") else "bad.nii.gz"
     content = nifti(folder / name, large).read_bytes()
     if kind == "text":
         content = b"slice,x,y\n1,2,3\n"
+    if kind.startswith("place"):  # 4 GB from the beginning, as a damaged vox_offset tells
+        content = content[:108] + struct.pack("<f", 2.0**32) + content[112:]
+        content = gzip.compress(content) if kind.endswith("gzip") else content
+        name = "bad.nii.gz" if kind.endswith("gzip") else "bad.nii"
+        (folder / name).write_bytes(content)
+        return folder / name
     (folder / name).write_bytes(b"" if kind == "empty" else content[: len(content) // 2])
     return folder / name
 
@@ -107,6 +115,8 @@ def broken(kind, folder):
     "kind,reason",
     [
         ("truncated", "64000 bytes, and 31824 follow: it is cut off"),
+        ("place", "64000 bytes, and 0 follow: it is cut off, or a size in the header is damaged"),
+        ("place in gzip", "64000 bytes, and 0 follow: it is cut off, or a size in the header is damaged"),
         ("truncated gzip", "ended before the end-of-stream marker"),
         ("text", "not a gzip file"),
         ("empty", "Empty file"),

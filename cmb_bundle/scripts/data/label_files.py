@@ -312,7 +312,8 @@ def _check_class_by_position(path: Path, cells: list[tuple[int, list[Any]]], val
 def _columns_by_position(path: Path, cells: list[tuple[int, list[Any]]]) -> dict[str, int]:
     number, row = max(cells, key=lambda numbered: len(numbered[1]))
     if len(row) not in (3, 4):
-        raise LabelError(f"{path}: row {number} has {len(row)} column(s), {row!r}; {EXPECTED}.")
+        shown = repr(row) if len(row) <= 8 else f"{row[:8]!r} and more"
+        raise LabelError(f"{path}: row {number} has {len(row)} column(s), {shown}; {EXPECTED}.")
     return {name: column for column, name in enumerate(("slice", "x", "y", "class")[: len(row)])}
 
 

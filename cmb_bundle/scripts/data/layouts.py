@@ -19,7 +19,7 @@ from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, UNREAD_SUFFIXES, read_json
 from .bids import FOLDERS, find_bids, is_part
 from .converted import take_converted
 from .echoes import ECHO, ROLES_OF_ECHOES, choose_echo
-from .ids import check_id
+from .ids import LONGEST_ID, check_id
 from .names import (
     CHALLENGE_LABEL,
     DERIVED,
@@ -663,8 +663,15 @@ def _nothing_found(root: Path, subjects: list[dict[str, Any]]) -> str:
     nested = sorted(path.parent for path in root.glob("*/*") if path.is_dir() and path.name.lower() == "data")
     hint = f"Did you mean {nested[0]}?\n" if nested else ""
     if subjects:
-        reasons = "\n".join(f"  {subject['subject']}: {subject['error']}" for subject in subjects[:5])
-        return f"{root}: none of the {len(subjects)} subjects can be used:\n{reasons}\n{hint}Layouts:\n{LAYOUTS}"
+        reasons = "\n".join(
+            f"  {one if len(one := str(subject['subject'])) <= LONGEST_ID else one[:20] + '...'}: {subject['error']}"
+            for subject in subjects[:5]
+        )
+        more = f"\n  ... and {len(subjects) - 5} more" if len(subjects) > 5 else ""
+        # what is wrong with DICOM is in its headers, wherever it lies
+        of_dicom = all(subject["subject"].startswith("file ") for subject in subjects)
+        others = "" if of_dicom else f"\n{hint}Layouts:\n{LAYOUTS}"
+        return f"{root}: none of the {len(subjects)} subjects can be used:\n{reasons}{more}{others}"
     files = islice((path for path in root.rglob("*") if path.is_file()), 8)
     shown = sorted(str(path.relative_to(root)) for path in files)
     return f"{root}: no subjects found. It holds {', '.join(shown) or 'nothing'}. {hint}Layouts:\n{LAYOUTS}"

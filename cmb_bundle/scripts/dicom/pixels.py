@@ -11,6 +11,9 @@ from monai.data import MetaTensor
 from ..errors import DicomError
 from .reader import Volume, require
 
+FARTHEST_INTERCEPT = 1e9
+"""Beyond it a RescaleIntercept is damaged."""
+
 
 def read_volume(volume: Volume) -> MetaTensor:
     """
@@ -62,8 +65,13 @@ def read_pixels(volume: Volume) -> tuple[np.ndarray, float | None]:
             raise DicomError(f"{file} cannot be decoded ({reason}); copy or export it again.") from error
         header = require("pydicom").dcmread(file, defer_size=1024, force=True)
         _check_length(file, header)
+        intercept = dicom_io.GetRescaleIntercept()
+        if not abs(intercept) <= FARTHEST_INTERCEPT:  # beside it the pixels would be rounded away
+            raise DicomError(
+                f"{file} has a RescaleIntercept of {intercept:g}; no scanner writes that; export it again."
+            )
         values = itk.array_from_image(reader.GetOutput())
-        stored[file] = np.round((values - dicom_io.GetRescaleIntercept()) / dicom_io.GetRescaleSlope())
+        stored[file] = np.round((values - intercept) / dicom_io.GetRescaleSlope())
         padding = header.get("PixelPaddingValue")
         if isinstance(padding, int) and padding < 0:  # around what was measured, as -2000
             stored[file][stored[file] == padding] = 0

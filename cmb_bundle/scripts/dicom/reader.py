@@ -6,6 +6,7 @@ DICOM uses LPS mm; this file returns RAS mm, as the rest of the bundle does.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -139,7 +140,8 @@ def dicom_files(folder: Path) -> Iterator[Path]:
     for path in sorted(Path(where, name) for where, names in walk(folder) for name in names):
         ending = path.name.lower()
         known = ending.endswith((*IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json", ".png")) and not ending.endswith(".img")
-        if not known and path.name != "DICOMDIR" and path.is_file() and is_dicom(path):
+        there = os.path.isfile(path)  # noqa: PTH113 (is_file() raises where one may not look)
+        if not known and path.name != "DICOMDIR" and there and is_dicom(path):
             yield path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,14 @@ import pandas as pd
 
 from ..data.bids import only_labelled
 from ..data.layouts import find_subjects
+from ..data.results import results_of
 from ..dicom.writers import bundle_version
 from ..errors import OptionError, SubjectError, show_cause_last
-from ..files import check_writable
+from ..files import check_writable, write_csv
+from ..regions.table import RegionsTable
 from ..report.cohort import write_cohort
+from .bids_output import BidsOutput
+from .cohort_table import NAME, subjects_table
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -69,8 +74,8 @@ def participant_level(given: argparse.Namespace, options: Mapping[str, Any]) -> 
     """
     Find the microbleeds of the participants.
 
-    With ``participant_label``, failures go into ``failures_<labels>.csv``, so that jobs which work on a participant
-    each, in the same folder, keep those of each other.
+    With ``participant_label``, failures go into ``failures_<labels>.csv`` and no ``subjects.csv`` is written, so that
+    jobs which work on a participant each, in the same folder, leave alone what the others wrote.
     """
     files = [str(CONFIGS / "inference.json")]
     more = {"dataset_dir": str(given.bids_dir), "output_dir": str(given.output_dir), "cohort_files": False}
@@ -82,13 +87,20 @@ def participant_level(given: argparse.Namespace, options: Mapping[str, Any]) -> 
         more["workers"] = given.n_cpus
     if given.participant_label:
         labels = "_".join(label.removeprefix("sub-") for label in given.participant_label)
+        more[f"handlers#{_place_of_table()}#_disabled_"] = True
         more["evaluator#failures_file"] = str(given.output_dir / f"failures_{labels[:200]}.csv")
     monai.bundle.run(config_file=files, logging_file=False, **more, **options)
 
 
+def _place_of_table() -> int:
+    """Which of the handlers writes the table of the subjects of a run."""
+    handlers = json.loads((CONFIGS / "inference.json").read_text(encoding="utf-8"))["handlers"]
+    return [handler["_target_"].rpartition(".")[2] for handler in handlers].index("CohortTable")
+
+
 def group_level(given: argparse.Namespace) -> pd.DataFrame:
     """
-    Write ``cohort.csv``, ``findings.csv`` and ``cohort.html`` from the results of the participants.
+    Write the tables and the page of the group from the results of the participants, in whichever layout they are.
 
     Returns:
         the content of ``cohort.csv``, with a row for each scan of the data set, or of the labels that are given.
@@ -103,7 +115,7 @@ def group_level(given: argparse.Namespace) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         failures |= dict(zip(table["subject"], table["reason"], strict=True))
     failures |= {subject["subject"]: subject["error"] for subject in subjects if "error" in subject}
-    done = [name for name in names if (given.output_dir / name / f"{name}_cmb.json").is_file()]
+    done = [name for name in names if results_of(given.output_dir, name).content.is_file()]
     if not done and not failures:
         raise SubjectError(
             f"{given.output_dir} has no results of the {len(names)} scans of {given.bids_dir}. Run the level "
@@ -111,6 +123,11 @@ def group_level(given: argparse.Namespace) -> pd.DataFrame:
         )
     check_writable(given.output_dir)
     failed = {name: reason for name, reason in failures.items() if name not in done and name in names}
+    if any(results_of(given.output_dir, name).root == given.output_dir for name in done):  # BIDS derivatives
+        BidsOutput(given.output_dir, given.bids_dir).finish(failed)
+    else:
+        write_csv(given.output_dir / NAME, subjects_table(given.output_dir, done, failed))
+    RegionsTable(given.output_dir, enabled=True).write()
     return write_cohort(given.output_dir, names, failed)
 
 

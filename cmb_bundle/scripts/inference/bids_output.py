@@ -13,24 +13,27 @@ import numpy as np
 import pandas as pd
 
 from ..data.bids import SUBJECT, participant_of
+from ..data.results import ENTITIES, bids_path, bids_stem, results_of
 from ..errors import SubjectError
-from ..files import write_json, write_whole
+from ..files import clear_leftovers, write_json, write_whole
 
 BIDS_VERSION = "1.10.0"
-ENTITIES = re.compile(r"sub-[a-zA-Z0-9]+(_ses-[a-zA-Z0-9]+)?(_(acq|ce|rec|run)-[a-zA-Z0-9]+)*")
-"""An id that can begin a file name as it is."""
 IGNORED = """\
 # what BIDS has no name for: pictures, all candidates, the computed SWI, DICOM, tables of this run
 **/figures
 **/dicom
 *_candidates.json
+*_desc-cmb_run.json
 *_desc-computed_swi.nii.gz
 microbleeds.tsv
 microbleeds.json
 subjects.csv
 regions.csv
 review.html
-failures.csv
+failures*.csv
+cohort.csv
+cohort.html
+findings.csv
 datalist.json
 error.log
 """
@@ -102,11 +105,20 @@ class BidsOutput:
 
     def path(self, subject: str, datatype: str, end: str) -> Path:
         """The path of a file of a subject in a folder such as anat; its name is the subject's entities and the end."""
-        stem = bids_stem(subject)
-        return self.folder.joinpath(*filter(None, SUBJECT.match(stem).groups()), datatype, f"{stem}{end}")
+        return bids_path(self.folder, subject, datatype, end)
+
+    def files(self, subject: str) -> list[Path]:
+        """All files that are there of a subject."""
+        found = []
+        for datatype in ("anat", "figures", "dicom"):
+            start = self.path(subject, datatype, "")
+            for path in sorted(start.parent.glob(f"{glob.escape(start.name)}_*")):
+                if re.match(r"_(space-orig_desc|desc)-(cmb|computed)_|_cmb_", path.name[len(start.name) :]):
+                    found.append(path)
+        return found
 
     def remove(self, subject: str) -> None:
-        """Remove all files of an earlier run.
+        """Remove all files of an earlier run, and what a killed one left aside in the subject's folders.
 
         Raises:
             SubjectError: they are of a subject with another id, of which the same name was made.
@@ -119,12 +131,13 @@ class BidsOutput:
                 "BIDS, where a label has letters and digits alone. Rename one of the subjects, or write the results "
                 "to another output_dir."
             )
+        results_of(self.folder, subject, "bids").manifest.unlink(missing_ok=True)  # first: from here on not whole
+        for path in self.files(subject):
+            path.unlink()
         for datatype in ("anat", "figures", "dicom"):
-            start = self.path(subject, datatype, "")
-            for path in start.parent.glob(f"{glob.escape(start.name)}_*"):
-                if re.match(r"_(space-orig_desc|desc)-(cmb|computed)_|_cmb_", path.name[len(start.name) :]):
-                    path.unlink()
-            for folder in (start.parent, start.parent.parent, start.parent.parent.parent):
+            inner = self.path(subject, datatype, "").parent
+            clear_leftovers(inner)
+            for folder in (inner, inner.parent, inner.parent.parent):
                 if folder != self.folder and folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
 
@@ -254,22 +267,6 @@ class BidsOutput:
         path = path.absolute()
         within = path.is_relative_to(self.source)
         return f"bids:{self._link()}:{path.relative_to(self.source).as_posix()}" if within else path.as_uri()
-
-
-def bids_stem(subject: str) -> str:
-    """
-    What the names of a subject's files begin with: its id, or where it is none of BIDS, its letters and digits.
-
-    Example:
-        >>> bids_stem("sub-01_ses-2_run-1"), bids_stem("P_01 b")
-        ('sub-01_ses-2_run-1', 'sub-P01b')
-    """
-    if ENTITIES.fullmatch(subject):
-        return subject
-    label = re.sub(r"[^a-zA-Z0-9]", "", subject.removeprefix("sub-"))
-    if not label:
-        raise SubjectError(f"{subject}: BIDS needs an id with letters or digits (a to z, 0 to 9). Rename the subject.")
-    return f"sub-{label}"
 
 
 def write_tsv(path: str | Path, table: pd.DataFrame) -> Path:

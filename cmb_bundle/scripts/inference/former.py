@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from ..data.layouts import FILE_KEYS
+from ..data.results import results_of
 from ..data.sidecars import read_sidecar
 from ..dicom.writers import bundle_version
 from ..errors import OptionError, SubjectError
@@ -21,8 +23,6 @@ from ..options import check_flags, enclosing_workflow
 from ..regions.parcellation import find_parcellation
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-MANIFEST = "_cmb_run.json"
-"""The end of the name of the file, written last, that says what a subject's results were made from."""
 LABELS = ("label", "truth")
 IMAGES = ("image", "phase", "magnitude", "t2star")
 WITHOUT_EFFECT = {
@@ -39,9 +39,10 @@ class FormerResults:
     """
     Tell which subjects have whole results that were made from the same files, weights, options and program.
 
-    Beside the results of a subject lies ``<subject>_cmb_run.json``, written last: ``made_from``, and the name and
-    size of each file that was written. The weights are told by a hash of the network's values, whatever file they came
-    from; the options by one of the configuration that is being run; the program by its version and a hash of its code.
+    Beside the results of a subject lies ``<subject>_cmb_run.json`` (``_desc-cmb_run.json`` among BIDS derivatives),
+    written last: ``made_from``, and the name and size of each file that was written. The weights are told by a hash of
+    the network's values, whatever file they came from; the options by one of the configuration that is being run; the
+    program by its version and a hash of its code.
 
     Args:
         output_dir: folder of results.
@@ -50,6 +51,7 @@ class FormerResults:
         compare_files: what makes a scan's file the same: ``"time"``, its size and the time of its last change, or
             ``"content"``, a hash of all of it, which takes as long as reading it.
         with_labels: whether results depend on the labels, as those of an evaluation do.
+        layout: of the results, "default" or "bids".
         also: ends of the names of further files that must be there, such as ``"_cmb_records.json"``.
         run: what tells weights, options and program, as of :attr:`run` of another; by default found out. It is None
             where no configuration is being run, and then no subject is done.
@@ -66,6 +68,7 @@ class FormerResults:
         compare_files: str = "time",
         with_labels: bool = False,
         also: Sequence[str] = (),
+        layout: str = "default",
         run: Mapping[str, str] | None = None,
     ) -> None:
         check_flags(resume=resume)
@@ -73,7 +76,7 @@ class FormerResults:
             raise OptionError(f"compare_files is {compare_files!r}; expected time or content.")
         self.output_dir, self.resume, self.compare_files = Path(output_dir), resume, compare_files
         self.keys = [key for key in FILE_KEYS if with_labels or key not in LABELS]
-        self.also = tuple(also)
+        self.also, self.layout = tuple(also), layout
         self.run = dict(run) if run is not None else _this_run(network)
 
     def identify(self, subject: Mapping[str, Any]) -> str | None:
@@ -98,13 +101,17 @@ class FormerResults:
         """Whether the results of a subject are whole and were made from the same as ``made_from`` says."""
         if not self.resume or made_from is None:
             return False
-        folder = self.output_dir / subject
-        manifest = read_manifest(folder)
+        try:
+            places = results_of(self.output_dir, subject, self.layout)
+        except SubjectError:  # no BIDS label can be made of its id, which is said when it is written
+            return False
+        manifest = read_manifest(places.manifest)
         if manifest is None or manifest.get("incomplete"):
             return False
         if self._comparable(manifest["made_from"]) != self._comparable(json.loads(made_from)):
             return False
-        return is_whole(folder, manifest) and all((folder / f"{subject}{end}").is_file() for end in self.also)
+        others = (self.output_dir / subject / f"{subject}{end}" for end in self.also)
+        return is_whole(places.root, manifest) and all(path.is_file() for path in others)
 
     def _comparable(self, made_from: Mapping) -> dict:
         left_out = "time" if self.compare_files == "content" else "sha256"
@@ -152,24 +159,24 @@ def _with_data(given: Any) -> Any:
     return sorted({path, *found}) if found else given
 
 
-def read_manifest(folder: Path) -> dict | None:
+def read_manifest(path: Path) -> dict | None:
     """What is known of how a subject's results were made; None where there is nothing, or not as it is written."""
     try:
-        content = json.loads((folder / f"{folder.name}{MANIFEST}").read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         content["made_from"]["run"]["version"], content["made_from"]["files"].items(), content["results"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return content
 
 
-def is_whole(folder: Path, manifest: Mapping) -> bool:
-    """Whether all files of a subject are there in their sizes; a table may have been corrected by hand."""
+def is_whole(root: Path, manifest: Mapping) -> bool:
+    """Whether all files that a manifest names are there in their sizes; a table may have been corrected by hand."""
     for name, size in manifest["results"].items():
         try:
-            found = (folder / name).stat().st_size
+            found = (root / name).stat().st_size
         except OSError:
             return False
-        if found != size and not name.endswith(".csv"):
+        if found != size and not name.endswith((".csv", ".tsv")):
             return False
     return True
 
@@ -221,4 +228,5 @@ def _hash(content: bytes) -> str:
 
 
 def _below(path: Path) -> Iterator[Path]:
-    return (one for one in path.rglob("*") if one.is_file()) if path.is_dir() else iter([path])
+    # of what may not be looked at, Path.is_file() raises an error
+    return (one for one in path.rglob("*") if os.path.isfile(one)) if path.is_dir() else iter([path])  # noqa: PTH113

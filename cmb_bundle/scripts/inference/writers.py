@@ -22,6 +22,7 @@ from monai.engines import IterationEvents
 
 from ..data.ids import problem_of_id
 from ..data.labels import LabelConvention
+from ..data.results import results_of
 from ..dicom.writers import write_dicom
 from ..errors import DicomError, SubjectError
 from ..files import aside_of, raise_unwritable, replace_folder, write_csv, write_json, write_whole
@@ -30,7 +31,6 @@ from ..pages.patient import write_patient_page
 from ..regions.pictures import draw_regions
 from .bids_output import BidsOutput
 from .findings import to_file_grid
-from .former import MANIFEST
 from .pictures import draw_findings
 from .quality import scan_quality
 
@@ -155,6 +155,7 @@ class SubjectWriter:
         if output_layout not in ("default", "bids"):
             raise ValueError(f"output_layout is {output_layout!r}; expected 'default' or 'bids'.")
         self.dicom_output = dicom_output
+        self.layout = output_layout
         self.bids = BidsOutput(output_dir, dataset_dir) if output_layout == "bids" else None
         self.output_dir = Path(output_dir)
         self.convention = LabelConvention(**(convention or {}))
@@ -179,11 +180,7 @@ class SubjectWriter:
                 # what comes after the detection may warn too
                 "warnings": result.get("warnings", batch.get("warnings", "")),
             }
-            if self.bids:
-                self._remove(subject)
-                reason = self._write_files(self.output_dir, batch, output, read)
-            else:
-                reason = self._replace(engine, batch, output, read)
+            reason = (self._write_among if self.bids else self._replace)(engine, batch, output, read)
             if reason and not hasattr(engine, "incomplete"):
                 raise DicomError(f"{subject}: {reason}")
             if reason:
@@ -201,7 +198,7 @@ class SubjectWriter:
 
     def recall(self, engine: Engine, subject: str) -> None:
         """Read what is said at the end of a subject that is done, from its JSON."""
-        content = json.loads((self.output_dir / subject / f"{subject}_cmb.json").read_text(encoding="utf-8"))
+        content = json.loads(results_of(self.output_dir, subject, self.layout).content.read_text(encoding="utf-8"))
         names = ("contrast", "notices", "warnings", "dicom_error")
         self.found[subject], self.read[subject] = content["microbleeds"], {n: content[n] for n in names if n in content}
         if "dicom_error" in content:
@@ -213,15 +210,28 @@ class SubjectWriter:
         aside = aside_of(self.output_dir / subject)
         try:
             reason = self._write_files(aside, batch, output, read)
-            if batch.get("made_from"):
-                seconds = float(batch["read_seconds"]) + time.monotonic() - getattr(engine, "began", math.nan)
-                self._write_manifest(aside / subject, batch, seconds, bool(reason))
+            files = {path.name: path for path in (aside / subject).iterdir()}
+            self._write_manifest(engine, results_of(aside, subject, "default").manifest, files, batch, reason)
             replace_folder(aside / subject, self.output_dir / subject)
         except OSError as error:
             raise_unwritable(error, self.output_dir / subject)
             raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+        return reason
+
+    def _write_among(self, engine: Engine, batch: Mapping, output: Mapping, read: dict) -> str:
+        """Write a subject's BIDS derivatives, which lie among those of others; return as :meth:`_write_dicom`."""
+        subject = batch["subject"]
+        self._remove(subject)
+        try:
+            reason = self._write_files(self.output_dir, batch, output, read)
+            files = {path.relative_to(self.output_dir).as_posix(): path for path in self.bids.files(subject)}
+            manifest = results_of(self.output_dir, subject, "bids").manifest
+            self._write_manifest(engine, manifest, files, batch, reason)
+        except OSError as error:
+            raise_unwritable(error, self.output_dir)
+            raise
         return reason
 
     def _write_files(self, root: Path, batch: Mapping, output: Mapping, read: dict) -> str:
@@ -258,17 +268,22 @@ class SubjectWriter:
         return root / subject / f"{subject}{end}"
 
     @staticmethod
-    def _write_manifest(folder: Path, batch: Mapping, seconds: float, incomplete: bool) -> None:
+    def _write_manifest(
+        engine: Engine, manifest: Path, files: Mapping[str, Path], batch: Mapping, incomplete: str
+    ) -> None:
         """Write what the results were made from, last, so that who finds it finds them whole."""
+        if not batch.get("made_from"):
+            return
+        seconds = float(batch["read_seconds"]) + time.monotonic() - getattr(engine, "began", math.nan)
         content = {
-            "subject": folder.name,
+            "subject": batch["subject"],
             "made_from": json.loads(batch["made_from"]),
-            "results": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
-            "incomplete": incomplete,
+            "results": {name: path.stat().st_size for name, path in sorted(files.items())},
+            "incomplete": bool(incomplete),
             "scan": scan_quality(batch),
             "seconds": round(seconds, 2) if math.isfinite(seconds) else None,
         }
-        write_json(folder / f"{folder.name}{MANIFEST}", content)
+        write_json(manifest, content)
 
     def _write_dicom(
         self, folder: Path, subject: str, source: str | None, result: Mapping, label_map, warnings: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import pathlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def load_weights(
             f"The weights {path} do not exist. Train first (run training), or give their path by --checkpoint."
         )
     state = plain_weights(read_state(path, map_location, NOT_WEIGHTS), path)
+    if not any(bool(value.any()) for value in state.values() if torch.is_tensor(value)):
+        raise CheckpointError(f"{path}: all weights are 0. Copy the file again, or train again.")
     if children is None:
         fit_weights(network, state, path)
         return network
@@ -123,13 +126,25 @@ def _with_neighbours(weight: torch.Tensor, wanted: torch.Tensor | None) -> torch
 def read_state(path: str | Path, map_location: object, advice: str) -> dict:
     """Read a dictionary that :func:`torch.save` wrote; if that fails, the error ends with ``advice``."""
     try:
+        _check_zip(path)
         torch.serialization.add_safe_globals(PLAIN)
         state = torch.load(path, map_location=map_location, weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read ({type(error).__name__}){_objects(path)}. {advice}") from error
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds a {type(state).__name__}. {advice}")
     return state
+
+
+def _check_zip(path: str | Path) -> None:
+    """Refuse a file of which a byte has changed: PyTorch does not look at its checksums, and takes other weights."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not fit. Copy the file again.")
 
 
 def _objects(path: str | Path) -> str:
@@ -191,6 +206,12 @@ def _has_tensors(part: object) -> bool:
 def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> None:
     """Load a state_dict, with an error that says how ``path`` differs from the network if it does not fit."""
     expected = network.state_dict()
+    for name in [name for name in expected if name in state]:
+        value, floating = state[name], expected[name].is_floating_point()
+        kind = value.dtype if torch.is_tensor(value) else type(value).__name__
+        if not torch.is_tensor(value) or value.is_floating_point() != floating:
+            wanted = expected[name].dtype
+            raise CheckpointError(f"{path}: {name} is {kind}; expected a tensor of {wanted}. {NOT_WEIGHTS}")
     missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     shapes = [k for k in expected if k in state and expected[k].shape != state[k].shape]
     if missing or unknown or shapes:

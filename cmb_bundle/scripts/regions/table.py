@@ -12,6 +12,8 @@ from ..files import write_csv
 from .summary import summary_row
 
 NAME = "regions.csv"
+DERIVATIVE = "_desc-cmb_candidates.json"
+"""The end of the name, in BIDS derivatives, of what is otherwise ``<subject>_cmb.json``."""
 
 
 class RegionsTable:
@@ -36,9 +38,11 @@ class RegionsTable:
         if not self.enabled:
             return
         results = []
-        for file in sorted(self.output_dir.glob("*/*_cmb.json")):
+        derivatives = self.output_dir.glob(f"sub-*/**/*{DERIVATIVE}")
+        for file in sorted([*self.output_dir.glob("*/*_cmb.json"), *derivatives]):
             content = json.loads(file.read_text(encoding="utf-8"))
-            if file.name == f"{file.parent.name}_cmb.json" and "regions" in content:
+            named = file.name == f"{file.parent.name}_cmb.json" or file.name.endswith(DERIVATIVE)
+            if named and "regions" in content:
                 results.append(summary_row(content["subject"], content))
         if results:
             write_csv(path, pd.DataFrame(results))

@@ -7,11 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 from ignite.engine import Engine, Events
 
+from ..data.results import results_of
 from ..files import write_csv, write_whole
 from ..options import check_flags
 from ..pages.html import environment, for_script
@@ -86,23 +88,25 @@ def write_cohort(
     """
     output_dir, failures = Path(output_dir), failures or {}
     counted = set(subjects if worked is None else worked)
-    rows, findings = [], []
+    rows, findings, pictures = [], [], {}
     for subject in dict.fromkeys(subjects):
         if subject in failures:
             rows.append({"subject": subject, "state": "failed", "reason": failures[subject]})
             continue
-        folder = output_dir / subject
-        result = _read(folder / f"{subject}_cmb.json") if subject in counted else {}
+        places = results_of(output_dir, subject)
+        result = _read(places.content) if subject in counted else {}
         if not result:
             rows.append({"subject": subject, "state": "not done"})
             continue
-        rows.append(_row(subject, result, _read(folder / f"{subject}_cmb_run.json")))
+        rows.append(_row(subject, result, _read(places.manifest)))
+        if places.picture.is_file():
+            pictures[subject] = quote(places.picture.relative_to(output_dir).as_posix())
         findings += [_finding(subject, number, one) for number, one in enumerate(result["microbleeds"], 1)]
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"microbleeds": "Int64", "candidates": "Int64"})
     table["outlier"] = outliers(table)
     write_csv(output_dir / "cohort.csv", table)
     write_csv(output_dir / "findings.csv", pd.DataFrame(findings, columns=FINDINGS))
-    page = cohort_page(table)
+    page = cohort_page(table, pictures)
     write_whole(output_dir / "cohort.html", lambda aside: aside.write_text(page, encoding="utf-8"))
     return table
 
@@ -183,8 +187,14 @@ def failure_kinds(table: pd.DataFrame) -> list[tuple[str, int, str]]:
     return [(kind, number, first[kind]) for kind, number in Counter(kinds).most_common()]
 
 
-def cohort_page(table: pd.DataFrame) -> str:
-    """The page of a cohort, HTML, which needs no other file but the pictures that it links to."""
+def cohort_page(table: pd.DataFrame, pictures: Mapping[str, str]) -> str:
+    """
+    The page of a cohort, HTML, which needs no other file but the pictures that it links to.
+
+    Args:
+        table: content of ``cohort.csv``.
+        pictures: address of the picture of each subject that has one.
+    """
     done = table[table["state"].isin(["done", "incomplete"])]
     numbers = done["microbleeds"].astype(int)
     classes = [(name, int(((numbers >= low) & (numbers <= high)).sum())) for name, low, high in NUMBER_CLASSES]
@@ -213,5 +223,6 @@ def cohort_page(table: pd.DataFrame) -> str:
             weights=sorted(set(done["weights"].dropna())),
             columns=for_script(list(shown)),
             rows=for_script(rows),
+            pictures=for_script([pictures.get(subject) for subject in table["subject"]]),
         )
     )
