@@ -186,3 +186,5 @@ def test_a_changed_byte_and_other_kinds_of_values_are_refused(tmp_path):
     torch.save({name: value * 0 for name, value in network.state_dict().items()}, path)
     with pytest.raises(CheckpointError, match="all weights are 0"):
         load_weights(network, path)
+    with pytest.raises(CheckpointError, match="checkpoint is 5; expected the path"):
+        load_weights(network, 5)

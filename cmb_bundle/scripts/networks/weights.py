@@ -62,6 +62,8 @@ def load_weights(
     children = None if stages is None or all(stages.values()) else [s for s, wanted in stages.items() if wanted]
     if children == []:
         return network
+    if not isinstance(path, str | Path):
+        raise CheckpointError(f"checkpoint is {path!r}; expected the path of a file of weights.")
     if not Path(path).is_file():
         raise CheckpointError(
             f"The weights {path} do not exist. Train first (run training), or give their path by --checkpoint."
