@@ -37,6 +37,14 @@ def test_a_scan_in_a_folder_that_is_not_looked_at_is_a_failed_subject(tmp_path, 
     assert subjects[owner].startswith(f"has scans in folders that are not looked at: {tmp_path / deep}. Expected them")
 
 
+def test_a_copy_with_implants_is_no_subject_of_the_folder_that_it_lies_in(tmp_path):
+    touch(tmp_path, "P1_swi.nii.gz", "implanted/Data/SWI/P1.nii.gz", "implanted/implant.json")
+    assert found(tmp_path) == {"P1": {"image"}}
+    assert list(found(tmp_path / "implanted")) == ["P1"]
+    (tmp_path / "implanted" / "implant.json").unlink()
+    assert "implanted" in found(tmp_path)
+
+
 def test_what_lies_below_a_subject_that_is_read_is_mentioned(tmp_path):
     touch(tmp_path, "P1/swi.nii.gz", "P1/old/swi.nii.gz", "P1/old/P1_cmb_swi.nii.gz", "P1/mask/swi.nii.gz")
     (subject,) = find_subjects(tmp_path)

@@ -29,7 +29,8 @@ def find_unseen(root: Path, looked_at: Iterable[Path], base: Path) -> dict[str, 
     """
     Find the images that lie deeper than is looked at, or beside the folder ``Data``, and that names say are scans.
 
-    Packed files, which may hold scans, are logged.
+    Packed files, which may hold scans, are logged. Copies with microbleeds put in, as ``implant.json`` writes them, are
+    left out: they are other scans of the same subjects.
 
     Args:
         root: folder of the data set.
@@ -53,7 +54,7 @@ def find_unseen(root: Path, looked_at: Iterable[Path], base: Path) -> dict[str, 
     looked_at = set(looked_at)
     found: dict[str, list[Path]] = defaultdict(list)
     packed = []
-    for folder, names in walk(root, lambda one: one.name.lower() in OF_OTHER_USE or is_part(one)):
+    for folder, names in walk(root, _of_other_use):
         packed += [str((folder / name).relative_to(root)) for name in names if PACKED.search(name)]
         if folder in looked_at:
             continue
@@ -66,6 +67,10 @@ def find_unseen(root: Path, looked_at: Iterable[Path], base: Path) -> dict[str, 
         logger.warning("Not read, as they are packed; unpack them if they hold scans: %s%s",
                        ", ".join(packed[:5]), others)  # fmt: skip
     return {owner: paths for owner, paths in found.items() if paths}
+
+
+def _of_other_use(folder: Path) -> bool:
+    return folder.name.lower() in OF_OTHER_USE or is_part(folder) or (folder / "implant.json").is_file()
 
 
 def _is_kind(name: str) -> bool:
