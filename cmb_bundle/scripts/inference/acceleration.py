@@ -60,7 +60,7 @@ class MaxPool(nn.Module):
     PyTorch's looks for places too, which gradients need.
 
     Args:
-        kernel: how many values along each of the last axes, as many as the kernel is long, become one.
+        kernel: how many values become one along each of the last axes: two numbers for images, three for volumes.
 
     Example:
         >>> MaxPool([2, 2])(torch.arange(12.0).reshape(1, 1, 3, 4))
