@@ -37,9 +37,10 @@ def test_a_scan_in_a_folder_that_is_not_looked_at_is_a_failed_subject(tmp_path, 
     assert subjects[owner].startswith(f"has scans in folders that are not looked at: {tmp_path / deep}. Expected them")
 
 
-def test_a_copy_with_implants_is_no_subject_of_the_folder_that_it_lies_in(tmp_path):
+def test_a_copy_with_implants_is_no_subject_of_the_folder_that_it_lies_in(tmp_path, caplog):
     touch(tmp_path, "P1_swi.nii.gz", "implanted/Data/SWI/P1.nii.gz", "implanted/implant.json")
     assert found(tmp_path) == {"P1": {"image"}}
+    assert f"Not read, as it is a copy with microbleeds put in: {tmp_path / 'implanted'}" in caplog.text
     assert list(found(tmp_path / "implanted")) == ["P1"]
     (tmp_path / "implanted" / "implant.json").unlink()
     assert "implanted" in found(tmp_path)

@@ -29,8 +29,8 @@ def find_unseen(root: Path, looked_at: Iterable[Path], base: Path) -> dict[str, 
     """
     Find the images that lie deeper than is looked at, or beside the folder ``Data``, and that names say are scans.
 
-    Packed files, which may hold scans, are logged. Copies with microbleeds put in, as ``implant.json`` writes them, are
-    left out: they are other scans of the same subjects.
+    Packed files, which may hold scans, are logged, and so are copies with microbleeds put in, as ``implant.json``
+    writes them, which are left out: they are the same subjects.
 
     Args:
         root: folder of the data set.
@@ -70,7 +70,10 @@ def find_unseen(root: Path, looked_at: Iterable[Path], base: Path) -> dict[str, 
 
 
 def _of_other_use(folder: Path) -> bool:
-    return folder.name.lower() in OF_OTHER_USE or is_part(folder) or (folder / "implant.json").is_file()
+    if (folder / "implant.json").is_file():
+        logger.warning("Not read, as it is a copy with microbleeds put in: %s", folder)
+        return True
+    return folder.name.lower() in OF_OTHER_USE or is_part(folder)
 
 
 def _is_kind(name: str) -> bool:
