@@ -89,6 +89,7 @@ TINY = 1e-9
 """The smallest value of what must be above zero."""
 _IDS = is_list(lambda v: isinstance(v, str) or is_number(whole=True)(v))
 _COUNT = (is_number(1, whole=True), "a whole number, 1 or more")
+_ODD = (lambda v: is_number(1, 99, whole=True)(v) and v % 2 == 1, "an odd number of slices, 1 to 99")
 _COUNT_OR_0 = (is_number(0, whole=True), "a whole number, 0 or more")
 _MM = (is_number(TINY), "a length in mm, above 0")
 _MM_OR_0 = (is_number(0), "a length in mm, 0 or more")
@@ -99,8 +100,10 @@ _FLAG = (lambda v: isinstance(v, bool | np.bool_), "a truth value, on the comman
 VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         ("detector_epochs", "classifier_epochs", "detector_batch_size", "classifier_batch_size", "slices_per_subject",
-         "val_interval", "classifier_val_interval", "detector_save_interval", "detector_iterations", "average",
-         "context", "score_slices", "max_candidates", "folds"), _COUNT),
+         "val_interval", "classifier_val_interval", "detector_save_interval", "detector_iterations", "max_candidates",
+         "folds"), _COUNT),
+    **dict.fromkeys(("average", "context"), _ODD),
+    "score_slices": (is_number(1, 999, whole=True), "a whole number, 1 to 999"),
     **dict.fromkeys(
         ("num_workers", "seed", "bootstrap", "gallery", "detector_patience", "classifier_patience"), _COUNT_OR_0),
     **dict.fromkeys(("merge_mm", "box_mm", "distance_mm", "strict_mm"), _MM),
@@ -112,8 +115,8 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
          "number_microbleeds",
          "detector_from_checkpoint", "classifier_from_checkpoint", "detector_schedule_by_epoch"), _FLAG),
     "patch_size": (
-        lambda v: is_number(1, whole=True)(v) or is_list(is_number(1, whole=True), 3)(v),
-        "a number of voxels, 1 or more, or three of them",
+        lambda v: is_number(1, 512, whole=True)(v) or is_list(is_number(1, 512, whole=True), 3)(v),
+        "a number of voxels, 1 to 512, or three of them",
     ),
     "microbleeds": (optional(_COUNT[0]), "a whole number, 1 or more, or None for the published distribution"),
     "calcifications": _COUNT_OR_0,
@@ -122,6 +125,10 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "te_ms": (optional(is_number(0.1, 1000)), "a time in ms, or None for that of the header"),
     "gap_mm": _MM_OR_0,
     "resolution_mm": (optional(is_list(is_number(0.05, 20), 2)), "two lengths in mm, as '[0.8,0.8]', or None"),
+    "label_convention": (
+        lambda v: isinstance(v, dict),
+        "an object of index_base, swap_xy, flip_x, flip_y and flip_slice; --label_convention#index_base 0 changes one",
+    ),
     "echo": (is_number(whole=True), "the number of an echo; -1 is the last"),
     "fold": (is_number(-1, whole=True), "the number of a fold, counted from 0; -1 for none"),
     "spacing": (is_list(is_number(0.1, 20), 3), "three lengths of 0.1 to 20 mm, as '[0.6,0.6,2.0]'"),
@@ -185,7 +192,7 @@ def check_device(device: torch.device | str) -> None:
     """
     try:
         found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise OptionError(f"device is {device!r}; expected cpu, cuda, or cuda:0, cuda:1, ...") from error
     if found.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
