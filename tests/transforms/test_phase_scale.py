@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cmb_bundle.scripts.errors import SubjectError
-from cmb_bundle.scripts.transforms.phase_scale import phase_to_radians
+from cmb_bundle.scripts.transforms.phase_scale import phase_to_radians, wrap
 
 RNG = np.random.default_rng(0)
 FIELD = torch.as_tensor(RNG.normal(0, 1, 50_000))  # as of a map: a tail on either side
@@ -30,6 +30,24 @@ def test_unwrapped_radians_are_wrapped_and_not_stretched():
     assert "unwrapped radians, from -" in notice
     assert "wrapped" in notice
     assert "field in Hz" in warning
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_what_spreads_evenly_and_never_jumps_is_no_circle(background):
+    """A slope across the head, as of an echo that is not centred, fills any range; a wrapped phase jumps in it."""
+    noise = torch.as_tensor(RNG.uniform(-math.pi, math.pi, (1, 60, 70, 4)))
+    unwrapped = noise + torch.linspace(-60, 60, 70, dtype=torch.float64)[:, None]
+    if background:
+        unwrapped[:, :20] = 0
+    phase, notice, warning = phase_to_radians(unwrapped)
+    assert same_angle(phase, unwrapped)
+    assert "unwrapped radians" in notice and "field in Hz" in warning
+    with pytest.raises(SubjectError, match="field map in Hz"):
+        phase_to_radians(unwrapped * 4)
+    with pytest.raises(SubjectError, match="field map in Hz"):
+        phase_to_radians(unwrapped + 70)  # from 0 on
+    wrapped = wrap(unwrapped) * 66 / math.pi
+    assert same_angle(phase_to_radians(wrapped)[0], wrap(unwrapped), 0.02)
 
 
 @pytest.mark.parametrize(
