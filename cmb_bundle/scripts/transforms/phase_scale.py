@@ -20,8 +20,8 @@ FILLED, OUTER = 0.01, 0.9
 either side. Noise spreads evenly, 5 % on a side; of a map, which has no circle, only the tails are there."""
 
 WRAPPED = 1e-3
-"""A phase is wrapped, and its range the circle, where at least this share of neighbours differs by more than half of the
-range. Wraps and the noise of air make 1.5 % or more of the neighbours so; what was unwrapped, or never was a phase,
+"""A phase is wrapped, and its range the circle, where at least this share of neighbours differs by more than half of
+the range. Wraps and the noise of air make 1.5 % or more of the neighbours so; what was unwrapped, or never was a phase,
 none."""
 
 FLOATS = 0.00367
@@ -157,9 +157,9 @@ def _by_range(phase: torch.Tensor, manufacturer: str) -> tuple[torch.Tensor, str
             "field in Hz, set phase_scale to 2 pi times the echo time in s.",
         )
     raise SubjectError(
-        f"The phase has values from {low:.4g} to {high:.4g} that are of no known form and do not fill a circle evenly "
-        f"with jumps from one end to the other: it may be a field map in Hz, a map in ppm or a processed image. Expected a phase in radians, milliradians, "
-        f"degrees, +-4096 or 0..4095. {ADVICE}"
+        f"The phase has values from {low:.4g} to {high:.4g} that are of no known form and do not fill a circle evenly, "
+        "with jumps from one end to the other: it may be a field map in Hz, a map in ppm or a processed image. "
+        f"Expected a phase in radians, milliradians, degrees, +-4096 or 0..4095. {ADVICE}"
     )
 
 
