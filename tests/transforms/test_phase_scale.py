@@ -106,6 +106,13 @@ def test_a_map_that_fills_no_circle_is_refused_with_advice(largest):
     assert same_angle(phase_to_radians(spread(largest), scale=0.01)[0], spread(largest) * 0.01, 1e-3)
 
 
+def test_radians_that_were_rounded_are_refused():
+    with pytest.raises(SubjectError, match="has 7 different values: it was rounded"):
+        phase_to_radians(torch.round(NOISE))
+    with pytest.raises(SubjectError, match="2 different values"):
+        phase_to_radians(NOISE > 0, units="rad")
+
+
 def test_the_background_of_a_mask_does_not_count():
     masked = torch.cat([NOISE * 0.00367 / math.pi, torch.zeros(10_000_00)])
     phase, notice, _ = phase_to_radians(masked)
