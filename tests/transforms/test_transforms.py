@@ -111,6 +111,7 @@ def test_what_git_leaves_in_place_of_an_image_is_named_as_that(tmp_path):
     [
         ("sub-1_space-MNI152NLin2009cAsym_desc-preproc_T2starw", "MNI152NLin2009cAsym"),
         ("sub-1_space-T2S_desc-masked_T2S", ""),
+        ("sub-1_space-fsnative_swi", ""),
         ("sub-1_space-orig_swi", ""),
         ("sub-1_swi", ""),
     ],

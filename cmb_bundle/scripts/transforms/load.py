@@ -37,7 +37,7 @@ NOT_FETCHED = (
     "holds the place of its content alone, as git leaves it. Fetch the content, as with git annex get, datalad get or "
     "git lfs pull."
 )
-TEMPLATE = re.compile(r"space-((MNI|ICBM|fs|OASIS|NKI|UNC|Talairach|tpl)[a-zA-Z0-9]*)")
+TEMPLATE = re.compile(r"space-((MNI|ICBM|fsaverage|fsLR|OASIS|NKI|UNC|Talairach|tpl)[a-zA-Z0-9]*)")
 """The entity by which BIDS names the template that an image was moved to."""
 MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude", "t2star": "T2*-weighted magnitude"}
 MINIMUM_SLICES = 3

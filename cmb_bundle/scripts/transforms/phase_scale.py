@@ -92,7 +92,7 @@ def phase_to_radians(
     if different < FEWEST and phase.numel() > 1000:
         raise SubjectError(
             f"The phase has {different} different values: it was rounded, as radians are where they are saved as whole "
-            f"numbers, or it is a mask. {ADVICE}"
+            "numbers, or it is a mask. Give the phase as the scanner or dcm2niix writes it."
         )
     if scale is not None:
         return wrap(phase * scale), f"Phase was scaled by {scale:g} rad a unit, as configured.", ""
