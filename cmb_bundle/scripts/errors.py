@@ -167,7 +167,8 @@ def _write_log(
     if log is None or not log.parent.is_dir():
         return None
     try:
-        log.write_text("".join(traceback.format_exception(kind, error, trace)), encoding="utf-8")
+        told = "".join(traceback.format_exception(kind, error, trace))
+        log.write_text(told, encoding="utf-8", errors="backslashreplace")
     except OSError:
         return None
     return log

@@ -299,7 +299,7 @@ def test_series_named_by_their_descriptions_are_one_scan(tmp_path, patients, wit
         assert f"{patient}_mIP_Images(SW)" in files["notices"]
 
 
-@pytest.mark.parametrize("word", ["SWI", "SWIp", "SWAN", "FSBB", "VenoBOLD"])
+@pytest.mark.parametrize("word", ["SWI", "SWIp", "SWAN", "FSBB", "VenoBOLD", "3DSWI"])
 def test_vendors_words_of_an_swi(tmp_path, word):
     touch(tmp_path, f"x_{word}_501.nii.gz", f"x_{word}_501_ph.nii.gz", f"y_{word}.nii.gz")
     assert found(tmp_path) == {

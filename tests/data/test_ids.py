@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 
 import numpy as np
@@ -13,7 +14,7 @@ from monai.engines import IterationEvents
 
 from cmb_bundle.scripts.data.ids import LONGEST_ID, check_id, fits_windows, problem_of_id
 from cmb_bundle.scripts.data.layouts import find_subjects
-from cmb_bundle.scripts.errors import show_cause_last
+from cmb_bundle.scripts.errors import SubjectError, show_cause_last
 from cmb_bundle.scripts.files import write_json
 from cmb_bundle.scripts.inference.writers import SubjectWriter, write_findings
 from cmb_bundle.scripts.regions.parcellation import find_parcellation
@@ -41,6 +42,24 @@ def test_an_id_that_names_no_folder_fails_alone(tmp_path, name, reason):
     assert reason.replace("\\\\", "\\") in subjects[name]["error"]
     assert "image" not in subjects[name]
     assert set(subjects["ok"]) == {"subject", "image"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode here")
+def test_a_name_that_is_no_utf8_fails_alone(tmp_path):
+    """As unpacked from a .zip of Windows; such a letter can be written into no table."""
+    for name in (b"a_swi.nii", b"M\xfcller_swi.nii", b"b_swi.nii", b"b_label_\xfc.csv", b"z_\xfc_label.csv"):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    subjects = {subject["subject"]: subject for subject in find_subjects(tmp_path)}
+    json.dumps(list(subjects.values()), ensure_ascii=False).encode()
+    assert "error" not in subjects["a"]
+    assert r"not in UTF-8, M\udcfcller, as of a .zip" in subjects[r"M\udcfcller"]["error"]
+    assert "image" not in subjects[r"M\udcfcller"]
+    folder = tmp_path / os.fsdecode(b"\xe4")
+    folder.mkdir()
+    (folder / "c_swi.nii").write_bytes(b"x")
+    with pytest.raises(SubjectError, match="c: has a name that is not in UTF-8") as caught:
+        find_subjects(folder)
+    str(caught.value).encode()
 
 
 @pytest.mark.parametrize("image", ["w" * 5000, "a\0b.nii"])

@@ -498,6 +498,9 @@ def test_encodings_of_text(tmp_path, encoding):
         ("slice,x,y,class\n1,2,3,perhaps\n", ["(class)", "'perhaps'", "mimic"]),
         ("slice,x,y,type\n1,2,3,cmb\n2,5,9,mimic\n", ["row 3", "(type)", "Name the column class"]),
         ("slice,x,y,CMB\n1,2,3,yes\n2,5,9,no\n", ["row 3", "(CMB)", "Name the column class"]),
+        ("slice,x,y,label\n1,2,3,1\n2,5,9,0\n", ["row 3", "(label)", "Name the column class"]),
+        ("slice,x,y,mimic\n1,2,3,0\n2,5,9,1\n", ["row 3", "(mimic)", "Name the column class"]),
+        ("slice;x;y;False positive?\n1;2;3;\n2;5;9;x\n", ["row 3", "(False positive?)", "Name the column class"]),
         ("slice,x,y,is_microbleed\n1,2,3,1\n2,5,9,0\n", ["row 3", "(is_microbleed)", "Name the column class"]),
         ('slice,x,y,note\n1,2,3,"sure\n5,6,7,\n', ["cannot be read as a table", "not closed"]),
         ("slice,x,y,note\n1,2,3," + "a" * 131073 + "\n", ["cannot be read as a table", "field larger"]),
@@ -534,6 +537,17 @@ def test_hidden_rows_and_columns_are_mentioned(tmp_path):
     assert len(points) == 2
     assert points.notices == ("s.xlsm hides row 3 and column D in Excel; they were read like the others.",)
     assert read_points(excel(tmp_path / "t.xlsx", [(7, 10, 20)]), SHAPE, AFFINE).notices == ()
+
+
+def test_rows_that_are_struck_out_are_mentioned(tmp_path):
+    path = excel(tmp_path / "s.xlsx", [("slice", "x", "y"), (7, 10, 20), (9, 5, 5)])
+    book = openpyxl.load_workbook(path)
+    for cell in book.active[3]:
+        cell.font = openpyxl.styles.Font(strike=True)
+    book.save(path)
+    points = read_points(path, SHAPE, AFFINE)
+    assert len(points) == 2
+    assert points.notices == ("s.xlsx has row 3 struck out in Excel, which was read like the others.",)
 
 
 def test_an_excel_file_with_a_password_is_named_as_that(tmp_path):

@@ -424,6 +424,19 @@ def test_a_file_that_is_there_twice_counts_once(tmp_path, write):
     assert chosen(tmp_path).volumes["image"].shape == (6, 5, 4)
 
 
+def test_slices_that_an_anonymiser_gave_one_uid_are_slices_each(tmp_path, write):
+    write("SWI_Images", 7, SWI_TYPE)
+    write("Pha_Images", 5, P_TYPE)
+    for path in (tmp_path / "study").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.SOPInstanceUID = "1.2.3"
+        dataset.save_as(path)
+        (tmp_path / "study" / f"copy_of_{path.name}").write_bytes(path.read_bytes())
+    assert {key: volume.shape for key, volume in chosen(tmp_path).volumes.items()} == {
+        "image": (6, 5, 4), "phase": (6, 5, 4)
+    }  # fmt: skip
+
+
 def test_a_truncated_file_is_named(tmp_path, write):
     write("SWI_Images", 7, SWI_TYPE, values((64, 64, 4)), affine=np.eye(4))
     path = next((tmp_path / "study").iterdir())

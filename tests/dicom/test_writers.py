@@ -357,6 +357,27 @@ def test_sources_with_dates_that_are_none(tmp_path, enhanced):
         assert result.StudyInstanceUID == volume.study
 
 
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        (["", "ISO 2022 IR 149"], "김^철수"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+        ("ISO_IR 6", "Mueller"),
+        ("ISO 2022 IR 100", "Müller"),
+        ("ISO_IR 100", "Müller"),
+        ("GB18030", "王^小明"),
+    ],
+)
+def test_character_sets_of_the_sources(tmp_path, character_set, name):
+    volume = swi(tmp_path)
+    for frame in volume.frames:
+        dataset = pydicom.dcmread(frame.file)
+        dataset.SpecificCharacterSet, dataset.PatientName, dataset.StudyID = character_set, name, "é" * ("ü" in name)
+        dataset.save_as(frame.file)
+    for result in written(tmp_path, volume):
+        assert (result.PatientName, result.StudyID) == (name, "é" * ("ü" in name))
+
+
 def finished(volume):
     """What the writer of a run is handed of one subject."""
     labels = MetaTensor(label_map(0), affine=torch.as_tensor(AFFINE))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import pandas as pd
@@ -174,6 +175,17 @@ def test_two_ids_of_one_label_are_refused(tmp_path):
         run(tmp_path / "out", tmp_path, of("P1"), picture=False)
     with pytest.raises(SubjectError, match="needs an id with letters or digits"):
         bids_stem("환자")
+
+
+def test_an_id_too_long_for_the_names_of_bids_fails_alone(tmp_path):
+    writer = run(tmp_path, tmp_path, of("x" * 216), picture=False)
+    assert (tmp_path / f"sub-{'x' * 216}/anat/sub-{'x' * 216}_space-orig_desc-cmb_dseg.nii.gz").is_file()
+    for name in ("y" * 240, "sub-" + "y" * 217):
+        with pytest.raises(SubjectError, match=r"^(sub-)?y+\.\.\.: its id, .* 220 at most. Give a shorter one"):
+            run(tmp_path, tmp_path, of(name), picture=False)
+    writer.remove_stale(SimpleNamespace(failures=["y" * 240, "sub-환자"]))
+    writer.bids.finish({"y" * 240: "its id", "sub-환자": "its id", "z": "no image"})
+    assert [row["source_id"] for row in table(tmp_path / "microbleeds.tsv")] == ["x" * 216, "z"]
 
 
 def test_an_unknown_layout(tmp_path):

@@ -40,9 +40,10 @@ STORAGES = {
 @pytest.mark.parametrize("storage", [name for name in STORAGES if name != "+-2048"])
 def test_each_storage_is_read_back_as_radians(storage):
     store, tolerance, words = STORAGES[storage]
-    phase, notice, _ = phase_to_radians(store(RAMP))
+    angles = RAMP[torch.randperm(len(RAMP), generator=torch.Generator().manual_seed(0))]
+    phase, notice, _ = phase_to_radians(store(angles))
     assert phase.dtype == torch.float32
-    assert float((phase - RAMP).abs().max()) < tolerance
+    assert float((phase - angles).abs().max()) < tolerance
     assert words in notice
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cmb_bundle.scripts.errors import SubjectError
-from cmb_bundle.scripts.transforms.phase_scale import phase_to_radians
+from cmb_bundle.scripts.transforms.phase_scale import phase_to_radians, wrap
 
 RNG = np.random.default_rng(0)
 FIELD = torch.as_tensor(RNG.normal(0, 1, 50_000))  # as of a map: a tail on either side
@@ -30,6 +30,24 @@ def test_unwrapped_radians_are_wrapped_and_not_stretched():
     assert "unwrapped radians, from -" in notice
     assert "wrapped" in notice
     assert "field in Hz" in warning
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_what_spreads_evenly_and_never_jumps_is_no_circle(background):
+    """A slope across the head, as of an echo that is not centred, fills any range; a wrapped phase jumps in it."""
+    noise = torch.as_tensor(RNG.uniform(-math.pi, math.pi, (1, 60, 70, 4)))
+    unwrapped = noise + torch.linspace(-60, 60, 70, dtype=torch.float64)[:, None]
+    if background:
+        unwrapped[:, :20] = 0
+    phase, notice, warning = phase_to_radians(unwrapped)
+    assert same_angle(phase, unwrapped)
+    assert "unwrapped radians" in notice and "field in Hz" in warning
+    with pytest.raises(SubjectError, match="field map in Hz"):
+        phase_to_radians(unwrapped * 4)
+    with pytest.raises(SubjectError, match="field map in Hz"):
+        phase_to_radians(unwrapped + 70)  # from 0 on
+    wrapped = wrap(unwrapped) * 66 / math.pi
+    assert same_angle(phase_to_radians(wrapped)[0], wrap(unwrapped), 0.02)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +104,13 @@ def test_a_map_that_fills_no_circle_is_refused_with_advice(largest):
     assert "set phase_scale" in str(caught.value)
     # what is said is taken, whatever the values
     assert same_angle(phase_to_radians(spread(largest), scale=0.01)[0], spread(largest) * 0.01, 1e-3)
+
+
+def test_radians_that_were_rounded_are_refused():
+    with pytest.raises(SubjectError, match="has 7 different values: it was rounded"):
+        phase_to_radians(torch.round(NOISE))
+    with pytest.raises(SubjectError, match="2 different values"):
+        phase_to_radians(NOISE > 0, units="rad")
 
 
 def test_the_background_of_a_mask_does_not_count():

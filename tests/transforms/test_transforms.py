@@ -95,6 +95,32 @@ def test_a_missing_file_is_named(tmp_path, swi):
     assert f"the phase {tmp_path / 'no.nii'} does not exist" in refused({"image": swi, "phase": tmp_path / "no.nii"})
 
 
+def test_what_git_leaves_in_place_of_an_image_is_named_as_that(tmp_path):
+    link = tmp_path / "a_swi.nii.gz"
+    link.symlink_to("../.git/annex/objects/x/y.nii.gz")
+    message = refused({"image": link})
+    assert "is a link to ../.git/annex/objects/x/y.nii.gz, which is not there. Fetch it" in message
+    for content in ("/annex/objects/MD5E-s123--abc.nii.gz\n", "version https://git-lfs.github.com/spec/v1\noid 1\n"):
+        for name in ("a.nii", "a.nii.gz", "a.nrrd", "a.mgz"):
+            (tmp_path / name).write_text(content)
+            assert "Fetch the content, as with git annex get" in refused({"image": tmp_path / name})
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("sub-1_space-MNI152NLin2009cAsym_desc-preproc_T2starw", "MNI152NLin2009cAsym"),
+        ("sub-1_space-T2S_desc-masked_T2S", ""),
+        ("sub-1_space-fsnative_swi", ""),
+        ("sub-1_space-orig_swi", ""),
+        ("sub-1_swi", ""),
+    ],
+)
+def test_a_scan_that_was_moved_to_a_template_is_warned_of(tmp_path, name, template):
+    warnings = LoadSubjectd()({"subject": "s", "t2star": nifti(tmp_path / f"{name}.nii.gz")}).get("warnings", "")
+    assert (f"was moved to the template {template}, where" in warnings) == bool(template)
+
+
 def broken(kind, folder):
     large = np.random.default_rng(0).integers(0, 900, (40, 40, 20)).astype(np.int16)
     name = "bad.nii" if kind in ("truncated", "place", "place in gzip") else "bad.nii.gz"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import sys
 
 LONGEST_ID = 240
 """In bytes. File systems allow 255 for a name, and results add up to 15, such as _cmb_swi.nii.gz."""
@@ -46,6 +48,26 @@ def fits_windows(subject: str) -> bool:
     return not (OF_WINDOWS.fullmatch(subject) or re.search(r'[<>:"|?*]|[. ]$', subject))
 
 
+def shown(text: str) -> str:
+    r"""
+    A text that can be written: bytes of a file name that are no UTF-8, and halves of a letter, as their numbers.
+
+    Example:
+        >>> shown("Müller"), shown("M\udcfcller")
+        ('Müller', 'M\\udcfcller')
+    """
+    return text.encode("utf-8", errors="backslashreplace").decode()
+
+
+def _is_text(value: object) -> bool:
+    """Whether UTF-8 has all letters of a value."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_id(subject: dict, windows: bool = os.name == "nt") -> dict:
     """
     Make a subject whose id cannot name its results a failed one, and say where Windows alone cannot have it.
@@ -61,6 +83,16 @@ def check_id(subject: dict, windows: bool = os.name == "nt") -> dict:
         >>> check_id({"subject": "aux", "image": "aux.nii"}, windows=False)["notices"]
         'Windows can have no folder named aux: before copying its results there, give it another id.'
     """
+    subject = subject | {key: shown(subject[key]) for key in ("error", "notices") if key in subject}
+    if not _is_text(subject):
+        where = next((shown(str(value)) for key, value in subject.items() if not _is_text(value)), "")
+        return {
+            "subject": shown(subject["subject"]),
+            "error": subject.get("error")
+            or f"has a name that is not in UTF-8, {where}, as of a .zip of another system. Expected a name that can be "
+            "written into results; rename the file, or the folder"
+            + ("" if sys.getfilesystemencoding() == "utf-8" else ", or set PYTHONUTF8=1"),
+        }
     name = subject["subject"]
     problem = problem_of_id(name)
     if not problem and windows and not fits_windows(name):

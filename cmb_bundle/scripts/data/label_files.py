@@ -34,10 +34,17 @@ CLASS_NAMES = dict.fromkeys(("cmb", "cmbs", "microbleed", "microbleeds", "mb", "
 MIMICS = ("mimic", "mimics", "non-cmb", "no cmb", "no microbleed", "not a microbleed")
 """Cells that say in any column that a row is not a microbleed."""
 ASKING = re.compile(
-    r"(is[ _]?)?(cmbs?|mbs?|microbleeds?|mikroblutung(en)?|confirmed|definite|true|positive|real|valid)\??"
+    r"(is[ _]?)?(cmbs?|mbs?|microbleeds?|mikroblutung(en)?|confirmed|definite|true|positive|real|valid|accepted|"
+    r"label)\??"
 )
 DENIED = ("no", "n", "false", "0", "0.0", "nein", "non")
 """Headers of a column that asks whether a row is a microbleed, in lower case, and the cells that say no."""
+ASKING_OTHERWISE = re.compile(
+    r"(is[ _]?)?(mimics?|false[ _]?positives?|fp|rejected|excluded?|deleted?|artefacts?|artifacts?|vessels?|veins?|"
+    r"calcifications?|ausgeschlossen)\??"
+)
+AFFIRMED = ("yes", "y", "true", "1", "1.0", "x", "ja", "j", "oui")
+"""The same of a column that asks whether a row is none, and the cells that say yes."""
 HEADERS = {
     "slice": r"(slice|schicht)([ _.]*(nr|no|num|number|index|#)\.?)?( *[\[(]z[\])])?|z( *[\[(]slice[\])])?",
     "x": r"x",
@@ -276,11 +283,16 @@ def _check_no_mimic(path: Path, header: list[Any], cells: list[tuple[int, list[A
     if "class" in columns:
         return
     names = [str(name).strip().lower() for name in header]
-    asking = {column for column, name in enumerate(names) if ASKING.fullmatch(name)} - set(columns.values())
+    denying = {
+        column: answers
+        for column, name in enumerate(names)
+        for question, answers in ((ASKING, DENIED), (ASKING_OTHERWISE, AFFIRMED))
+        if question.fullmatch(name) and column not in columns.values()
+    }
     for number, row in cells:
         for column, cell in enumerate(row):
             said = str(cell).strip().lower()
-            if said in MIMICS or (column in asking and said in DENIED):
+            if said in MIMICS or said in denying.get(column, ()):
                 name = header[column] if column < len(header) else ""
                 raise LabelError(
                     f"{path}: row {number}, column {column + 1} ({name}) holds {cell!r}, but there is no column class, "

@@ -19,7 +19,7 @@ from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, UNREAD_SUFFIXES, read_json
 from .bids import FOLDERS, find_bids, is_part
 from .converted import take_converted
 from .echoes import ECHO, ROLES_OF_ECHOES, choose_echo
-from .ids import LONGEST_ID, check_id
+from .ids import LONGEST_ID, check_id, shown
 from .names import (
     CHALLENGE_LABEL,
     DERIVED,
@@ -117,7 +117,7 @@ def find_subjects(dataset_dir: str | Path | None, echo: int = -1) -> list[dict[s
         raise SubjectError(f"dataset_dir {root}: there is no such folder or file.")
     subjects = [check_id(subject) for subject in subjects]
     if all("error" in subject for subject in subjects):
-        raise SubjectError(_nothing_found(root, subjects))
+        raise SubjectError(shown(_nothing_found(root, subjects)))
     return sorted(subjects, key=lambda subject: subject["subject"])
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 ROLES = {
-    **dict.fromkeys(("swi", "swip", "swan", "eswan", "swan2", "venobold", "fsbb"), "image"),
+    **dict.fromkeys(("swi", "swip", "swan", "eswan", "swan2", "venobold", "fsbb", "3dswi", "swi3d"), "image"),
     "phase": "phase",
     "pha": "phase",
     "ph": "phase",

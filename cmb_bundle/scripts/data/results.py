@@ -13,6 +13,10 @@ ENTITIES = re.compile(r"sub-[a-zA-Z0-9]+(_ses-[a-zA-Z0-9]+)?(_(acq|ce|rec|run)-[
 """An id that can begin a file name as it is."""
 
 
+LONGEST_STEM = 220
+"""Of the 255 bytes that a name has; the rest of it has 32 at most, as in _space-orig_desc-cmb_dseg.nii.gz."""
+
+
 @dataclass(frozen=True)
 class Places:
     """
@@ -52,7 +56,7 @@ def results_of(output_dir: str | Path, subject: str, layout: str | None = None) 
     folder = Path(output_dir) / subject
     start = folder / f"{subject}_cmb"
     default = Places(folder, *(start.with_name(start.name + end) for end in (".json", "_run.json", ".png")))
-    if layout == "default" or (layout is None and (default.content.is_file() or not _has_label(subject))):
+    if layout == "default" or (layout is None and (default.content.is_file() or not has_label(subject))):
         return default
     bids = Places(
         Path(output_dir),
@@ -80,19 +84,34 @@ def bids_stem(subject: str) -> str:
     What the names of a subject's files begin with: its id, or where it is none of BIDS, its letters and digits.
 
     Raises:
-        SubjectError: there are none.
+        SubjectError: there are none, or too many for the name of a file.
 
     Example:
         >>> bids_stem("sub-01_ses-2_run-1"), bids_stem("P_01 b")
         ('sub-01_ses-2_run-1', 'sub-P01b')
     """
-    if ENTITIES.fullmatch(subject):
-        return subject
     label = re.sub(r"[^a-zA-Z0-9]", "", subject.removeprefix("sub-"))
     if not label:
         raise SubjectError(f"{subject}: BIDS needs an id with letters or digits (a to z, 0 to 9). Rename the subject.")
-    return f"sub-{label}"
+    stem = subject if ENTITIES.fullmatch(subject) else f"sub-{label}"
+    if len(stem) > LONGEST_STEM:
+        raise SubjectError(
+            f"{subject[:20]}...: its id, with which files of BIDS derivatives begin, has {len(stem)} letters; expected "
+            f"{LONGEST_STEM} at most. Give a shorter one."
+        )
+    return stem
 
 
-def _has_label(subject: str) -> bool:
-    return re.search("[a-zA-Z0-9]", subject.removeprefix("sub-")) is not None
+def has_label(subject: str) -> bool:
+    """
+    Whether results of a subject can lie among BIDS derivatives.
+
+    Example:
+        >>> has_label("P_1"), has_label("sub-한"), has_label("x" * 240)
+        (True, False, False)
+    """
+    try:
+        bids_stem(subject)
+    except SubjectError:
+        return False
+    return True

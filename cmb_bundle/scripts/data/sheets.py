@@ -170,7 +170,10 @@ def _decoded(path: Path) -> str:
 
 
 def hidden_cells(path: Path, cells: list[tuple[int, list[Any]]]) -> tuple[str, ...]:
-    """A sentence on the hidden rows and columns of the first sheet that hold something; nothing for other files."""
+    """
+    A sentence on the rows and columns of the first sheet that hold something and are hidden, and one on the rows that
+    are struck out; nothing for other files.
+    """
     if label_suffix(path) not in (".xlsx", ".xlsm") or not cells:
         return ()
     try:
@@ -186,14 +189,16 @@ def hidden_cells(path: Path, cells: list[tuple[int, list[Any]]]) -> tuple[str, .
         for number in range(1, width + 1)
         if any(group.hidden and group.min <= number <= group.max for group in sheet.column_dimensions.values())
     ]
-    named = [
-        f"{what} {', '.join(some[:5])}{' and others' if len(some) > 5 else ''}"
-        for what, some in (("row", rows), ("column", columns))
-        if some
-    ]
-    if not named:
-        return ()
-    return (f"{path.name} hides {' and '.join(named)} in Excel; they were read like the others.",)
+    struck = [str(number) for number, _ in cells if any(cell.font and cell.font.strike for cell in sheet[number])]
+    named = [_numbered(what, some) for what, some in (("row", rows), ("column", columns)) if some]
+    found = [f"{path.name} hides {' and '.join(named)} in Excel; they were read like the others."] if named else []
+    if struck:
+        found.append(f"{path.name} has {_numbered('row', struck)} struck out in Excel, which was read like the others.")
+    return tuple(found)
+
+
+def _numbered(what: str, some: list[str]) -> str:
+    return f"{what} {', '.join(some[:5])}{' and others' if len(some) > 5 else ''}"
 
 
 def _blank(cell: Any) -> bool:

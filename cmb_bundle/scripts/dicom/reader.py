@@ -177,7 +177,9 @@ def read_volumes(files: Iterable[str | Path]) -> list[Volume]:
     shapes, about, seen = {}, {}, set()
 
     def add(path: str | Path, dataset: Any) -> None:
-        instance = str(dataset.get("SOPInstanceUID") or path)
+        # anonymisers have given one SOPInstanceUID to all slices, or to a slice of each series
+        same = ("SeriesInstanceUID", "ImageType", "ImagePositionPatient", "InstanceNumber", "EchoTime")
+        instance = (str(dataset.get("SOPInstanceUID") or path), *(str(dataset.get(name)) for name in same))
         if "Rows" not in dataset or instance in seen:
             return
         seen.add(instance)

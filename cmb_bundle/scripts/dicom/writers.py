@@ -138,6 +138,7 @@ def read_source(source: str) -> tuple[list[Any], list[tuple[int, int]]]:
             if name not in image:
                 setattr(image, name, "")
         _empty_what_is_invalid(image)
+        _say_in_utf8(image)
         image.FrameOfReferenceUID = image.get("FrameOfReferenceUID") or frame_of_reference
     _complete_geometry(images, frames)
     return images, frames
@@ -155,6 +156,19 @@ def _empty_what_is_invalid(image: Any) -> None:
                 element.value = ""
     if image.PatientSex not in ("M", "F", "O"):
         image.PatientSex = ""
+
+
+def _say_in_utf8(image: Any) -> None:
+    """
+    Read the patient and the study by the image's own character set and say, in memory, that they are in UTF-8.
+
+    What is written takes up the character set of the image, and highdicom refuses some that DICOM has: an empty first
+    one, as Korean and Japanese scanners write it, and the default one by its name.
+    """
+    for element in [image[name] for name in IDENTITY]:
+        if element.VR == "PN":  # keeps the bytes of the file besides
+            element.value = str(element.value)
+    image.SpecificCharacterSet = "ISO_IR 192"
 
 
 def _complete_geometry(images: list[Any], frames: list[tuple[int, int]]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.bids import SUBJECT, participant_of
-from ..data.results import ENTITIES, bids_path, bids_stem, results_of
+from ..data.results import bids_path, bids_stem, has_label, results_of
 from ..errors import SubjectError
 from ..files import clear_leftovers, write_json, write_whole
 
@@ -214,7 +214,7 @@ class BidsOutput:
             failures = {name: reason for name, reason in failed.items() if name not in rows} | dict(failures)
         rows |= {name: {"failure": reason} for name, reason in failures.items()}
         # an id that no BIDS label can be made of has failed for that, and has no row
-        rows = {name: row for name, row in rows.items() if ENTITIES.fullmatch(name) or re.search("[a-zA-Z0-9]", name)}
+        rows = {name: row for name, row in rows.items() if has_label(name)}
         table = pd.DataFrame(
             [
                 {

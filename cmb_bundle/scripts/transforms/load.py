@@ -33,6 +33,12 @@ from .grid import LOST, check_grid, is_lost, nifti_grid
 from .notices import add_notice, add_warning
 from .plausible import check_extremes, check_image
 
+NOT_FETCHED = (
+    "holds the place of its content alone, as git leaves it. Fetch the content, as with git annex get, datalad get or "
+    "git lfs pull."
+)
+TEMPLATE = re.compile(r"space-((MNI|ICBM|fsaverage|fsLR|OASIS|NKI|UNC|Talairach|tpl)[a-zA-Z0-9]*)")
+"""The entity by which BIDS names the template that an image was moved to."""
 MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude", "t2star": "T2*-weighted magnitude"}
 MINIMUM_SLICES = 3
 MOST_ECHOES = 16
@@ -126,6 +132,12 @@ class LoadSubjectd(MapTransform):
                 for sentence in volume.meta.pop(sentences, ()):
                     if sentence not in d["notices"]:  # the phase's header says the same
                         add(d, sentence)
+        for template in TEMPLATE.findall(Path(str(paths[reference])).name)[:1]:
+            add_warning(
+                d,
+                f"Its name says that it was moved to the template {template[0]}, where small dots are blurred and "
+                "sizes are not the patient's. Give the scan as it was acquired.",
+            )
         for key, volume in volumes.items():
             d[key] = self._check(d, name, key, paths[key], volume)
             d[key].meta["subject"] = name
@@ -178,7 +190,7 @@ class LoadSubjectd(MapTransform):
 
     def _read(self, name: str, key: str, path) -> MetaTensor:
         if not isinstance(path, Volume) and not Path(path).exists():
-            raise SubjectError(f"{name}: the {MODALITIES[key]} {path} does not exist. Check the path.")
+            raise SubjectError(f"{name}: the {MODALITIES[key]} {path} {_absent(Path(path))}")
         try:
             if isinstance(path, Volume):
                 return read_volume(path)
@@ -201,6 +213,8 @@ class LoadSubjectd(MapTransform):
         except DicomError as error:
             raise SubjectError(f"{name}: {error}") from error
         except Exception as error:
+            if is_pointer(path):
+                raise SubjectError(f"{name}: the {MODALITIES[key]} {path} {NOT_FETCHED}") from error
             cause = error.__cause__ or error
             raise SubjectError(
                 f"{name}: the {MODALITIES[key]} {path} cannot be read ({_reason(cause)}). Expected "
@@ -291,6 +305,21 @@ def _reason(error: BaseException) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip() and not ITK_PLACE.search(line)]
     said = lines[-1 if ITK_PLACE.search(str(error)) else 0].strip() if lines else "no reason given"
     return f"{type(error).__name__}: {said}"
+
+
+def _absent(path: Path) -> str:
+    if not path.is_symlink():
+        return "does not exist. Check the path."
+    return f"is a link to {path.readlink()}, which is not there. Fetch it, as with git annex get or datalad get."
+
+
+def is_pointer(path) -> bool:
+    """Whether a file is what git-annex or Git LFS leave in place of a content that was not fetched."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(100).startswith((b"/annex/objects/", b"version https://git-lfs"))
+    except (OSError, TypeError):
+        return False
 
 
 def is_background(values: np.ndarray) -> bool:

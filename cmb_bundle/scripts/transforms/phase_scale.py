@@ -19,8 +19,16 @@ FILLED, OUTER = 0.01, 0.9
 """A phase fills its circle where at least the first share of the values is beyond the second share of the range, on
 either side. Noise spreads evenly, 5 % on a side; of a map, which has no circle, only the tails are there."""
 
+WRAPPED = 1e-3
+"""A phase is wrapped, and its range the circle, where at least this share of neighbours differs by more than half of
+the range. Wraps and the noise of air make 1.5 % or more of the neighbours so; what was unwrapped, or never was a phase,
+none."""
+
 FLOATS = 0.00367
 """Half a circle in the floats of some reconstructions."""
+
+FEWEST = 16
+"""Different values of a phase; what has fewer was rounded, as radians are in a file of whole numbers, or is a mask."""
 
 MOST_RADIANS = 100.0
 """Largest value in rad that unwrapping leaves in a head: 500 Hz, as above the sinuses, at an echo time of 32 ms."""
@@ -49,11 +57,12 @@ def phase_to_radians(
     Scale a stored phase to radians: as given, by its unit, or by its range.
 
     Ranges that are known: radians, wrapped or not; degrees; +-1 in units of pi; integers of +-4096 or 0..4095 over the
-    circle (Siemens); milliradians (GE). Any other range is taken to span the circle where the values fill it, as
-    those of a phase that was not filtered do. Values of a few voxels beyond the range of all others are wrapped.
+    circle (Siemens); milliradians (GE). Any other range is taken to span the circle where the values fill it and
+    jump from one end to the other, as those of a phase that was not filtered do. Values of a few voxels beyond the
+    range of all others are wrapped.
 
     Args:
-        phase: stored values, any shape.
+        phase: stored values, (C, i, j, k) with slices along k, or fewer axes.
         scale: radians a stored unit; None finds it.
         units: of the values, as a JSON file beside the image tells; empty or "arbitrary" where not known.
         manufacturer: of the scanner; decides between +-4096 and milliradians, where the range fits both.
@@ -65,7 +74,8 @@ def phase_to_radians(
         reading, or an empty one.
 
     Raises:
-        SubjectError: it is a field in Hz or ppm, or values of no known form.
+        SubjectError: it is a field in Hz or ppm, values of no known form, or fewer than 16 different ones among
+            a thousand or more.
 
     Example:
         >>> phase, *_ = phase_to_radians(torch.tensor([-4096.0, 0.0, 2048.0]))
@@ -78,6 +88,12 @@ def phase_to_radians(
         'Phase was computed from a field in Hz and the echo time of 10 ms.'
     """
     phase = phase.float()
+    different = len(torch.unique(phase.flatten()[:: max(1, phase.numel() // SAMPLE)]))
+    if different < FEWEST and phase.numel() > 1000:
+        raise SubjectError(
+            f"The phase has {different} different values: it was rounded, as radians are where they are saved as whole "
+            "numbers, or it is a mask. Give the phase as the scanner or dcm2niix writes it."
+        )
     if scale is not None:
         return wrap(phase * scale), f"Phase was scaled by {scale:g} rad a unit, as configured.", ""
     unit = units.strip().lower()
@@ -133,7 +149,7 @@ def _by_range(phase: torch.Tensor, manufacturer: str) -> tuple[torch.Tensor, str
     for share in OUTLIERS:
         cut = math.ceil(share * len(ordered))
         low, high = (float(ordered[cut]), float(ordered[-1 - cut])) if cut else (least, most)
-        found = _known(low, high, manufacturer) or _over_the_circle(ordered, low, high)
+        found = _known(low, high, manufacturer) or _over_the_circle(phase, ordered, low, high)
         if found is not None:
             scale, middle, words = found
             beyond = int(((phase < low) | (phase > high)).sum()) if cut else 0
@@ -151,9 +167,9 @@ def _by_range(phase: torch.Tensor, manufacturer: str) -> tuple[torch.Tensor, str
             "field in Hz, set phase_scale to 2 pi times the echo time in s.",
         )
     raise SubjectError(
-        f"The phase has values from {low:.4g} to {high:.4g} that are of no known form and do not fill a circle evenly: "
-        f"it may be a field map in Hz, a map in ppm or a processed image. Expected a phase in radians, milliradians, "
-        f"degrees, +-4096 or 0..4095. {ADVICE}"
+        f"The phase has values from {low:.4g} to {high:.4g} that are of no known form and do not fill a circle evenly, "
+        "with jumps from one end to the other: it may be a field map in Hz, a map in ppm or a processed image. "
+        f"Expected a phase in radians, milliradians, degrees, +-4096 or 0..4095. {ADVICE}"
     )
 
 
@@ -161,9 +177,29 @@ def _tissue_and_air(phase: torch.Tensor) -> torch.Tensor:
     """The values, sorted, without the one value of the background that a mask leaves; a sample of them is enough."""
     values = phase.flatten()
     values = values[:: max(1, len(values) // SAMPLE)].sort().values
-    different, counts = torch.unique_consecutive(values, return_counts=True)
+    background = _background(values)
+    return values if background is None else values[values != background]
+
+
+def _background(ordered: torch.Tensor) -> float | None:
+    """The one value of the background, where there is one, of sorted values."""
+    different, counts = torch.unique_consecutive(ordered, return_counts=True)
     most = counts.argmax()
-    return values[values != different[most]] if 0.05 * len(values) < int(counts[most]) < len(values) else values
+    return float(different[most]) if 0.05 * len(ordered) < int(counts[most]) < len(ordered) else None
+
+
+def _is_wrapped(phase: torch.Tensor, extent: float) -> bool:
+    """Whether neighbours within a slice, but for the background, jump by more than half of the extent."""
+    if phase.ndim > 2:
+        phase = phase[..., :: max(1, phase.numel() // SAMPLE)]
+    background = _background(phase.flatten().sort().values)
+    jumps, pairs = 0, 0
+    for axis in (-3, -2) if phase.ndim > 2 else (-1,):
+        one, other = phase.narrow(axis, 1, phase.shape[axis] - 1), phase.narrow(axis, 0, phase.shape[axis] - 1)
+        inside = torch.full(one.shape, True) if background is None else (one != background) & (other != background)
+        jumps += int(((one - other).abs()[inside] > extent / 2).sum())
+        pairs += int(inside.sum())
+    return jumps > WRAPPED * pairs
 
 
 def _known(low: float, high: float, manufacturer: str) -> tuple[float, float, str] | None:
@@ -191,15 +227,17 @@ def _known(low: float, high: float, manufacturer: str) -> tuple[float, float, st
     return None
 
 
-def _over_the_circle(ordered: torch.Tensor, low: float, high: float) -> tuple[float, float, str] | None:
-    """The same for any other range, where the sorted values fill the circle that it spans."""
+def _over_the_circle(
+    phase: torch.Tensor, ordered: torch.Tensor, low: float, high: float
+) -> tuple[float, float, str] | None:
+    """The same for any other range, where the sorted values fill the circle that it spans and neighbours jump in it."""
     extent = max(-low, high)
     if low < 0:
         low, high = -extent, extent
     half, middle = (high - low) / 2, (high + low) / 2
     ends = torch.tensor([middle - OUTER * half, middle + OUTER * half], dtype=ordered.dtype)
     below, inside = torch.searchsorted(ordered, ends).tolist()
-    if min(below, len(ordered) - inside) < FILLED * len(ordered) or half == 0:
+    if min(below, len(ordered) - inside) < FILLED * len(ordered) or half == 0 or not _is_wrapped(phase, 2 * half):
         return None
     words = f"+-{extent:.4g} over the circle, from its range" if low < 0 else f"0..{2 * half:g} over the circle"
     return math.pi / half, middle, words
