@@ -57,9 +57,16 @@ def unpacked(path: str | PathLike) -> BinaryIO:
     return gzip.open(path, "rb") if packed else Path(path).open("rb")
 
 
+OF_THE_SYSTEM = ("/proc", "/sys", "/dev")
+"""Folders that hold no files, and some whose reading never ends."""
+
+
 def walk(folder: str | PathLike, skip: Callable[[Path], bool] = lambda _: False) -> Iterator[tuple[Path, list[str]]]:
     """
-    Go through a folder and those below it, links among them but those to a folder above; what is hidden is left out.
+    Go through a folder and those below it; what is hidden is left out.
+
+    Links are followed, but not to a folder above; and those behind other links to each folder once only, since folders
+    that are full of links to each other have no end of paths.
 
     Args:
         folder: where to start.
@@ -69,11 +76,23 @@ def walk(folder: str | PathLike, skip: Callable[[Path], bool] = lambda _: False)
         each folder, and the names of its files, sorted.
     """
     above: dict[Path, tuple[Path, ...]] = {Path(folder): ()}
+    start = Path(folder).resolve()
+    linked: set[Path] = set()  # by links that were met behind another one
+
+    def is_left_out(path: Path, behind_a_link: bool) -> bool:
+        if path.name.startswith(".") or str(path) in OF_THE_SYSTEM or skip(path):
+            return True
+        if not (behind_a_link and path.is_symlink()):
+            return False
+        target = path.resolve()
+        known = target in linked
+        linked.add(target)
+        return known
+
     for where, folders, names in os.walk(folder, followlinks=True):
         real, before = Path(where).resolve(), above.pop(Path(where))
-        folders[:] = sorted(
-            name for name in folders if real not in before and not name.startswith(".") and not skip(Path(where, name))
-        )
+        behind = real != start / Path(where).relative_to(folder)
+        folders[:] = [n for n in sorted(folders) if real not in before and not is_left_out(Path(where, n), behind)]
         if real not in before:
             above |= {Path(where, name): (*before, real) for name in folders}
             yield Path(where), sorted(name for name in names if not name.startswith("."))

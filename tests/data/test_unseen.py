@@ -99,3 +99,15 @@ def test_a_label_named_after_a_dicom_study_is_its_own(tmp_path, write):  # noqa:
     subject, other = find_subjects(tmp_path)
     assert subject["label"] == str(tmp_path / "Label" / "P01.csv") and len(subject["dicom"]) == 4
     assert other["subject"] == "P99" and "but label" in other["error"]
+
+
+def test_folders_that_link_to_each_other_have_an_end(tmp_path):
+    names = "abcdefghij"
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.dcm").touch()
+        for other in names:
+            (tmp_path / name / f"to_{other}").symlink_to(tmp_path / other)
+    found = [file for _, files in walk(tmp_path) for file in files]
+    assert set(found) == {f"{name}.dcm" for name in names}
+    assert len(found) <= 2 * len(names) ** 2

@@ -239,7 +239,7 @@ def of_datalists(cohort: Path, folder: Path, every: int) -> list[Outcome]:
         "an image that is an object": [{"subject": "a", "image": one}],
         "an image that is not there": [{"subject": "a", "image": "/nowhere/scan.nii"}],
         "an empty image": [{"subject": "a", "image": ""}],
-        "an image that is a folder": [{"subject": "a", "image": "/"}],
+        "an image that is a folder": [{"subject": "a", "image": "/etc"}],
         "an image with a null byte": [{"subject": "a", "image": "a\0b"}],
         "a phase that is the SWI": [{**one, "phase": "SCAN"}],
         "dicom that is a number": [{"subject": "a", "dicom": 5}],
