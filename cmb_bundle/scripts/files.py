@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xls")
 TABLE_SUFFIXES = (*EXCEL_SUFFIXES, ".csv", ".tsv", ".txt")
+UNREAD_TABLES = (".ods", ".fods", ".numbers", ".xlsb", ".fcsv", ".mrk.json")
+"""Forms in which points are saved and which are not read: of LibreOffice, of a Mac, of Excel, of 3D Slicer."""
 NIBABEL_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh")
 """NIfTI and Analyze, also as two files, and FreeSurfer's MGH, which nibabel reads."""
 IMAGE_SUFFIXES = (*NIBABEL_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
