@@ -42,7 +42,8 @@ IMAGE_SUFFIXES = (*NIBABEL_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 UNREAD_SUFFIXES = (
     ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".img.gz", ".hdr.gz", ".mnc", ".par", ".head", ".zip", ".7z", ".tar",
     ".tar.gz", ".tgz", ".rar", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".tif", ".tiff", ".vtk", ".vti", ".mif",
-    ".mif.gz",
+    ".mif.gz", ".nii.z", ".mnc.gz", ".gipl", ".gipl.gz", ".vmr", ".rec", ".brik", ".brik.gz",
+    *(f".nii{of}" for n in range(1, 10) for of in (f" ({n}).gz", f"({n}).gz", f".gz.{n}")),  # by browsers and wget
     *(f"{of}{left}" for of in (".nii.gz", ".nii")
       for left in (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".bak", ".gpg", ".lz4")),
 )  # fmt: skip

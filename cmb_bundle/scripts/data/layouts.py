@@ -544,6 +544,7 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
         else:
             found[subject or name.subject or folder.name][name.role].append(path)
 
+    _mention_dicom(found, folder, subject)
     for path, name in sorted(unnamed, key=lambda one: one[1].role is None):
         stem = _stem(path)
         if name.role == "t2star" and not subject and "phase" in found.get(stem, {}):
@@ -566,6 +567,21 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
                     f"{path.name} was not read: a table of labels is named as its subject, or has the word label."
                 )
     return computed
+
+
+def _mention_dicom(found: dict, folder: Path, subject: str) -> None:
+    """Say that DICOM files lie loose among scans that were found by names, as where dcm2niix wrote beside them."""
+    if not (found.get(subject) if subject else found):
+        return
+    known = (*IMAGE_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_SUFFIXES, ".json", ".png", ".html")
+    loose = [path for path in _entries(folder) if path.is_file() and not _suffix(path, known) and is_dicom(path)]
+    if not loose:
+        return
+    said = f"{len(loose)} DICOM files, such as {loose[0].name}, were not read: beside them are images of other forms"
+    if subject:
+        found[subject]["notices"].append(f"{said}.")
+    else:
+        logger.warning("%s in %s. If they are other scans, move them into a folder of their own.", said, folder)
 
 
 def _best(scans: dict[str, dict[str, list[Path]]], files: dict) -> dict[str, dict[str, list[Any]]]:
