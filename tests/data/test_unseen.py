@@ -93,8 +93,14 @@ def test_loose_dicom_files_among_images_are_mentioned(tmp_path, write, caplog): 
     assert subjects["P2"]["notices"].startswith("4 DICOM files, such as ")
     assert (
         f"4 DICOM files, such as IM0070000.IMA, were not read: beside them are images of other forms in {tmp_path}"
-        in (caplog.text)
+        in caplog.text
     )
+    caplog.clear()
+    (tmp_path / "P1_swi.nii.gz").rename(tmp_path / "T1.nii.gz")
+    for path in (tmp_path / "P2").iterdir():
+        path.unlink()
+    assert [subject["subject"] for subject in find_subjects(tmp_path) if "error" not in subject] == ["P01"]
+    assert "were not read" not in caplog.text
 
 
 def test_what_lies_beside_dicom_studies_is_not_lost(tmp_path, write):  # noqa: F811

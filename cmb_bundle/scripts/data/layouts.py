@@ -544,7 +544,6 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
         else:
             found[subject or name.subject or folder.name][name.role].append(path)
 
-    _mention_dicom(found, folder, subject)
     for path, name in sorted(unnamed, key=lambda one: one[1].role is None):
         stem = _stem(path)
         if name.role == "t2star" and not subject and "phase" in found.get(stem, {}):
@@ -566,12 +565,14 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
                 found[subject if subject in found else max(near, key=len)]["notices"].append(
                     f"{path.name} was not read: a table of labels is named as its subject, or has the word label."
                 )
+    _mention_dicom(found, folder, subject)
     return computed
 
 
 def _mention_dicom(found: dict, folder: Path, subject: str) -> None:
     """Say that DICOM files lie loose among scans that were found by names, as where dcm2niix wrote beside them."""
-    if not (found.get(subject) if subject else found):
+    scans = [found.get(subject, {})] if subject else found.values()
+    if not any({"image", "magnitude", "t2star"} & set(files) for files in scans):
         return
     known = (*IMAGE_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_SUFFIXES, ".json", ".png", ".html")
     loose = [path for path in _entries(folder) if path.is_file() and not _suffix(path, known) and is_dicom(path)]
