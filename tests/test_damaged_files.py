@@ -115,7 +115,7 @@ def test_no_candidate_stays_without_a_probability():
             return torch.full((len(patches), 2), torch.nan)
 
     inferer = TwoStageInferer(spacing=(0.6, 0.6, 2.0))
-    with pytest.raises(ValueError, match="values of stage 2 that are not finite"):
+    with pytest.raises(CheckpointError, match="values of stage 2 that are not finite"):
         inferer.logits(torch.zeros(2, 32, 32, 16), torch.tensor([[16.0, 16.0, 8.0]]), Broken())
 
 

@@ -22,6 +22,7 @@ from cmb_bundle.scripts.inference.writers import TABLE_HEADER
 from cmb_bundle.scripts.phantom import SMALL, make_cohort
 
 from ..helpers import CONFIGS, TINY_CONFIG
+from ..helpers.processes import start_module
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
 TRAIN = ["train.json", TINY_CONFIG]
@@ -379,16 +380,16 @@ def test_stage_1_on_other_channels(overlay, context, channels, tiny_cohort, bund
 def test_killed_training_resumes_to_the_weights_of_an_unbroken_one(trained, tiny_cohort, elsewhere, bundle):
     output = elsewhere / "killed"
     files = str([str(CONFIGS / "train.json"), str(TINY_CONFIG)])
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files]
+    command = ["monai.bundle", "run", "training", "--config_file", files]
     command += ["--dataset_dir", str(tiny_cohort), "--output_dir", str(output)]
     for stage in ("detector", "classifier"):
-        process = subprocess.Popen(command, cwd=elsewhere, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start_module(command, elsewhere, elsewhere / "killed_out", elsewhere / "killed_log")
         deadline = time.monotonic() + 300
-        while not (output / f"{stage}_last.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        while not (output / f"{stage}_last.pt").exists() and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "it ended before it could be killed"
     assert not (output / "model.pt").exists()
     bundle("training", TRAIN, elsewhere, dataset_dir=tiny_cohort, output_dir=output)
     whole = torch.load(trained / "model.pt", weights_only=True)

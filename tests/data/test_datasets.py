@@ -12,10 +12,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from monai.data import DataLoader
-from monai.transforms import Compose, Lambdad, LoadImaged, RandomizableTransform, Transform
+from monai.data import DataLoader, MetaTensor, get_track_meta
+from monai.transforms import Compose, Lambdad, LoadImaged, RandAffined, RandFlipd, RandomizableTransform, Transform
 
-from cmb_bundle.scripts.data.datasets import CohortDataset, SubjectDataset
+from cmb_bundle.scripts.data.datasets import CohortDataset, PatchDataset, SeededItems, SubjectDataset
 from cmb_bundle.scripts.data.labels import LabelConvention, count_points
 from cmb_bundle.scripts.data.layouts import find_subjects
 from cmb_bundle.scripts.data.splits import Split, assign_folds, make_datalist
@@ -808,3 +808,14 @@ def test_a_csv_with_a_cell_too_long_fails_its_subject_alone(tmp_path):
     datalist = make_datalist(tmp_path, folds=3)
     assert [entry["subject"] for entry in datalist["training"]] == ["01", "02", "03", "04"]
     assert "cannot be read as a table" in datalist["failures"]["05"]
+
+
+def test_patches_are_the_same_without_a_record_of_what_was_done_to_them():
+    items = [{"image": torch.rand(2, 12, 12, 6, generator=torch.Generator().manual_seed(3))}] * 3
+    turned = [RandAffined("image", prob=1.0, rotate_range=[0.0, 0.0, 3.0]), RandFlipd("image", prob=0.5)]
+    recorded, plain = SeededItems(items, Compose(turned)), PatchDataset(items, Compose(turned))
+    recorded.epoch_seed = plain.epoch_seed = 4
+    for one, other in zip(recorded, plain, strict=True):
+        assert type(other["image"]) is torch.Tensor and type(one["image"]) is MetaTensor
+        assert torch.equal(one["image"].as_tensor(), other["image"])
+    assert get_track_meta()

@@ -10,6 +10,7 @@ import torch
 from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
 
 from cmb_bundle.scripts.detection.retinanet import RetinaNet2DDetector, RetinaNet2DNetwork
+from cmb_bundle.scripts.errors import CheckpointError
 
 from ..helpers import CONFIGS
 from ..helpers.commands import commands
@@ -234,7 +235,7 @@ def test_bad_networks_are_refused(arguments):
 def test_values_that_are_not_finite_are_refused(training):
     ours = detector().train(training)
     ours.network.forward = lambda x: torch.full((1, 5, 240), torch.nan)
-    with pytest.raises(ValueError, match="gave values that are not finite"):
+    with pytest.raises(CheckpointError, match="gave values that are not finite"):
         ours(torch.rand(1, 2, 32, 32), [target()] if training else None)
 
 

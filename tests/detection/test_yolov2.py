@@ -13,6 +13,7 @@ from torch import nn
 from cmb_bundle.scripts.detection.anchors import fit_anchors
 from cmb_bundle.scripts.detection.boxes import non_max_suppression, select_boxes
 from cmb_bundle.scripts.detection.yolov2 import YOLOv2Detector
+from cmb_bundle.scripts.errors import CheckpointError
 from cmb_bundle.scripts.networks.classifier import PatchClassifier
 from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
 from cmb_bundle.scripts.networks.yolov2 import YOLOv2Network
@@ -320,7 +321,7 @@ def test_errors():
         detector(torch.zeros(1, 1, 16, 16))
     raw = silent()
     raw[0, 1, 2, 3, 4] = math.nan
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(CheckpointError, match="not finite"):
         fixed_detector(raw)(torch.zeros(1, 2, 32, 48))
 
 

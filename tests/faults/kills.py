@@ -22,6 +22,7 @@ from cmb_bundle.scripts.inference.former import is_whole, read_manifest
 from .judge import Outcome, run_workflow
 
 KILLS = 20
+JOBS_KILLED = 2
 COHORT = ["inference.json", "cohort.json"]
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 900.0
@@ -257,8 +258,40 @@ def of_cluster(cohort: Path, folder: Path, every: int) -> list[Outcome]:
     return outcomes
 
 
+def of_jobs(cohort: Path, folder: Path, every: int) -> list[Outcome]:
+    """The only job of a queue is killed: it is submitted again, and the run is the same as without."""
+    import psutil
+
+    scans = _scans(cohort, folder / "scans", 4)
+    wanted_dir, output, log = folder / "wanted", folder / "results", folder / "run.log"
+    options = {"dataset_dir": str(scans), "cohort_files": False}
+    assert wait(fork_run(["inference.json"], None, log, {**options, "output_dir": str(wanted_dir)})) == 0
+    wanted, outcomes = contents(wanted_dir), []
+    settings = folder / "jobs.yaml"
+    settings.write_text(
+        "jobqueue:\n  local:\n    cores: 1\n    processes: 1\n    memory: 6GB\n"
+        "    scheduler-options: {host: 127.0.0.1, dashboard_address: null}\n"
+    )
+    options |= {"cluster": "jobs", "cluster_file": str(settings), "workers": 1, "output_dir": str(output)}
+    for number in range(0, JOBS_KILLED, every):
+        shutil.rmtree(output, ignore_errors=True)
+        child = fork_run(COHORT, None, log, options)
+        until = time.monotonic() + PATIENCE
+        while len(list(output.glob("*/*_cmb_run.json"))) <= number and time.monotonic() < until:
+            time.sleep(0.05)
+        (job,) = [
+            one for one in psutil.Process(child).children() if any("dask_worker" in word for word in one.cmdline())
+        ]
+        job.kill()
+        status = wait(child)
+        problem = problem_of(output, wanted, status)
+        outcomes.append(Outcome("kill -9, jobs", f"after {number + 1}", "differs" if problem else "same", "", problem))
+    return outcomes
+
+
 PARTS = {
     "kill-inference": of_inference,
     "kill-training": of_training,
     "kill-cluster": of_cluster,
+    "kill-jobs": of_jobs,
 }

@@ -9,10 +9,12 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 IMPORTED = ("monai.bundle", "monai.handlers", "ignite.handlers", "skimage.measure", "pandas", "nibabel", "itk",
@@ -46,6 +48,29 @@ def run_module(words, cwd, timeout=600, env=None):
             raise subprocess.TimeoutExpired(words, timeout)
         out, err = (path.read_text(encoding="utf-8", errors="replace") for path in files)
         return subprocess.CompletedProcess([str(word) for word in words], process.exitcode, out, err)
+
+
+def run_ranks(words, cwd, number, timeout=600):
+    """Run ``python -m MODULE ARGUMENTS...`` in several processes of one group, as torchrun would start them.
+
+    Args:
+        words, cwd, timeout: as of :func:`run_module`.
+        number: of processes.
+
+    Returns:
+        What ``subprocess.run`` returns, with the status of the first that failed and what all of them printed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(number)}
+    group["TORCHELASTIC_RUN_ID"] = "test"
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(number)} for rank in range(number)]
+    with ThreadPoolExecutor(number) as threads:
+        started = [threads.submit(run_module, words, cwd, timeout, os.environ | group | rank) for rank in ranks]
+        done = [one.result() for one in started]
+    status = next((one.returncode for one in done if one.returncode), 0)
+    said = ["".join(texts) for texts in ((d.stdout for d in done), (d.stderr for d in done))]
+    return subprocess.CompletedProcess(done[0].args, status, *said)
 
 
 def start_module(words, cwd, out, err, env=None):

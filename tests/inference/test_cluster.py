@@ -140,14 +140,17 @@ def test_options_of_a_cluster_that_cannot_be(tmp_path, monkeypatch):
     with pytest.raises(ClusterError, match=r"needs Dask, which is not installed here: pip install .*\[cluster\]"):
         ClusterLoader([])
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name)
-    with pytest.raises(ClusterError, match="cluster is 'slrum'; expected local, slurm or tcp://HOST:PORT"):
+    with pytest.raises(ClusterError, match=r"cluster is 'slrum'; expected local, slurm, pbs, .* or tcp://HOST:PORT"):
         ClusterLoader([], "slrum")
     with pytest.raises(ClusterError, match=r"--cluster_file FILE\.yaml"):
         ClusterLoader([], "slurm", workers=3)
     pytest.importorskip("dask")
     (tmp_path / "c.yaml").write_text("cores: 4")
-    with pytest.raises(ClusterError, match="there is no jobqueue in it"):
-        _read_cluster_file(tmp_path / "c.yaml")
+    with pytest.raises(ClusterError, match="there is no jobqueue: slurm in it"):
+        _read_cluster_file(tmp_path / "c.yaml", "slurm")
+    (tmp_path / "c.yaml").write_text("jobqueue:\n  slurm:\n    cores: 4")
+    with pytest.raises(ClusterError, match=r"there is no jobqueue: pbs in it; .*: jobqueue: pbs: cores: 1"):
+        _read_cluster_file(tmp_path / "c.yaml", "pbs")
 
 
 def test_number_of_workers_by_cores_and_memory(monkeypatch):
@@ -166,7 +169,7 @@ def test_slurm_file_of_dask_jobqueue(tmp_path):
         "jobqueue:\n  slurm:\n    cores: 1\n    memory: 6GB\n    queue: brains\n    walltime: '08:00:00'\n"
     )
     with dask.config.set({}):
-        _read_cluster_file(tmp_path / "slurm.yaml")
+        _read_cluster_file(tmp_path / "slurm.yaml", "slurm")
         with jobqueue.SLURMCluster(scheduler_options={"dashboard_address": None}) as started:
             script = started.job_script()
     assert "#SBATCH -p brains" in script and "#SBATCH -t 08:00:00" in script and "--mem=6G" in script

@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from cmb_bundle.scripts.errors import OptionError
+from cmb_bundle.scripts.errors import CheckpointError, OptionError
 from cmb_bundle.scripts.inference.inferers import MixedPrecisionInferer, TwoStageInferer
 from cmb_bundle.scripts.networks.decision import JointDecision
 
@@ -124,7 +124,7 @@ def test_the_probability_is_by_both_stages_where_the_network_has_a_decision():
 def test_a_decision_that_is_not_finite_is_refused(wrong):
     both = network()
     both.decision = JointDecision(**wrong)
-    with pytest.raises(ValueError, match="values of the decision that are not finite"):
+    with pytest.raises(CheckpointError, match="values of the decision that are not finite"):
         TwoStageInferer(SPACING, average=1)(volume((10, 12, 3, 0.5, 0.7))[None], both)
 
 

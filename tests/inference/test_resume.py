@@ -23,6 +23,7 @@ from cmb_bundle.scripts.inference.former import FormerResults
 from cmb_bundle.scripts.inference.stop import StopSignals
 
 from ..helpers import CONFIGS
+from ..helpers.processes import start_module
 
 INFERENCE = ["inference.json"]
 ALL = ["phantom-001", "phantom-002", "phantom-003"]
@@ -274,14 +275,15 @@ def test_an_output_folder_that_cannot_be_written_is_known_before_any_work(tiny_c
 def test_a_signal_ends_the_run_in_order(tiny_cohort, tmp_path, number, status):
     scans, output = flat_copy(tiny_cohort, tmp_path / "scans", 4), tmp_path / "results"
     (scans / "a_swi.nii.gz").write_bytes(b"no scan")
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "inference.json")]
+    command = ["monai.bundle", "run", "--config_file", str(CONFIGS / "inference.json")]
     command += ["--dataset_dir", str(scans), "--output_dir", str(output)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not list(output.glob("phantom-001/*_cmb_run.json")):
+    process = start_module(command, tmp_path, tmp_path / "out", tmp_path / "log")
+    while process.is_alive() and not list(output.glob("phantom-001/*_cmb_run.json")):
         time.sleep(0.005)
-    process.send_signal(number)
-    out, said = process.communicate(timeout=120)
-    assert process.returncode == status, said
+    os.kill(process.pid, number)
+    process.join(120)
+    out, said = ((tmp_path / name).read_text() for name in ("out", "log"))
+    assert process.exitcode == status, said
     whole = sorted(path.parent.name for path in output.glob("*/*_cmb_run.json"))
     assert 1 <= len(whole) < 4
     assert sorted(path.name for path in output.iterdir()) == ["failures.csv", *whole, "subjects.csv"]

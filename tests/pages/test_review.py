@@ -7,8 +7,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -28,6 +26,7 @@ from cmb_bundle.scripts.pages import write_review
 from ..helpers import ROOT, TINY_CONFIG
 from ..helpers.browser import Browser, needs_chromium
 from ..helpers.commands import commands
+from ..helpers.processes import run_module
 
 LOWEST = 0.01
 
@@ -271,5 +270,6 @@ def test_the_command_of_the_page_on_review(results, tiny_cohort, tmp_path):
     for name, target in (("cmb_bundle", ROOT / "cmb_bundle"), ("scans", tiny_cohort)):
         (tmp_path / name).symlink_to(target)
     shutil.copytree(results, tmp_path / "results", ignore=shutil.ignore_patterns("review.html"))
-    subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=tmp_path, check=True, capture_output=True)
+    done = run_module(shlex.split(command)[2:], tmp_path)
+    assert done.returncode == 0, done.stderr
     assert content_of(tmp_path / "results" / "review.html")["lowest"] == 0.05

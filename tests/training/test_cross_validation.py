@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pandas as pd
@@ -17,6 +15,7 @@ from cmb_bundle.scripts.training.cross_validation import _run
 from ..helpers import CONFIGS, TINY_CONFIG
 from ..helpers.darknet import cfg_text, conv, write_small
 from ..helpers.keras import small_model
+from ..helpers.processes import start_module
 
 CROSS_VALIDATE = ["train.json", "cross_validate.json", TINY_CONFIG]
 FASTER = {"detector_epochs": 1, "classifier_epochs": 1, "bootstrap": 50}
@@ -143,17 +142,17 @@ def test_settings_that_only_inference_has_reach_the_evaluation(imported):
 def test_killed_and_resumed_it_gives_the_same_report(whole, tiny_cohort, tmp_path, bundle):
     output = tmp_path / "output"
     files = str([str(CONFIGS / "train.json"), str(CONFIGS / "cross_validate.json"), str(TINY_CONFIG)])
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", files]
+    command = ["monai.bundle", "run", "--config_file", files]
     command += ["--dataset_dir", str(tiny_cohort), "--output_dir", str(output)]
     command += [word for key, value in FASTER.items() for word in (f"--{key}", str(value))]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start_module(command, tmp_path, tmp_path / "out", tmp_path / "log")
     deadline = time.monotonic() + 600
     mark = output / "fold_2" / "detector_last.pt"
-    while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not mark.exists() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it ended before it could be killed"
     assert mark.exists() and not (output / "metrics.json").exists()
     before = (output / "fold_0" / "model.pt").stat().st_mtime_ns
     done = bundle("run", CROSS_VALIDATE, tmp_path, dataset_dir=tiny_cohort, output_dir=output, **FASTER)

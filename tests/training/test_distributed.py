@@ -1,8 +1,6 @@
 """Two processes train to the losses of one."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import ignite.distributed as idist
@@ -26,6 +24,7 @@ from cmb_bundle.scripts.training.distributed import (
 )
 
 from ..helpers import CONFIGS, TINY_CONFIG
+from ..helpers.processes import run_ranks
 
 CPU = torch.device("cpu")
 SPLIT = (3, 4)
@@ -72,7 +71,7 @@ def train_share(rank, folder):
 
 
 def test_two_processes_with_unequal_shares_learn_what_one_does(tmp_path):
-    torch.multiprocessing.spawn(train_share, (str(tmp_path),), nprocs=2)
+    torch.multiprocessing.start_processes(train_share, (str(tmp_path),), nprocs=2, start_method="forkserver")
     network = small_network()
     expected = train_steps(network, *items(), LossReweighting())
     assert expected[2] < expected[0]
@@ -152,10 +151,9 @@ def exact_config(tmp_path_factory):
 
 def run_two(run_id, config, output, cohort, *arguments):
     files = [str(path) for path in (CONFIGS / "train.json", CONFIGS / "multi_gpu_train.json", TINY_CONFIG, config)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    command += ["monai.bundle", "run", run_id, "--config_file", str(files), "--device", "$torch.device('cpu')"]
+    command = ["monai.bundle", "run", run_id, "--config_file", str(files), "--device", "$torch.device('cpu')"]
     command += ["--dataset_dir", str(cohort), "--output_dir", str(output), *arguments]
-    done = subprocess.run(command, cwd=output.parent, capture_output=True, text=True, timeout=600)
+    done = run_ranks(command, output.parent, 2)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done
 

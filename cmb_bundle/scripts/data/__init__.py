@@ -1,6 +1,6 @@
 """Which files a data set holds, whose they are, and what the annotator wrote."""
 
-from .datasets import CohortDataset, SeededItems, SubjectDataset
+from .datasets import CohortDataset, PatchDataset, SubjectDataset
 from .label_files import Table, read_components, read_table
 from .labels import LabelConvention, Points, count_points, read_label_map, read_points
 from .layouts import complete_subject, find_subjects, read_datalist
@@ -13,8 +13,8 @@ __all__ = [
     "Acquisition",
     "CohortDataset",
     "LabelConvention",
+    "PatchDataset",
     "Points",
-    "SeededItems",
     "Split",
     "SubjectDataset",
     "Table",

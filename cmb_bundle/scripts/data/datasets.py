@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from monai.data import CacheDataset, Dataset
+from monai.data import CacheDataset, Dataset, get_track_meta, set_track_meta
 from monai.transforms import Compose, RandomizableTrait, Transform, apply_transform
 
 from ..errors import SubjectError, root_cause
@@ -39,6 +39,27 @@ class SeededItems(Dataset):
         if self.epoch_seed is not None:
             seed = int(np.random.SeedSequence([self.epoch_seed, index]).generate_state(1)[0])
             self.transform.set_random_state(seed=seed)
+
+
+class PatchDataset(SeededItems):
+    """
+    Patches of stage 2 as plain tensors: they have no place in the world, and to keep track of what was done to them
+    takes as much time as to do it.
+
+    Example:
+        >>> from monai.transforms import RandFlipd
+        >>> patches = PatchDataset([{"image": torch.rand(2, 4, 4, 4)}], Compose([RandFlipd("image", prob=1.0)]))
+        >>> type(patches[0]["image"]).__name__
+        'Tensor'
+    """
+
+    def _transform(self, index: int) -> Any:
+        before = get_track_meta()
+        set_track_meta(False)
+        try:
+            return super()._transform(index)
+        finally:
+            set_track_meta(before)
 
 
 class CohortDataset(SeededItems, CacheDataset):

@@ -13,6 +13,8 @@ from monai.data import MetaTensor
 from monai.data.box_utils import box_iou
 from torch import Tensor
 
+from ..errors import CheckpointError
+
 
 def without_meta(images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
     """Plain tensors; :func:`monai.utils.convert_to_tensor` would give up a channels-last order in memory."""
@@ -110,9 +112,9 @@ def select_boxes(
 
 
 def check_finite(raw: Tensor) -> None:
-    """Raise ValueError if a value of a raw tensor is not finite."""
+    """Raise CheckpointError if a value of a raw tensor is not finite."""
     if not bool(torch.isfinite(raw).all()):
-        raise ValueError(
+        raise CheckpointError(
             "The detector's network gave values that are not finite. Look for such values in the images and in "
             "the weights; if the weights are at fault, train with a lower learning rate or without mixed precision."
         )

@@ -228,7 +228,8 @@ class RetinaNet2DDetector(RetinaNetDetector):
             (N,), best first.
 
         Raises:
-            ValueError: in training without (valid) targets, or where a value is not finite.
+            ValueError: in training without (valid) targets.
+            CheckpointError: a value is not finite.
         """
         images = without_meta(images)
         if self.training:

@@ -126,7 +126,7 @@ class YOLOv2Detector(nn.Module):
             as :meth:`forward`.
 
         Raises:
-            ValueError: if a value of ``raw`` is not finite.
+            CheckpointError: if a value of ``raw`` is not finite.
         """
         check_finite(raw)
         boxes, probabilities = self._decode(raw)

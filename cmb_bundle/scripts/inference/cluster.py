@@ -32,6 +32,11 @@ INSTALL = (
     "A cohort on a cluster needs Dask, which is not installed here: pip install -c constraints.txt '.[cluster]'. "
     "Without cohort.json, the same command works through the subjects one after the other."
 )
+JOB_QUEUES = {
+    "slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster", "oar": "OARCluster",
+    "htcondor": "HTCondorCluster", "moab": "MoabCluster", "jobs": "local.LocalCluster",
+}  # fmt: skip
+"""Those of dask-jobqueue; the last starts its jobs on this computer, to try a file of settings."""
 ATTEMPTS = 2
 """How often a subject is tried whose worker died or hung."""
 POLL_SECONDS = 0.5
@@ -61,9 +66,9 @@ class ClusterLoader:
 
     Args:
         dataset: the subjects.
-        cluster: ``"local"``, processes on this computer; ``"slurm"``, jobs that are submitted to SLURM; or the address
-            of a Dask scheduler, ``"tcp://host:port"``.
-        cluster_file: YAML of dask-jobqueue's own form, for ``"slurm"``.
+        cluster: ``"local"``, processes on this computer; ``"slurm"`` or another of ``JOB_QUEUES``, jobs that are
+            submitted; or the address of a Dask scheduler, ``"tcp://host:port"``.
+        cluster_file: YAML of dask-jobqueue's own form, for jobs.
         workers: how many; by default as many as this computer has cores, GPUs if the device is CUDA, and memory for.
         worker_gb: memory of a worker on this computer in GB, beyond which it is ended.
         subject_minutes: how long a subject may take.
@@ -85,12 +90,12 @@ class ClusterLoader:
     ) -> None:
         if importlib.util.find_spec("distributed") is None:
             raise ClusterError(INSTALL)
-        if cluster not in ("local", "slurm") and not cluster.startswith(("tcp://", "tls://")):
-            raise ClusterError(f"cluster is {cluster!r}; expected local, slurm or tcp://HOST:PORT.")
-        if cluster == "slurm" and (cluster_file is None or workers is None):
+        if cluster not in ("local", *JOB_QUEUES) and not cluster.startswith(("tcp://", "tls://")):
+            raise ClusterError(f"cluster is {cluster!r}; expected local, {', '.join(JOB_QUEUES)} or tcp://HOST:PORT.")
+        if cluster in JOB_QUEUES and (cluster_file is None or workers is None):
             raise ClusterError(
-                "cluster is slurm; expected --workers, their number, too, and --cluster_file FILE.yaml, in the form of "
-                "dask-jobqueue (jobqueue: slurm: cores, memory, queue, walltime, ...)."
+                f"cluster is {cluster}; expected --workers, their number, too, and --cluster_file FILE.yaml, in the "
+                f"form of dask-jobqueue (jobqueue: {_section(cluster)}: cores, memory, queue, walltime, ...)."
             )
         self.dataset, self.cluster, self.cluster_file = dataset, cluster, cluster_file
         self.workers, self.worker_gb, self.seconds = workers, worker_gb, 60 * subject_minutes
@@ -125,7 +130,7 @@ class ClusterLoader:
         with ExitStack() as stack:
             stack.enter_context(dask.config.set(OF_WORKERS))
             try:
-                at = stack.enter_context(self._started()) if self.cluster in ("local", "slurm") else self.cluster
+                at = stack.enter_context(self._started()) if ":" not in self.cluster else self.cluster
                 client = stack.enter_context(Client(at, timeout=30, set_as_default=False))
             except (OSError, RuntimeError, ImportError) as error:
                 raise ClusterError(f"The cluster {self.cluster} cannot be reached or started: {error}") from error
@@ -133,15 +138,15 @@ class ClusterLoader:
             yield client
 
     def _started(self) -> Any:
-        if self.cluster == "slurm":
-            from dask_jobqueue import SLURMCluster
-
-            _read_cluster_file(self.cluster_file)
+        if self.cluster in JOB_QUEUES:
+            module, _, name = f"dask_jobqueue.{JOB_QUEUES[self.cluster]}".rpartition(".")
+            _read_cluster_file(self.cluster_file, _section(self.cluster))
             try:
-                started = SLURMCluster()
+                started = getattr(importlib.import_module(module), name)()
             except (TypeError, ValueError) as error:
                 raise ClusterError(f"{self.cluster_file}: {error}") from error
-            started.scale(self.workers)
+            # unlike scale, this submits again what was killed or has reached its walltime
+            started.adapt(minimum_jobs=self.workers, maximum_jobs=self.workers)
             return started
         from distributed import LocalCluster
 
@@ -280,7 +285,12 @@ def default_workers(worker_gb: float, device: torch.device) -> int:
     return max(1, min(places, int(MEMORY_LIMIT // (worker_gb * 1e9))))
 
 
-def _read_cluster_file(path: str | Path) -> None:
+def _section(cluster: str) -> str:
+    """What dask-jobqueue calls the settings of a job queue."""
+    return "local" if cluster == "jobs" else cluster
+
+
+def _read_cluster_file(path: str | Path, section: str) -> None:
     """Take the settings of a file as Dask would those of its own configuration."""
     import dask
     import yaml
@@ -289,10 +299,11 @@ def _read_cluster_file(path: str | Path) -> None:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ClusterError(f"cluster_file {path}: cannot be read as YAML ({error}).") from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("jobqueue"), Mapping):
+    queues = content.get("jobqueue") if isinstance(content, Mapping) else None
+    if not isinstance(queues, Mapping) or not isinstance(queues.get(section), Mapping):
         raise ClusterError(
-            f"cluster_file {path}: there is no jobqueue in it; expected the form of dask-jobqueue: jobqueue: slurm: "
-            "cores: 4, memory: 16GB, ..."
+            f"cluster_file {path}: there is no jobqueue: {section} in it; expected the form of dask-jobqueue: "
+            f"jobqueue: {section}: cores: 1, memory: 6GB, ..."
         )
     dask.config.update(dask.config.config, content, priority="new")
 

@@ -12,7 +12,7 @@ from monai.inferers import Inferer, SimpleInferer
 
 from ..candidate import Candidate
 from ..detection.candidates import CANDIDATE_COLUMNS, candidates_to_table, merge_slices
-from ..errors import OptionError
+from ..errors import CheckpointError, OptionError
 from ..transforms.patches import cut_patch
 from ..transforms.slices import average_slices, stack_slices
 
@@ -208,7 +208,7 @@ def _is_count(number: object) -> bool:
 
 def _check_finite(values: torch.Tensor, where: str) -> None:
     if not bool(torch.isfinite(values).all()):
-        raise ValueError(
+        raise CheckpointError(
             f"The network returned values of {where} that are not finite. Look for NaN or infinite values in its "
             "weights; without them every candidate would be dropped in silence."
         )

@@ -17,7 +17,7 @@ from .strips import channels_of, cut_slices, jpeg, on_a_voxel
 
 SIZE_MM, PIXEL_MM = 24.0, 0.4
 """Edge and pixels of the pictures of a finding."""
-WITH_PICTURES, IN_TABLE = 12, 40
+WITH_PICTURES, IN_TABLE = 12, 32
 """Findings with pictures, and further ones in the table: more than two sheets of paper do not hold."""
 
 
