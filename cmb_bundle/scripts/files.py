@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xls")
 TABLE_SUFFIXES = (*EXCEL_SUFFIXES, ".csv", ".tsv", ".txt")
+UNREAD_TABLES = (".ods", ".fods", ".numbers", ".xlsb", ".fcsv", ".mrk.json")
+"""Forms in which points are saved and which are not read: of LibreOffice, of a Mac, of Excel, of 3D Slicer."""
 NIBABEL_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh")
 """NIfTI and Analyze, also as two files, and FreeSurfer's MGH, which nibabel reads."""
 IMAGE_SUFFIXES = (*NIBABEL_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -40,7 +42,8 @@ IMAGE_SUFFIXES = (*NIBABEL_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 UNREAD_SUFFIXES = (
     ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip", ".img.gz", ".hdr.gz", ".mnc", ".par", ".head", ".zip", ".7z", ".tar",
     ".tar.gz", ".tgz", ".rar", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".tif", ".tiff", ".vtk", ".vti", ".mif",
-    ".mif.gz",
+    ".mif.gz", ".nii.z", ".mnc.gz", ".gipl", ".gipl.gz", ".vmr", ".rec", ".brik", ".brik.gz",
+    *(f".nii{of}" for n in range(1, 10) for of in (f" ({n}).gz", f"({n}).gz", f".gz.{n}")),  # by browsers and wget
     *(f"{of}{left}" for of in (".nii.gz", ".nii")
       for left in (".part", ".partial", ".crdownload", ".download", ".filepart", ".tmp", ".bak", ".gpg", ".lz4")),
 )  # fmt: skip

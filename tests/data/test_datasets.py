@@ -16,10 +16,10 @@ from monai.data import DataLoader, MetaTensor, get_track_meta
 from monai.transforms import Compose, Lambdad, LoadImaged, RandAffined, RandFlipd, RandomizableTransform, Transform
 
 from cmb_bundle.scripts.data.datasets import CohortDataset, PatchDataset, SeededItems, SubjectDataset
-from cmb_bundle.scripts.data.labels import LabelConvention
+from cmb_bundle.scripts.data.labels import LabelConvention, count_points
 from cmb_bundle.scripts.data.layouts import find_subjects
 from cmb_bundle.scripts.data.splits import Split, assign_folds, make_datalist
-from cmb_bundle.scripts.errors import SubjectError
+from cmb_bundle.scripts.errors import LabelError, SubjectError
 
 REAL = Path(__file__).parents[3] / "shared/data/real"
 
@@ -769,6 +769,34 @@ def test_a_text_beside_a_scan_is_no_label_unless_its_name_says_so(tmp_path):
     touch(tmp_path, "01_swi.nii.gz", "01.txt", "02_swi.nii.gz", "02_label.txt", "03_swi.nii.gz", "03.tsv")
     labels = [Path(subject.get("label", "-")).name for subject in find_subjects(tmp_path)]
     assert labels == ["-", "02_label.txt", "03.tsv"]
+
+
+def test_a_label_in_a_form_that_is_not_read_fails_in_training_and_a_readable_one_beside_it_is_taken(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        touch(tmp_path, f"Data/SWI/{name}.nii.gz")
+    touch(tmp_path, "Label/a.ods", "Label/b.mrk.json", "Label/c.ods")
+    for name in ("c", "d"):
+        (tmp_path / "Label" / f"{name}.csv").write_text("1,2,3\n")
+    files = {subject["subject"]: Path(subject["label"]).name for subject in find_subjects(tmp_path)}
+    assert files == {"a": "a.ods", "b": "b.mrk.json", "c": "c.csv", "d": "d.csv"}
+    with pytest.raises(LabelError, match=r"a\.ods: this kind of label file cannot be read; .* Save it in one of these"):
+        count_points(tmp_path / "Label" / "a.ods")
+    beside = touch(tmp_path / "beside", "a_swi.nii.gz", "a.numbers", "b_swi.nii.gz", "b.fcsv", "b.csv")
+    assert [Path(subject["label"]).name for subject in find_subjects(beside)] == ["a.numbers", "b.csv"]
+
+
+def test_a_table_that_is_no_label_by_its_name_is_mentioned(tmp_path):
+    touch(
+        tmp_path, "P1_swi.nii.gz", "P1_CMB.xlsx", "P1_cmb.csv", "P1.csv", "P1 (1).csv", "P2/swi.nii.gz", "P2/rater.csv"
+    )
+    touch(tmp_path, "demographics.xlsx", "P10_swi.nii.gz")
+    found = {subject["subject"]: subject for subject in find_subjects(tmp_path)}
+    assert Path(found["P1"]["label"]).name == "P1.csv"
+    assert [line.split(" was not read")[0] for line in found["P1"]["notices"].split("label. ")] == [
+        "P1 (1).csv", "P1_CMB.xlsx"
+    ]  # fmt: skip
+    assert found["P2"]["notices"].startswith("rater.csv was not read: a table of labels is named as its subject")
+    assert "notices" not in found["P10"]
 
 
 def test_a_csv_with_a_cell_too_long_fails_its_subject_alone(tmp_path):

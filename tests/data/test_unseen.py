@@ -80,6 +80,29 @@ def test_packed_files_are_logged(tmp_path, caplog):
     assert "unpack them if they hold scans: P2.zip, more/P3.tar.gz, more/P4/IM1.dcm.gz" in caplog.text
 
 
+def test_loose_dicom_files_among_images_are_mentioned(tmp_path, write, caplog):  # noqa: F811
+    """As where dcm2niix wrote into the folder of its input."""
+    write("SWI_Images", 7, SWI_TYPE)
+    touch(tmp_path, "P1_swi.nii.gz", "P2/swi.nii.gz")
+    for path in sorted((tmp_path / "study").iterdir()):
+        (tmp_path / f"{path.name}.IMA").write_bytes(path.read_bytes())
+        path.rename(tmp_path / "P2" / path.name)
+    (tmp_path / "study").rmdir()
+    subjects = {subject["subject"]: subject for subject in find_subjects(tmp_path)}
+    assert set(subjects) == {"P1", "P2"} and "notices" not in subjects["P1"]
+    assert subjects["P2"]["notices"].startswith("4 DICOM files, such as ")
+    assert (
+        f"4 DICOM files, such as IM0070000.IMA, were not read: beside them are images of other forms in {tmp_path}"
+        in caplog.text
+    )
+    caplog.clear()
+    (tmp_path / "P1_swi.nii.gz").rename(tmp_path / "T1.nii.gz")
+    for path in (tmp_path / "P2").iterdir():
+        path.unlink()
+    assert [subject["subject"] for subject in find_subjects(tmp_path) if "error" not in subject] == ["P01"]
+    assert "were not read" not in caplog.text
+
+
 def test_what_lies_beside_dicom_studies_is_not_lost(tmp_path, write):  # noqa: F811
     write("SWI_Images", 7, SWI_TYPE)
     touch(tmp_path, "P2_phase.nii.gz", "P3_swi.nii.xz", "x/y/P4_swi.nii.gz", "T1.nii.gz", "P01_phase.nii.gz")

@@ -154,6 +154,11 @@ IMAGES = {
     "ramp": (lambda: np.indices(SHAPE).sum(0), EDGE, "corners are as bright as its middle"),
     "bottle": (bottle, EDGE, "equally bright everywhere, as a bottle is"),
     "CT": (lambda: np.where(head() > 30, head() / 5, -1000), EDGE, "-1000, as of CT"),
+    "padding": (
+        lambda: np.where(head() > 30, head(), -32768),
+        EDGE,
+        "Its air has -32768, which is padding, or of CT",
+    ),
     "voxels twice as large": (head, (6.0, 6.0, 8.0), "which is no head, or the voxel size in its header is wrong"),
     "voxels half as large": (head, (1.5, 1.5, 2.0), "72 x 90 mm wide and long, which is no head"),
     "body": (lambda: head((120, 80, 16)), (3.2, 3.2, 5.0), "which is no head"),

@@ -15,7 +15,7 @@ from typing import Any
 from ..dicom.reader import dicom_files, is_dicom
 from ..dicom.series import find_studies
 from ..errors import DicomError, SubjectError
-from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES, UNREAD_SUFFIXES, read_json
+from ..files import EXCEL_SUFFIXES, IMAGE_SUFFIXES, TABLE_SUFFIXES, UNREAD_SUFFIXES, UNREAD_TABLES, read_json
 from .bids import FOLDERS, find_bids, is_part
 from .converted import take_converted
 from .echoes import ECHO, ROLES_OF_ECHOES, choose_echo
@@ -45,7 +45,7 @@ OTHER_KEYS = {"swi": "image", "pha": "phase", "mag": "magnitude", "t2s": "t2star
 """What a datalist may have in place of our own keys."""
 OF_PATIENT = ("patient", "session", "date")
 """What a datalist may say of a scan, for a follow-up."""
-SUFFIXES = {"label": (*TABLE_SUFFIXES, *IMAGE_SUFFIXES), "truth": (".json",)}
+SUFFIXES = {"label": (*TABLE_SUFFIXES, *IMAGE_SUFFIXES, *UNREAD_TABLES), "truth": (".json",)}
 SPECIAL_FOLDERS = {"data": None, "label": "label", "labels": "label", "truth": "truth"}
 OWN_OUTPUT = re.compile(r"_cmb(_swi)?$", re.IGNORECASE)
 EXTRACTED = re.compile(r"[-_. ](bet|brain)$", re.IGNORECASE)
@@ -458,6 +458,9 @@ def _scan(root: Path) -> dict[str, dict[str, list[Path]]]:
             _add_folder(found, folders[name], role, SUFFIXES[role])
     named: dict[str, dict[str, list[Path]]] = defaultdict(dict)
     for name, files in found.items():
+        # one in a form that is not read counts where there is no other
+        read = [path for path in files.get("label", ()) if not _suffix(path, UNREAD_TABLES)]
+        files = files | ({"label": read} if read else {})
         for role, paths in files.items():
             named[_composed(name)].setdefault(role, []).extend(paths)
         named[_composed(name)]  # one without files, too
@@ -521,8 +524,8 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
             if name.role not in (None, "label") and not derived(stem) and not of_spm:
                 found[subject or name.subject or folder.name]["unread"].append(path)
             continue
-        own_output = OWN_OUTPUT.search(stem) and not CHALLENGE_LABEL.search(stem)
-        if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES)) or own_output:
+        own_output = OWN_OUTPUT.search(stem) and not (CHALLENGE_LABEL.search(stem) or _suffix(path, EXCEL_SUFFIXES))
+        if not _suffix(path, (*IMAGE_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_TABLES)) or own_output:
             continue
         if stem.endswith(PARCELLATION) or stem == "dseg":
             continue
@@ -532,7 +535,7 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
             found[subject or name.subject or folder.name]["label"].append(path)
         elif _suffix(path, (".txt",)):
             continue  # a protocol or a note, as lies beside many scans
-        elif _suffix(path, TABLE_SUFFIXES):
+        elif _suffix(path, (*TABLE_SUFFIXES, *UNREAD_TABLES)):
             tables.append(path)
         elif derived(own) or (name.role and EXTRACTED.search(own)):
             computed.append((path, name.role, subject))
@@ -556,7 +559,30 @@ def _add_by_name(found: dict, folder: Path, subject: str = "") -> list[Derived]:
             if owner == subject or (not subject and set(found.get(owner, ())) - {"other"}):
                 found[owner]["label"].append(path)
                 break
+        else:
+            near = [name for name in found if name and re.match(re.escape(name) + "[-_. ]", path.name)]
+            if subject in found or near:
+                found[subject if subject in found else max(near, key=len)]["notices"].append(
+                    f"{path.name} was not read: a table of labels is named as its subject, or has the word label."
+                )
+    _mention_dicom(found, folder, subject)
     return computed
+
+
+def _mention_dicom(found: dict, folder: Path, subject: str) -> None:
+    """Say that DICOM files lie loose among scans that were found by names, as where dcm2niix wrote beside them."""
+    scans = [found.get(subject, {})] if subject else found.values()
+    if not any({"image", "magnitude", "t2star"} & set(files) for files in scans):
+        return
+    known = (*IMAGE_SUFFIXES, *TABLE_SUFFIXES, *UNREAD_SUFFIXES, ".json", ".png", ".html")
+    loose = [path for path in _entries(folder) if path.is_file() and not _suffix(path, known) and is_dicom(path)]
+    if not loose:
+        return
+    said = f"{len(loose)} DICOM files, such as {loose[0].name}, were not read: beside them are images of other forms"
+    if subject:
+        found[subject]["notices"].append(f"{said}.")
+    else:
+        logger.warning("%s in %s. If they are other scans, move them into a folder of their own.", said, folder)
 
 
 def _best(scans: dict[str, dict[str, list[Path]]], files: dict) -> dict[str, dict[str, list[Any]]]:
@@ -652,7 +678,9 @@ def _suffix(path: Path, suffixes: tuple[str, ...]) -> str:
 
 
 def _stem(path: Path) -> str:
-    return path.name[: -len(_suffix(path, (*UNREAD_SUFFIXES, *IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json")))]
+    return path.name[
+        : -len(_suffix(path, (*UNREAD_SUFFIXES, *UNREAD_TABLES, *IMAGE_SUFFIXES, *TABLE_SUFFIXES, ".json")))
+    ]
 
 
 def _holds_dicom(path: Path) -> bool:

@@ -36,7 +36,9 @@ def label_suffix(path: Path) -> str:
     known = [suffix for suffix in (*TABLE_SUFFIXES, *IMAGE_SUFFIXES) if name.endswith(suffix)]
     if not known:
         accepted = ", ".join((*TABLE_SUFFIXES, *IMAGE_SUFFIXES))
-        raise LabelError(f"{path}: this kind of label file cannot be read; accepted are {accepted}.")
+        raise LabelError(
+            f"{path}: this kind of label file cannot be read; accepted are {accepted}. Save it in one of these forms."
+        )
     if not path.is_file():
         raise LabelError(f"{path}: there is no such label file.")
     if path.stat().st_size == 0:

@@ -23,7 +23,7 @@ SMALLEST_MM, LARGEST_MM = (85.0, 115.0), (270.0, 300.0)
 those of newborns 90 and 115 mm; bodies are 300 mm wide and more."""
 CROP_MM = 60.0
 """A field of view that is smaller than this is a crop, see :mod:`.tested`."""
-AIR_OF_CT = -900.0
+LEAST_OF_CT, AIR_OF_CT = -1100.0, -900.0
 """In Hounsfield units."""
 EVEN, EVEN_VOXELS = 0.08, 200
 """From the 1st to the 99th percentile of the brightness of even material, relative to its surroundings, at 4 mm; 67
@@ -93,7 +93,10 @@ def problem_of_head(image: np.ndarray, mask: np.ndarray, spacing: list[float]) -
     if min(field) < CROP_MM or not mask.any():
         return ""
     outside = _corners(image)
-    if image.min() <= AIR_OF_CT and np.median(outside) <= AIR_OF_CT:
+    at = float(np.median(outside))
+    if at < LEAST_OF_CT:
+        return f"Its air has {at:.0f}, which is padding, or of CT; an MR image has 0 or noise there."
+    if at <= AIR_OF_CT:
         return "Its air has -1000, as of CT in Hounsfield units."
     inside = float(np.median(image[mask]))
     air = float(np.median(outside)) < AS_BRIGHT * inside
