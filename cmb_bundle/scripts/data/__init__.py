@@ -1,9 +1,10 @@
 """Which files a data set holds, whose they are, and what the annotator wrote."""
 
+from .datalists import read_datalist
 from .datasets import CohortDataset, PatchDataset, SubjectDataset
 from .label_files import Table, read_components, read_table
 from .labels import LabelConvention, Points, count_points, read_label_map, read_points
-from .layouts import complete_subject, find_subjects, read_datalist
+from .layouts import complete_subject, find_subjects
 from .names import derived, parse_name
 from .sheets import label_suffix
 from .sidecars import Acquisition, read_sidecar

@@ -15,9 +15,10 @@ import numpy as np
 from ..errors import LabelError, SubjectError
 from ..files import write_json
 from .bids import only_labelled, participant_of
+from .datalists import FILE_KEYS, read_datalist
 from .label_files import subjects_of_table
 from .labels import LabelConvention, count_points
-from .layouts import FILE_KEYS, find_subjects, read_datalist
+from .layouts import find_subjects
 
 logger = logging.getLogger(__name__)
 

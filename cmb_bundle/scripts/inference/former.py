@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..data.layouts import FILE_KEYS
+from ..data.datalists import FILE_KEYS
 from ..data.results import results_of
 from ..data.sidecars import read_sidecar
 from ..dicom.writers import bundle_version
