@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import math
+import os
 import struct
 import tempfile
 from pathlib import Path
@@ -104,6 +105,8 @@ def test_what_git_leaves_in_place_of_an_image_is_named_as_that(tmp_path):
         for name in ("a.nii", "a.nii.gz", "a.nrrd", "a.mgz"):
             (tmp_path / name).write_text(content)
             assert "Fetch the content, as with git annex get" in refused({"image": tmp_path / name})
+    os.mkfifo(tmp_path / "pipe.nii")  # to open one would wait for who writes to it
+    assert "cannot be read" in refused({"image": tmp_path / "pipe.nii"})
 
 
 @pytest.mark.parametrize(

@@ -316,6 +316,8 @@ def _absent(path: Path) -> str:
 def is_pointer(path) -> bool:
     """Whether a file is what git-annex or Git LFS leave in place of a content that was not fetched."""
     try:
+        if not Path(path).is_file():  # to open a pipe waits for who writes to it
+            return False
         with Path(path).open("rb") as file:
             return file.read(100).startswith((b"/annex/objects/", b"version https://git-lfs"))
     except (OSError, TypeError):
