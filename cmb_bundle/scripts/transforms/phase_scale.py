@@ -28,7 +28,7 @@ FLOATS = 0.00367
 """Half a circle in the floats of some reconstructions."""
 
 FEWEST = 16
-"""Different values of a phase; what has fewer was rounded, as radians are in a file of whole numbers, or is a mask."""
+"""Different whole numbers of a phase; what has fewer was rounded, as radians are in a file of these, or is a mask."""
 
 MOST_RADIANS = 100.0
 """Largest value in rad that unwrapping leaves in a head: 500 Hz, as above the sinuses, at an echo time of 32 ms."""
@@ -74,8 +74,8 @@ def phase_to_radians(
         reading, or an empty one.
 
     Raises:
-        SubjectError: it is a field in Hz or ppm, values of no known form, or fewer than 16 different ones among
-            a thousand or more.
+        SubjectError: it is a field in Hz or ppm, values of no known form, or fewer than 16 different ones, all whole,
+            among a thousand or more.
 
     Example:
         >>> phase, *_ = phase_to_radians(torch.tensor([-4096.0, 0.0, 2048.0]))
@@ -88,11 +88,11 @@ def phase_to_radians(
         'Phase was computed from a field in Hz and the echo time of 10 ms.'
     """
     phase = phase.float()
-    different = len(torch.unique(phase.flatten()[:: max(1, phase.numel() // SAMPLE)]))
-    if different < FEWEST and phase.numel() > 1000:
+    different = torch.unique(phase.flatten()[:: max(1, phase.numel() // SAMPLE)])
+    if len(different) < FEWEST and phase.numel() > 1000 and torch.equal(different, different.round()):
         raise SubjectError(
-            f"The phase has {different} different values: it was rounded, as radians are where they are saved as whole "
-            "numbers, or it is a mask. Give the phase as the scanner or dcm2niix writes it."
+            f"The phase has {len(different)} different values: it was rounded, as radians are where they are saved as "
+            "whole numbers, or it is a mask. Give the phase as the scanner or dcm2niix writes it."
         )
     if scale is not None:
         return wrap(phase * scale), f"Phase was scaled by {scale:g} rad a unit, as configured.", ""
