@@ -143,10 +143,12 @@ def test_reorg_is_part_of_the_convolution_before_it(network):
     torch.testing.assert_close(fast.passthrough(fine), slow.reorg(slow.passthrough(fine)))
 
 
-def test_auto_is_bfloat16_where_the_processor_has_it(network, monkeypatch):
+def test_auto_is_bfloat16_where_the_processor_multiplies_matrices_in_it(network, monkeypatch):
     for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has: has)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has: has)
         assert accelerate(network).classifier.dtype == expected
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")  # as in older versions
+    assert accelerate(network).classifier.dtype == torch.float32
 
 
 def test_an_unknown_precision_is_refused(network):

@@ -28,8 +28,9 @@ def accelerate(network: nn.Module, device: torch.device | str = "cpu", precision
         network: with children ``detector`` (with a child ``network``) and ``classifier``; it is not changed.
         device: where the copy is put.
         precision: "bfloat16" keeps weights and activations in 8 bits of mantissa; what is returned is float32. "auto"
-            does so on a processor with instructions for it and not on others, on which it is slower, nor on CUDA, where
-            the evaluator's ``amp`` decides. It is 1.7 (the default network) to 2 times (the literal YOLOv2) as fast.
+            does so on a processor that multiplies matrices in it (Intel's AMX), where it is 1.7 (the default network)
+            to 2 times (the literal YOLOv2) as fast. Elsewhere it does not: on a processor that has vector instructions
+            alone for it (AVX-512 BF16), float32 is twice as fast, and on CUDA the evaluator's ``amp`` decides.
             Measured with the shipped weights on four scans with SWI and phase and four T2*-weighted ones: places move
             by up to 0.05 mm, detector scores by 0.014 and probabilities by 0.005 (95th percentiles; a probability by
             0.06 at most), 12 of 638 candidates, all below 0.06, come or go, and the same numbers of microbleeds are
@@ -45,13 +46,17 @@ def accelerate(network: nn.Module, device: torch.device | str = "cpu", precision
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}.")
     device = torch.device(device)
     if precision == "auto":
-        fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        precision = "bfloat16" if fast else "float32"
+        precision = "bfloat16" if device.type == "cpu" and has_matrix_unit() else "float32"
     network = deepcopy(network).eval().requires_grad_(False)
     dtype = getattr(torch, precision)
     for parent, name in ((network.detector, "network"), (network, "classifier")):
         setattr(parent, name, Accelerated(getattr(parent, name), dtype))
     return network.to(device)
+
+
+def has_matrix_unit() -> bool:
+    """Whether the processor has Intel's AMX, and the installed PyTorch can tell."""
+    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 class MaxPool(nn.Module):

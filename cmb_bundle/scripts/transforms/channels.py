@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from .notices import add_notice
+from .plausible import memory_order
 
 DARKEST_PHASE = 1e-3
 """The least complement of a measured phase: 0 means that there is none."""
@@ -34,7 +35,9 @@ class ScaleSWId(MapTransform):
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         d = dict(data)
         for key in self.key_iterator(d):
-            tissue = d[key].as_tensor()[d["mask"].as_tensor().bool()]
+            swi = d[key].as_tensor()
+            order = memory_order(swi)  # in any other, and on four axes, to choose voxels takes three times as long
+            tissue = swi.permute(order).flatten()[d["mask"].as_tensor().bool().permute(order).flatten()]
             tissue = tissue[tissue > 0.5 * tissue.mean()]
             d[key] = (d[key] * (0.5 / float(tissue.median()))).clamp(0, 1)
         return d

@@ -261,7 +261,7 @@ class LoadSubjectd(MapTransform):
                 f"{found} has {' x '.join(map(str, size))} voxels. Expected at least {MINIMUM_SLICES} slices."
             )
         check_grid(found, size, volume.affine.numpy())
-        low, high = float(volume.min()), float(volume.max())  # NaN if there is any
+        low, high = map(float, volume.as_tensor().aminmax())  # NaN if there is any
         if not math.isfinite(high - low):
             bad = ~torch.isfinite(volume)
             if not is_background(volume[0].numpy()):

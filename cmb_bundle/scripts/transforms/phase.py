@@ -194,7 +194,7 @@ def is_raw(phase: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -> bool
         image: the same shape, SWI or magnitude; tissue is what is brighter in it than half of the head's mean.
         mask: the same shape, bool, the head.
     """
-    phase, image, mask = (x[..., ::3, :, :] for x in (phase, image, mask))  # a third of the voxels tells as much
+    phase, image, mask = (x[..., ::3, ::3, :] for x in (phase, image, mask))  # a ninth of the voxels tells as much
     tissue = mask & (image > 0.5 * image[mask].mean())
     return float(phase[tissue].abs().median()) > RAW_PHASE
 

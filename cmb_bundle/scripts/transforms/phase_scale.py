@@ -7,13 +7,11 @@ import math
 import torch
 
 from ..errors import SubjectError
+from .plausible import SAMPLE, different, sample
 
 OUTLIERS = (0.0, 1e-4, 1e-3)
 """Shares of the values that may lie beyond the range that tells the unit: a few voxels, of a filter or of unwrapping,
 are often far outside."""
-
-SAMPLE = 250_000
-"""Values that are sorted, at most about twice as many."""
 
 FILLED, OUTER = 0.01, 0.9
 """A phase fills its circle where at least the first share of the values is beyond the second share of the range, on
@@ -26,6 +24,9 @@ none."""
 
 FLOATS = 0.00367
 """Half a circle in the floats of some reconstructions."""
+
+FEWEST_SLICES = 4
+"""Slices at least in which jumps are looked for; the outer ones may be empty."""
 
 FEWEST = 16
 """Different whole numbers of a phase; what has fewer was rounded, as radians are in a file of these, or is a mask."""
@@ -88,20 +89,21 @@ def phase_to_radians(
         'Phase was computed from a field in Hz and the echo time of 10 ms.'
     """
     phase = phase.float()
-    different = torch.unique(phase.flatten()[:: max(1, phase.numel() // SAMPLE)])
-    if len(different) < FEWEST and phase.numel() > 1000 and torch.equal(different, different.round()):
+    values = sample(phase)
+    number = different(values, more_than=FEWEST)
+    if number < FEWEST and phase.numel() > 1000 and torch.equal(values, values.round()):
         raise SubjectError(
-            f"The phase has {len(different)} different values: it was rounded, as radians are where they are saved as "
+            f"The phase has {number} different values: it was rounded, as radians are where they are saved as "
             "whole numbers, or it is a mask. Give the phase as the scanner or dcm2niix writes it."
         )
     if scale is not None:
         return wrap(phase * scale), f"Phase was scaled by {scale:g} rad a unit, as configured.", ""
     unit = units.strip().lower()
-    largest = float(phase.abs().max())
     if unit in ("hz", "rad/s", "ppm", "ppb"):
         factor, words = field_to_radians(units, echo_ms, field_tesla)
         return wrap(phase * factor), words, ""
     if unit in UNITS:
+        largest = float(phase.abs().max())
         if largest * UNITS[unit] <= MOST_RADIANS:
             return wrap(phase * UNITS[unit]), f"Phase was read in {units}, as the JSON file beside it says.", ""
         phase, notice, warning = _by_range(phase, manufacturer)
@@ -144,7 +146,7 @@ def field_to_radians(units: str, echo_ms: float | None, field_tesla: float | Non
 
 def _by_range(phase: torch.Tensor, manufacturer: str) -> tuple[torch.Tensor, str, str]:
     """Read a phase by the range of its values: that of all, or without a few that are far beyond the others."""
-    least, most = float(phase.min()), float(phase.max())
+    least, most = map(float, phase.aminmax())
     ordered = _tissue_and_air(phase)
     for share in OUTLIERS:
         cut = math.ceil(share * len(ordered))
@@ -175,8 +177,7 @@ def _by_range(phase: torch.Tensor, manufacturer: str) -> tuple[torch.Tensor, str
 
 def _tissue_and_air(phase: torch.Tensor) -> torch.Tensor:
     """The values, sorted, without the one value of the background that a mask leaves; a sample of them is enough."""
-    values = phase.flatten()
-    values = values[:: max(1, len(values) // SAMPLE)].sort().values
+    values = sample(phase).sort().values
     background = _background(values)
     return values if background is None else values[values != background]
 
@@ -191,7 +192,8 @@ def _background(ordered: torch.Tensor) -> float | None:
 def _is_wrapped(phase: torch.Tensor, extent: float) -> bool:
     """Whether neighbours within a slice, but for the background, jump by more than half of the extent."""
     if phase.ndim > 2:
-        phase = phase[..., :: max(1, phase.numel() // SAMPLE)]
+        number = max(FEWEST_SLICES, SAMPLE * phase.shape[-1] // phase.numel())
+        phase = phase[..., torch.linspace(0, phase.shape[-1] - 1, number + 2).round().long()[1:-1].unique()]
     background = _background(phase.flatten().sort().values)
     jumps, pairs = 0, 0
     for axis in (-3, -2) if phase.ndim > 2 else (-1,):
@@ -246,7 +248,7 @@ def _over_the_circle(
 def _wrap_beyond(phase: torch.Tensor) -> torch.Tensor:
     """Wrap where the phase is beyond pi by more than rounding; elsewhere pi stays pi."""
     limit = 1.001 * math.pi
-    if -limit <= float(phase.min()) and float(phase.max()) <= limit:
+    if all(abs(float(value)) <= limit for value in phase.aminmax()):
         return phase
     return torch.where(phase.abs() > limit, wrap(phase), phase)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from ..errors import SubjectError
 
-SAMPLE = 200_000
-"""Values that are looked at, at most about twice as many, evenly spaced."""
+SAMPLE, SOME = 200_000, 5_000
+"""Values that are looked at, at most about twice as many, evenly spaced; and those that mostly tell enough."""
 
 MOST_NEGATIVE = 0.2
 """Share of negative values, of those that are not background, that interpolation does not leave."""
@@ -47,14 +48,14 @@ def check_image(found: str, volume: torch.Tensor) -> None:
         ...     print(str(error)[:84])
         sub-1: the SWI a.nii has 2 different values: it is a mask or a label map. Expected a
     """
-    values = volume.flatten()
-    if float(values.max()) <= 0:
-        raise SubjectError(f"{found} has no positive value, at most {float(values.max()):g}. {_EXPECTED}")
-    check_extremes(found, values)
-    values = values[:: max(1, len(values) // SAMPLE)]
-    different = values.unique()
-    if len(different) <= LABELS:
-        raise SubjectError(f"{found} has {len(different)} different values: it is a mask or a label map. {_EXPECTED}")
+    largest = float(volume.max())
+    if largest <= 0:
+        raise SubjectError(f"{found} has no positive value, at most {largest:g}. {_EXPECTED}")
+    check_extremes(found, volume)
+    values = sample(volume)
+    number = different(values, more_than=LABELS)
+    if number <= LABELS:
+        raise SubjectError(f"{found} has {number} different values: it is a mask or a label map. {_EXPECTED}")
     shown = values[values != values.mode().values]
     negative = float((shown < 0).float().mean())
     if negative > MOST_NEGATIVE:
@@ -90,16 +91,60 @@ def check_extremes(found: str, values: torch.Tensor) -> None:
         ...     print(str(error)[:76])
         sub-1: the SWI a.nii has 1 value(s) such as 3e+09, far beyond all others: it
     """
-    size = values.abs().flatten()
-    largest = float(size.max())
-    sample = size[:: max(1, len(size) // SAMPLE)]
-    shown = sample[sample > 0]
-    limit = min(LARGEST, FARTHEST * float(shown.quantile(0.99)) if len(shown) else LARGEST)
+    largest = max(abs(float(value)) for value in values.aminmax())
+    shown = sample(values).abs()
+    shown = shown[shown > 0]
+    limit = min(LARGEST, FARTHEST * float(np.percentile(shown.numpy(), 99)) if len(shown) else LARGEST)
     if largest > limit:
         raise SubjectError(
-            f"{found} has {int((size > limit).sum())} value(s) such as {largest:.3g}, far beyond all others: it is "
-            "damaged. Copy or convert it again."
+            f"{found} has {int((values.abs() > limit).sum())} value(s) such as {largest:.3g}, far beyond all others: "
+            "it is damaged. Copy or convert it again."
         )
+
+
+def sample(values: torch.Tensor) -> torch.Tensor:
+    """
+    About ``SAMPLE`` of the values, spread evenly, at most about twice as many.
+
+    Args:
+        values: any shape.
+
+    Returns:
+        (N,), a view where the memory allows it.
+
+    Example:
+        >>> sample(torch.arange(8 * SAMPLE))[:3]
+        tensor([ 0,  9, 18])
+    """
+    values = values.permute(memory_order(values)).flatten()  # in any other order, it would be a copy
+    return values[:: max(1, len(values) // SAMPLE) | 1]  # an even step would meet the same columns of each row
+
+
+def memory_order(values: torch.Tensor) -> list[int]:
+    """
+    The axes, that with the largest stride first.
+
+    Example:
+        >>> memory_order(torch.zeros(2, 3, 4).permute(2, 0, 1))
+        [1, 2, 0]
+    """
+    return sorted(range(values.ndim), key=values.stride, reverse=True)
+
+
+def different(values: torch.Tensor, more_than: int) -> int:
+    """
+    How many different values there are; where there are more, any number above ``more_than``.
+
+    Args:
+        values: (N,).
+        more_than: what matters.
+
+    Example:
+        >>> different(torch.tensor([3.0, 3.0, 5.0]), more_than=2), different(torch.arange(1000.0), more_than=2) > 2
+        (2, True)
+    """
+    some = len(values[:: max(1, len(values) // SOME)].unique())
+    return some if some > more_than else len(values.unique())
 
 
 _EXPECTED = "Expected an image that is positive and dark around the head; give the SWI or the magnitude."
