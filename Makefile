@@ -28,8 +28,9 @@ demo: install
 	$(RUN) -m monai.bundle run --config_file "['cmb_bundle/configs/inference.json','cmb_bundle/configs/evaluate.json']" --dataset_dir demo/cohort --datalist_file demo/training/datalist.json --checkpoint demo/training/model.pt --output_dir demo/trained
 	@echo "Found with the weights trained just now: see demo/trained/report.html and demo/trained/*/*_cmb.png"
 
+# Where the variable is set, each of the many processes would compile all modules again.
 test: install lint
-	OMP_NUM_THREADS=1 $(RUN) -m pytest
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(RUN) -m pytest
 
 lint: install
 	$(RUN) -m ruff check .

@@ -21,7 +21,7 @@ def tiny_cohort(tmp_path_factory):
     """Five tiny subjects in the layout of the real data set, with a few microbleeds each and none in the last."""
     folder = tmp_path_factory.mktemp("cohort") / "tiny"
     spec = dataclasses.replace(TINY, positive_share=0.8)
-    return Path(make_cohort(folder, subjects=5, preset=spec, seed=3, processes=2))
+    return Path(make_cohort(folder, subjects=5, preset=spec, seed=3, processes=1))
 
 
 @pytest.fixture(scope="session")

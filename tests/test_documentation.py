@@ -2,18 +2,15 @@
 
 import ast
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from .helpers.commands import commands
-from .helpers.processes import run_module
+from .helpers.processes import run_code, run_module
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "cmb_bundle" / "docs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -201,8 +198,6 @@ def test_the_bundle_works_copied_elsewhere_alone(tmp_path):
         "import sys; n = w.network_def\n"
         "print(sys.modules['scripts'].__file__, type(n).__name__)\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment, check=True
-    )
+    done = run_code(code, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split()[-2:] == [str(tmp_path / "bundle" / "scripts" / "__init__.py"), "TwoStageNetwork"]

@@ -28,7 +28,7 @@ DEFAULT = LabelConvention()
 def cohort(tmp_path_factory):
     """Two tiny phantoms with ten microbleeds each, and their voxels."""
     folder = tmp_path_factory.mktemp("audit") / "cohort"
-    make_cohort(folder, 2, dataclasses.replace(TINY, microbleeds=10), seed=5, processes=2, progress=False)
+    make_cohort(folder, 2, dataclasses.replace(TINY, microbleeds=10), seed=5, processes=1, progress=False)
     return folder
 
 

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from cmb_bundle.scripts.inference.writers import TABLE_HEADER
 from cmb_bundle.scripts.phantom import SMALL, make_cohort
 
 from ..helpers import CONFIGS, TINY_CONFIG
-from ..helpers.processes import start_module
+from ..helpers.processes import run_code, run_ranks, start_module
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
 TRAIN = ["train.json", TINY_CONFIG]
@@ -132,14 +130,14 @@ print("lacking:", workflow.check_properties())
 def test_properties_of_overlays_that_need_processes_or_a_first_stage(
     overlay, elsewhere_named, trained, tiny_cohort, tmp_path
 ):
-    (tmp_path / "check.py").write_text(PROPERTIES)
     shutil.copytree(trained, tmp_path / "output")
     files = " ".join(str(path) for path in (CONFIGS / "train.json", TINY_CONFIG, CONFIGS / f"{overlay}.json"))
-    start = ["-m", "torch.distributed.run", "--standalone"] if overlay == "multi_gpu_train" else []
-    done = subprocess.run(
-        [sys.executable, *start, "check.py", files, str(tiny_cohort), "output"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    given = [files, tiny_cohort, "output"]
+    if overlay == "multi_gpu_train":
+        (tmp_path / "check.py").write_text(PROPERTIES)
+        done = run_ranks(["check", *given], tmp_path, number=1)
+    else:
+        done = run_code(PROPERTIES, tmp_path, given)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"lacking: {elsewhere_named}" in done.stdout
 

@@ -50,6 +50,22 @@ def run_module(words, cwd, timeout=600, env=None):
         return subprocess.CompletedProcess([str(word) for word in words], process.exitcode, out, err)
 
 
+def run_code(code, cwd, words=(), **how):
+    """Run a program, given as text, as ``python FILE ARGUMENTS...`` would; it stays in the folder.
+
+    Args:
+        code: the program.
+        cwd: the folder to run it in.
+        words: its arguments.
+        how: as of :func:`run_module`.
+
+    Returns:
+        as :func:`run_module`.
+    """
+    Path(cwd, "program.py").write_text(code, encoding="utf-8")
+    return run_module(["program", *words], cwd, **how)
+
+
 def run_ranks(words, cwd, number, timeout=600):
     """Run ``python -m MODULE ARGUMENTS...`` in several processes of one group, as torchrun would start them.
 

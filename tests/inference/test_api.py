@@ -18,6 +18,7 @@ from cmb_bundle.scripts.errors import CheckpointError, InputError, OptionError, 
 from cmb_bundle.scripts.inference import api, detect
 
 from ..helpers import ROOT
+from ..helpers.processes import run_code
 
 KINDS = {
     "both": {"swi": "SWI", "phase": "Phase"},
@@ -202,10 +203,8 @@ def test_both_ways_to_import_it_give_the_same(scans, tmp_path):
         "assert 'cmb_bundle' not in sys.modules\n"
         "print(sys.modules['scripts'].__file__, found.candidates, sep='\\n')\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "bundle")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment, check=True
-    )
+    done = run_code(code, tmp_path / "bundle")
+    assert done.returncode == 0, done.stderr[-3000:]
     file, candidates = done.stdout.splitlines()[-2:]
     assert file == str(tmp_path / "bundle" / "scripts" / "__init__.py")
     installed = cmb_bundle.detect(**scans["both"], operating_point="sensitive")
@@ -228,10 +227,7 @@ def test_the_python_block_of_the_readme_runs(scans, tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         folder = {"swi": "SWI", "phase": "Phase", "mag": "Magnitude"}[kind]
         shutil.copy(scans["both"]["swi"].parents[1] / folder / SUBJECT, tmp_path / name)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", blocks[0]], cwd=tmp_path, capture_output=True, text=True, env=environment
-    )
+    done = run_code(blocks[0], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout
 

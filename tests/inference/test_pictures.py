@@ -91,7 +91,7 @@ def test_title_fits_a_narrow_picture(tmp_path):
 def test_only_slices_with_microbleeds_are_drawn_each_once(tmp_path, texts):
     draw(tmp_path / "a.png", volume(), result((10, 10, 3.2), (30, 30, 2.9), (20, 20, 11)))
     assert texts["slices"] == ["slice k = 3 (RAS order)", "slice k = 11 (RAS order)"]
-    assert texts["figure"] == ["s1: 3 microbleeds by the program.\nR is left. Not for diagnosis."]
+    assert texts["figure"] == ["s1: 3 microbleeds by the program.\nRight is on the left. Not for diagnosis."]
 
 
 def test_one_microbleed_is_told_in_the_singular(tmp_path, texts):

@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +13,7 @@ from monai.data import MetaTensor, decollate_batch
 from cmb_bundle.scripts.training.metrics import CandidateFROC, FindingsFROC
 
 from ..helpers import CONFIGS, TINY_CONFIG
+from ..helpers.processes import run_code
 
 AFFINE = np.diag([0.5, 0.5, 2.0, 1.0])
 
@@ -150,12 +147,7 @@ if __name__ == "__main__":
 
 
 def test_two_processes_have_the_score_of_all_their_subjects(tmp_path):
-    (tmp_path / "two.py").write_text(TWO_PROCESSES)
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "two.py")], capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = run_code(TWO_PROCESSES, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = dict(re.findall(r"score (\w+) (\[.*?\])", done.stdout))  # gloo may write into a line of its own accord
     # stage 1: false .95, hit .9, false .5, hit .4 in three subjects; end to end: false .95, hit .9, hit .2, false .1

@@ -1,9 +1,6 @@
 """A training that is resumed with other values says which, and two trainings do not share a folder."""
 
 import re
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -15,6 +12,7 @@ from cmb_bundle.scripts.training.lock import OutputLock
 from cmb_bundle.scripts.training.settings import compare_settings
 
 from ..helpers import TINY_CONFIG
+from ..helpers.processes import start_module
 from .test_handlers import checkpoint_of, saved_after, started
 
 SETTINGS = {
@@ -97,21 +95,36 @@ def test_a_state_of_an_older_version_is_resumed(tmp_path):
 # ------------------------------------------------------------------------------------------------- the lock
 
 
-def test_a_fold_that_another_process_works_on_is_passed_over(tmp_path):
+HOLD_LOCK = """
+import sys, time
+from cmb_bundle.scripts.files import take_lock
+lock = take_lock(sys.argv[1])
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def holding(code, folder, path):
+    """Start a program that locks a path, and wait until it has."""
+    (folder / "holder.py").write_text(code)
+    process = start_module(["holder", path], folder, folder / "held", folder / "holder.log")
+    deadline = time.monotonic() + 120
+    while not ((folder / "held").exists() and (folder / "held").read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (folder / "held").read_text() == "held\n", (folder / "holder.log").read_text()
+    return process
+
+
+def test_a_fold_that_another_process_works_on_is_skipped(tmp_path, tmp_path_factory):
     validation = CrossValidation.__new__(CrossValidation)
     validation.output_dir = tmp_path
-    hold = "import sys, time; from cmb_bundle.scripts.files import take_lock; lock = take_lock(sys.argv[1]);"
-    hold += "print('held', flush=True); time.sleep(600)"
-    command = [sys.executable, "-c", hold, str(tmp_path / "fold_1" / "lock")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = holding(HOLD_LOCK, tmp_path_factory.mktemp("other"), tmp_path / "fold_1" / "lock")
     try:
-        assert process.stdout.readline() == "held\n"
         with validation._lock(1) as free, validation._lock(0) as other:
             assert (free, other) == (False, True)
     finally:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.join()
     with validation._lock(1) as free:
         assert free
 
@@ -127,22 +140,20 @@ time.sleep(600)
 
 
 @pytest.fixture
-def other(tmp_path):
+def other(tmp_path, tmp_path_factory):
     """Another process that trains in the folder."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
+    process = holding(HOLD, tmp_path_factory.mktemp("other"), tmp_path)
     yield process
     process.kill()
-    process.wait()
-    process.stdout.close()
+    process.join()
 
 
 def test_two_trainings_in_one_folder_are_refused_until_the_first_is_gone(tmp_path, other):
     with pytest.raises(TrainingError, match="is the output folder of another training, which is running now"):
         OutputLock(tmp_path)
     OutputLock(tmp_path / "elsewhere").release()
-    other.send_signal(signal.SIGKILL)
-    other.wait()
+    other.kill()
+    other.join()
     assert (tmp_path / ".training.lock").is_file(), "what a killed process leaves is no hindrance"
     lock = OutputLock(tmp_path)
     OutputLock(tmp_path).release()

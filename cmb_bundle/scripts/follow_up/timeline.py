@@ -100,7 +100,8 @@ def draw_timeline(path: str | Path, done: Comparison, statement: str) -> None:
     hidden = len(done.lesions) - len(lesions)
     more = f" {hidden} more in the table." if hidden else ""
     letters = int(width * 13)
-    title = "\n".join(wrap(f"{done.patient}: lesions over time, by the program.{more} R is left.", letters))
+    title = f"{done.patient}: lesions over time, by the program.{more} Right is on the left."
+    title = "\n".join(wrap(title, letters))
     figure.text(0.5, 1 - 0.08 / height, title, color="white", fontsize=9, ha="center", va="top")
     figure.text(0.5, 0.06 / height, "\n".join(wrap(statement, letters)), color="#c0c0c0", fontsize=7, ha="center")
     warnings = "\n".join(wrap(" ".join(done.notices), int(letters * 1.2))[:3])

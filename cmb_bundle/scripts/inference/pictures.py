@@ -85,7 +85,7 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict, warnings: s
     hidden = len(np.unique(on_slice)) - len(slices) if len(microbleeds) else 0
     more = f", {hidden} more slices in the table" if hidden > 0 else ""
     found = f"{len(microbleeds)} microbleed{'' if len(microbleeds) == 1 else 's'}"
-    title = f"{subject}: {found} by the program{more}.\nR is left. Not for diagnosis."
+    title = f"{subject}: {found} by the program{more}.\nRight is on the left. Not for diagnosis."
     figure.suptitle(title, color="white", fontsize=9, wrap=True)
     if lines:
         figure.text(0.02, 0.05 / height, "\n".join(lines), color="#ff6060", fontsize=8, va="bottom")

@@ -98,12 +98,16 @@ def _vote(
     size = int(np.prod(shape))
     place = voxel - radius * direction
     low = np.floor(place).astype(np.int32)
+    # of both neighbours along each axis: the index, the share of the vote, and whether it lies in the map
+    sides = [
+        [(at := low[axis] + step, 1 - np.abs(place[axis] - at), (at >= 0) & (at < shape[axis])) for step in (0, 1)]
+        for axis in range(3)
+    ]
     maps = np.zeros((2, size))
-    for corner in itertools.product((0, 1), repeat=3):
-        target = low + np.array(corner, dtype=np.int32)[:, None]
-        share = np.prod(1 - np.abs(place - target), axis=0)
-        inside = ((target >= 0) & (target < np.array(shape)[:, None])).all(axis=0)
-        flat = np.ravel_multi_index(tuple(target[:, inside]), shape)
+    for (i, share_i, in_i), (j, share_j, in_j), (k, share_k, in_k) in itertools.product(*sides):
+        inside = in_i & in_j & in_k
+        share = share_i * share_j * share_k
+        flat = np.ravel_multi_index((i[inside], j[inside], k[inside]), shape)
         maps[0] += np.bincount(flat, share[inside], minlength=size)
         maps[1] += np.bincount(flat, (share * strength)[inside], minlength=size)
     sigma = np.maximum(0.25 * radius / spacing, SMOOTHING_VOXELS)

@@ -293,14 +293,17 @@ def build_head(
     axes = [grid.axis(d) for d in range(3)]
     points = np.stack([resample(c, coarse, axes) for c in coarse_template])
     distance = template.at("brain_distance", points)
-    ventricle = template.at("ventricle_distance", points)
+    inside = distance <= 0
+    in_brain = points[:, inside]
     wobble = ndimage.zoom(rng.standard_normal([n // 4 + 2 for n in grid.shape]).astype(np.float32), 4, order=1)
     wobble = wobble[tuple(slice(0, n) for n in grid.shape)]
-    t1 = template.at("t1", points)
-    white = np.clip((template.at("white", points) - 0.5 + 0.08 * wobble) * 1.8 + 0.5, 0, 1)
-    fluid = np.clip((shape.fluid_threshold + 0.03 * wobble - t1) / 0.17, 0, 1)
-    fluid = np.maximum(fluid, soft(ventricle - shape.ventricle, 1.5))
-    fluid[distance > 0] = 1
+    rough = wobble[inside]
+    white, fluid = np.zeros_like(distance), np.ones_like(distance)
+    fluid[inside] = np.maximum(
+        np.clip((shape.fluid_threshold + 0.03 * rough - template.at("t1", in_brain)) / 0.17, 0, 1),
+        soft(template.at("ventricle_distance", in_brain) - shape.ventricle, 1.5),
+    )
+    white[inside] = np.clip((template.at("white", in_brain) - 0.5 + 0.08 * rough) * 1.8 + 0.5, 0, 1)
     white *= 1 - fluid
     iron = np.zeros_like(white)
     x, y, z = points

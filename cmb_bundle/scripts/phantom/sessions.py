@@ -162,12 +162,15 @@ def _simulate_sessions(sessions: Sequence[Session]) -> list[Phantom]:
     later = sum(session.new for session in sessions)
     corners = np.concatenate([_corners(box_of(s.spec), s.motion) for s in sessions])
     box = corners.min(0), corners.max(0)
-    phantoms, base = [], np.eye(4)
+    phantoms, base, made = [], np.eye(4), None
     for number, session in enumerate(sessions):
         streams = [np.random.default_rng([seed, n]) for n in (0, 1, 2, 6)]
         signal = signals(session.spec, np.random.default_rng([seed, 3]))
-        # lesions are placed in the first scan, and by its protocol, in each turn again
-        patient, _ = make_patient(first, streams, signal, box, later)
+        # lesions are placed in the first scan, and by its protocol, in each turn again; another protocol has another
+        # signal about the brain, and nothing else of a patient depends on it
+        if made is None or made[0] != signal:
+            made = signal, make_patient(first, streams, signal, box, later)[0]
+        patient = made[1]
         born = sum(other.new for other in sessions[: number + 1])
         seen = _without(patient, len(patient.microbleeds) - max(later - born, 0))
         moved = seen if number == 0 else _moved(seen, session, box_of(session.spec))

@@ -88,8 +88,8 @@ def draw_regions(
     about = result["regions"]
     score = f", similarity {about['similarity']:.3f}" if about.get("similarity") is not None else ""
     figure.suptitle(
-        f"{subject}: regions by {about['source']}{score}; circles are findings within 5 mm.\nR is left. Not for "
-        "diagnosis.",
+        f"{subject}: regions by {about['source']}{score}; circles are findings within 5 mm.\nRight is on the "
+        "left. Not for diagnosis.",
         color="white",
         fontsize=9,
     )

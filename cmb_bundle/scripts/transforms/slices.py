@@ -196,9 +196,10 @@ class RandSlicesd(RandomizableTransform, MapTransform):
         boxes = np.concatenate([centre - half[on_slice, :2], centre + half[on_slice, :2]], axis=1)
         inside = ((centre >= 0) & (centre < np.array(self.size))).all(axis=1)
         boxes = boxes[inside].clip(0, np.tile(self.size, 2))
-        around = [self._plane(volume, one) for one in neighbouring_slices(k, volume.shape[-1], self.context)]
+        piece, ends = self._cut(volume, start)  # before its slices are averaged and copied
+        around = [self._plane(piece, one) for one in neighbouring_slices(k, volume.shape[-1], self.context)]
         return {
-            "image": self._cut(torch.stack(around, dim=1).flatten(0, 1), start),
+            "image": pad(torch.stack(around, dim=1).flatten(0, 1), ends),
             "boxes": torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             "labels": torch.zeros(len(boxes), dtype=torch.int64),
         }
@@ -208,8 +209,10 @@ class RandSlicesd(RandomizableTransform, MapTransform):
         around = volume[..., first : k + self.average // 2 + 1].float()
         return average_slices(around, self.average)[..., k - first]
 
-    def _cut(self, plane: torch.Tensor, start: list[int]) -> torch.Tensor:
+    def _cut(self, volume: torch.Tensor, start: list[int]) -> tuple[torch.Tensor, list[int]]:
+        """The part (C, i, j, k) of a volume that is in the cut, and the zeros that its slices lack at their ends."""
+        spans = [slice(max(s, 0), s + n) for s, n in zip(start, self.size, strict=True)]
+        piece = volume[:, spans[0], spans[1]]
         before = [max(-s, 0) for s in start]
-        piece = plane[:, max(start[0], 0) : start[0] + self.size[0], max(start[1], 0) : start[1] + self.size[1]]
-        after = [n - b - m for n, b, m in zip(self.size, before, piece.shape[1:], strict=True)]
-        return pad(piece, [before[1], after[1], before[0], after[0]])
+        after = [n - b - m for n, b, m in zip(self.size, before, piece.shape[1:3], strict=True)]
+        return piece, [before[1], after[1], before[0], after[0]]
