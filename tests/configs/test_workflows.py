@@ -368,11 +368,10 @@ def test_stage_1_on_other_channels(overlay, context, channels, tiny_cohort, bund
     assert first.shape[1] == channels
     bundle(
         "run", [*INFERENCE, *overlay], elsewhere, checkpoint=output / "model.pt", output_dir=output / "found",
-        candidate_threshold=0.0, **how,
+        candidate_threshold=0.0, subjects=["phantom-001"], **how,
     )  # fmt: skip
-    results = [json.loads(path.read_text()) for path in (output / "found").glob("*/*_cmb.json")]
-    assert len(results) == 5
-    assert sum(len(result["candidates"]) for result in results) > 0
+    (result,) = [json.loads(path.read_text()) for path in (output / "found").glob("*/*_cmb.json")]
+    assert len(result["candidates"]) > 0
 
 
 def test_killed_training_resumes_to_the_weights_of_an_unbroken_one(trained, tiny_cohort, elsewhere, bundle):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -141,6 +142,8 @@ def test_settings_that_only_inference_has_reach_the_evaluation(imported):
 
 def test_killed_and_resumed_it_gives_the_same_report(whole, tiny_cohort, tmp_path, bundle):
     output = tmp_path / "output"
+    shutil.copytree(whole / "fold_0", output / "fold_0")
+    shutil.copy(whole / "datalist.json", output)
     files = str([str(CONFIGS / "train.json"), str(CONFIGS / "cross_validate.json"), str(TINY_CONFIG)])
     command = ["monai.bundle", "run", "--config_file", files]
     command += ["--dataset_dir", str(tiny_cohort), "--output_dir", str(output)]

@@ -98,8 +98,8 @@ def problem_of_head(image: np.ndarray, mask: np.ndarray, spacing: list[float]) -
         return f"Its air has {at:.0f}, which is padding, or of CT; an MR image has 0 or noise there."
     if at <= AIR_OF_CT:
         return "Its air has -1000, as of CT in Hounsfield units."
-    inside = float(np.median(image[::3, ::3][mask[::3, ::3]]))  # a ninth of the voxels tells as much
-    air = at < AS_BRIGHT * inside
+    some = image[::3, ::3][mask[::3, ::3]]  # a ninth of the voxels tells as much
+    air = at < AS_BRIGHT * float(np.median(some if some.size else image[mask]))
     if min(field) >= WHOLE_MM and not air:
         return "Its corners are as bright as its middle, which is no head in air: noise, or a phase or a computed map."
     extent = _extents(mask, spacing)
