@@ -196,6 +196,7 @@ def test_the_bundle_works_copied_elsewhere_alone(tmp_path):
         f"w = ConfigWorkflow(config_file={config!r}, workflow_type='train')\n"
         "w.initialize()\n"
         "import sys; n = w.network_def\n"
+        "assert 'cmb_bundle' not in sys.modules\n"
         "print(sys.modules['scripts'].__file__, type(n).__name__)\n"
     )
     done = run_code(code, tmp_path)

@@ -51,7 +51,7 @@ def run_module(words, cwd, timeout=600, env=None):
 
 
 def run_code(code, cwd, words=(), **how):
-    """Run a program, given as text, as ``python FILE ARGUMENTS...`` would; it stays in the folder.
+    """Run a program, given as text, as ``python FILE ARGUMENTS...`` would, with this process's path of modules.
 
     Args:
         code: the program.

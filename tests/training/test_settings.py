@@ -108,10 +108,13 @@ def holding(code, folder, path):
     """Start a program that locks a path, and wait until it has."""
     (folder / "holder.py").write_text(code)
     process = start_module(["holder", path], folder, folder / "held", folder / "holder.log")
-    deadline = time.monotonic() + 120
-    while not ((folder / "held").exists() and (folder / "held").read_text()) and time.monotonic() < deadline:
+    deadline, held = time.monotonic() + 120, folder / "held"
+    while not (held.exists() and held.read_text()) and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert (folder / "held").read_text() == "held\n", (folder / "holder.log").read_text()
+    if not held.exists() or held.read_text() != "held\n":
+        process.kill()
+        process.join()
+        pytest.fail((folder / "holder.log").read_text())
     return process
 
 

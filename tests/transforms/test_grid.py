@@ -6,11 +6,13 @@ import itk
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from cmb_bundle.scripts.errors import SubjectError
 from cmb_bundle.scripts.transforms.grid import problem_of_grid
 from cmb_bundle.scripts.transforms.load import LoadSubjectd
 from cmb_bundle.scripts.transforms.phase import NormalizePhased
+from cmb_bundle.scripts.transforms.plausible import check_image, sample
 
 RNG = np.random.default_rng(0)
 HEAD = RNG.gamma(4, 100, (40, 44, 20)).astype(np.float32)
@@ -141,6 +143,24 @@ def test_what_can_be_no_swi_is_refused_with_advice(tmp_path, array, words, key, 
     assert message.startswith(f"sub-7: the {noun} {path} ")
     assert words in message
     assert "give the SWI or the magnitude" in message
+
+
+@pytest.mark.parametrize("shape", [(448, 448, 35), (448, 448, 34), (512, 448, 72), (512, 400, 33), (64, 64, 12)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_values_of_all_slices_are_looked_at(shape, axis):
+    """Whatever the order in memory; a step of 35 would have met the first of 35 slices alone."""
+    place = torch.arange(shape[axis], dtype=torch.float32).reshape([-1 if d == axis else 1 for d in range(3)])
+    for order in ((0, 1, 2), (2, 1, 0), (2, 0, 1)):
+        stored = place.expand(shape).permute(order).contiguous().permute(np.argsort(order).tolist())
+        assert torch.equal(stored, place.expand(shape))
+        counts = torch.bincount(sample(stored[None]).long(), minlength=shape[axis])
+        assert int(counts.min()) > 0.5 * float(counts.float().mean())
+
+
+def test_an_empty_first_slice_hides_nothing(tmp_path):
+    scan = RNG.gamma(4, 100, (448, 448, 35)).astype(np.float32)
+    scan[:, :, 0] = 0
+    check_image("sub-7: the SWI", torch.as_tensor(scan[None]))
 
 
 def test_a_few_negative_values_are_no_phase(tmp_path):

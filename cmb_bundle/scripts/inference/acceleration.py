@@ -29,8 +29,9 @@ def accelerate(network: nn.Module, device: torch.device | str = "cpu", precision
         device: where the copy is put.
         precision: "bfloat16" keeps weights and activations in 8 bits of mantissa; what is returned is float32. "auto"
             does so on a processor that multiplies matrices in it (Intel's AMX), where it is 1.7 (the default network)
-            to 2 times (the literal YOLOv2) as fast. Elsewhere it does not: on a processor that has vector instructions
-            alone for it (AVX-512 BF16), float32 is twice as fast, and on CUDA the evaluator's ``amp`` decides.
+            to 2 times (the literal YOLOv2) as fast. Elsewhere it does not: on an Intel processor that has vector
+            instructions alone for it (AVX-512 BF16), float32 was 1.4 to 1.7 times as fast; others were not measured. On
+            CUDA the evaluator's ``amp`` decides.
             Measured with the shipped weights on four scans with SWI and phase and four T2*-weighted ones: places move
             by up to 0.05 mm, detector scores by 0.014 and probabilities by 0.005 (95th percentiles; a probability by
             0.06 at most), 12 of 638 candidates, all below 0.06, come or go, and the same numbers of microbleeds are

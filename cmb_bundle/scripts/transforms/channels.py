@@ -36,7 +36,7 @@ class ScaleSWId(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             swi = d[key].as_tensor()
-            order = memory_order(swi)  # in any other, and on four axes, to choose voxels takes three times as long
+            order = memory_order(swi)  # choosing voxels in another order, or on four axes, takes three times as long
             tissue = swi.permute(order).flatten()[d["mask"].as_tensor().bool().permute(order).flatten()]
             tissue = tissue[tissue > 0.5 * tissue.mean()]
             d[key] = (d[key] * (0.5 / float(tissue.median()))).clamp(0, 1)

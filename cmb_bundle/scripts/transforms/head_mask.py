@@ -41,7 +41,7 @@ class HeadMaskd(MapTransform):
         image = d[next(iter(self.key_iterator(d)))]
         step = np.maximum(1, np.round(4.0 / image.pixdim.numpy())).astype(int).tolist()
         coarse = avg_pool3d(image.as_tensor()[None], step, ceil_mode=True)[0, 0].numpy()
-        mask = np.pad(coarse > 0.5 * threshold_otsu(coarse), 4)
+        mask = np.pad(coarse > 0.5 * threshold_otsu(coarse.ravel()), 4)
         mask = ndimage.binary_closing(mask, iterations=2)[4:-4, 4:-4, 4:-4]
         parts, number = ndimage.label(mask)
         if number > 1:

@@ -26,7 +26,7 @@ FLOATS = 0.00367
 """Half a circle in the floats of some reconstructions."""
 
 FEWEST_SLICES = 4
-"""Slices at least in which jumps are looked for; the outer ones may be empty."""
+"""About how many slices at least jumps are looked for in, fewer in a thin stack; the outer ones may be empty."""
 
 FEWEST = 16
 """Different whole numbers of a phase; what has fewer was rounded, as radians are in a file of these, or is a mask."""
@@ -184,9 +184,9 @@ def _tissue_and_air(phase: torch.Tensor) -> torch.Tensor:
 
 def _background(ordered: torch.Tensor) -> float | None:
     """The one value of the background, where there is one, of sorted values."""
-    different, counts = torch.unique_consecutive(ordered, return_counts=True)
+    each, counts = torch.unique_consecutive(ordered, return_counts=True)
     most = counts.argmax()
-    return float(different[most]) if 0.05 * len(ordered) < int(counts[most]) < len(ordered) else None
+    return float(each[most]) if 0.05 * len(ordered) < int(counts[most]) < len(ordered) else None
 
 
 def _is_wrapped(phase: torch.Tensor, extent: float) -> bool:

@@ -116,8 +116,12 @@ def sample(values: torch.Tensor) -> torch.Tensor:
         >>> sample(torch.arange(8 * SAMPLE))[:3]
         tensor([ 0,  9, 18])
     """
+    shape = values.shape
     values = values.permute(memory_order(values)).flatten()  # in any other order, it would be a copy
-    return values[:: max(1, len(values) // SAMPLE) | 1]  # an even step would meet the same columns of each row
+    step = max(1, len(values) // SAMPLE)
+    while any(math.gcd(step, size) > 1 for size in shape):  # it would meet the same columns, or slices, of each row
+        step += 1
+    return values[::step]
 
 
 def memory_order(values: torch.Tensor) -> list[int]:
