@@ -104,7 +104,9 @@ class Browser:
     def open(self, path: Path):
         """Open a file and wait until it is there."""
         self.send("Page.navigate", url=Path(path).as_uri())
-        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+        # under load a page that has begun can be told complete while nothing of it is there
+        shown = "document.readyState === 'complete' && document.body?.children.length > 0"
+        self.wait(f"location.href !== 'about:blank' && {shown}")
 
     def run(self, script):
         """The value of a piece of script."""
