@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -537,6 +538,16 @@ def test_a_killed_simulation_leaves_no_worker_and_the_next_one_removes_its_remai
     make_cohort(tmp_path / "made", 2, SLAB, processes=1, progress=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".made-2-partial-x", "made", "make.py"]
     assert not remains.exists()
+
+
+def end_at_once(index, folder):
+    os._exit(9)
+
+
+def test_a_process_of_a_simulation_that_is_ended_from_outside_says_what_to_do(tmp_path):
+    with pytest.raises(ChildProcessError, match=r"made: one of 2 processes .* memory; nothing .* --processes 1"):
+        cohort._make_whole(tmp_path / "made", {"subjects": 3}, end_at_once, 2, {"disable": True})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cohort_that_another_process_is_making_is_waited_for(slab, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -214,6 +215,7 @@ def make_cohort(
         ValueError: an unknown preset or kind, or no subjects.
         FileNotFoundError: maps names nothing.
         FileExistsError: the folder holds something else.
+        ChildProcessError: a process of the simulation was ended from outside, as for want of memory.
     """
     if isinstance(preset, str) and preset.upper() not in PRESETS:
         raise ValueError(f"preset is {preset!r}; expected one of {sorted(PRESETS)} or a PhantomSpec")
@@ -292,6 +294,11 @@ def _make_whole(
                 try:
                     for _ in tqdm(pool.map(work, range(subjects)), **bar):
                         pass
+                except BrokenProcessPool:
+                    raise ChildProcessError(
+                        f"{folder}: one of {processes} processes that simulate was ended from outside, mostly for want "
+                        f"of memory; nothing was written. Use fewer: --processes {processes - 1}"
+                    ) from None
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
