@@ -544,8 +544,8 @@ def end_at_once(index, folder):
     os._exit(9)
 
 
-def test_a_process_of_a_simulation_that_is_ended_from_outside_says_what_to_do(tmp_path):
-    with pytest.raises(ChildProcessError, match=r"made: one of 2 processes .* memory; nothing .* --processes 1"):
+def test_a_process_of_a_simulation_that_ends_early_says_what_to_do(tmp_path):
+    with pytest.raises(ChildProcessError, match=r"made: one of 2 processes .* memory; nothing .* --processes 1\."):
         cohort._make_whole(tmp_path / "made", {"subjects": 3}, end_at_once, 2, {"disable": True})
     assert not list(tmp_path.iterdir())
 

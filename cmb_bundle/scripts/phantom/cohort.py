@@ -215,7 +215,7 @@ def make_cohort(
         ValueError: an unknown preset or kind, or no subjects.
         FileNotFoundError: maps names nothing.
         FileExistsError: the folder holds something else.
-        ChildProcessError: a process of the simulation was ended from outside, as for want of memory.
+        ChildProcessError: a process of the simulation has ended early, as for want of memory.
     """
     if isinstance(preset, str) and preset.upper() not in PRESETS:
         raise ValueError(f"preset is {preset!r}; expected one of {sorted(PRESETS)} or a PhantomSpec")
@@ -296,8 +296,9 @@ def _make_whole(
                         pass
                 except BrokenProcessPool:
                     raise ChildProcessError(
-                        f"{folder}: one of {processes} processes that simulate was ended from outside, mostly for want "
-                        f"of memory; nothing was written. Use fewer: --processes {processes - 1}"
+                        f"{folder}: one of {processes} processes that simulate has ended early, mostly for want of "
+                        f"memory; nothing was written. Use fewer: --processes {processes - 1}. A script of one's own "
+                        "that simulates needs 'if __name__ == \"__main__\":' before the call."
                     ) from None
                 except BaseException:
                     pool.shutdown(cancel_futures=True)

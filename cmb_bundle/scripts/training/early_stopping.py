@@ -11,7 +11,8 @@ class BestEpoch:
     Remember the epoch with the best score, and decide when to stop early.
 
     Ignite's ``EarlyStopping`` counts validations; here patience is a number of epochs, whatever the interval between
-    validations, and a resumed training that had already stopped stops again.
+    validations, and a resumed training that had already stopped stops again. :class:`~.checkpoint.TrainingCheckpoint`
+    asks it, and ends the training.
 
     Args:
         patience: stop at a validation this many epochs or more after the best one; 0 never stops.
