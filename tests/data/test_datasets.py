@@ -13,7 +13,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import DataLoader, MetaTensor, get_track_meta
-from monai.transforms import Compose, Lambdad, LoadImaged, RandAffined, RandFlipd, RandomizableTransform, Transform
+from monai.transforms import (
+    Compose,
+    Lambdad,
+    LoadImaged,
+    OneOf,
+    RandAffined,
+    RandFlipd,
+    RandGaussianNoised,
+    RandomizableTransform,
+    Transform,
+)
 
 from cmb_bundle.scripts.data.datasets import CohortDataset, PatchDataset, SeededItems, SubjectDataset
 from cmb_bundle.scripts.data.labels import LabelConvention, count_points
@@ -819,3 +829,25 @@ def test_patches_are_the_same_without_a_record_of_what_was_done_to_them():
         assert type(other["image"]) is torch.Tensor and type(one["image"]) is MetaTensor
         assert torch.equal(one["image"].as_tensor(), other["image"])
     assert get_track_meta()
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Compose([RandGaussianNoised("image", prob=1.0), Compose([RandGaussianNoised("image", prob=1.0)])]),
+        OneOf([RandGaussianNoised("image", prob=1.0, std=std) for std in (0.1, 10.0)]),
+        RandGaussianNoised("image", prob=1.0),
+    ],
+    ids=["nested", "one of", "alone"],
+)
+def test_an_item_depends_on_the_seed_and_its_index_and_not_on_the_order(transform):
+    def items(seed, order):
+        dataset = SeededItems([{"image": torch.zeros(1, 4, 4)}] * 6, transform)
+        dataset.epoch_seed = seed
+        found = {index: dataset[index]["image"].as_tensor() for index in order}
+        return torch.stack([found[index] for index in range(6)])
+
+    first, again, other = items(1, range(6)), items(1, (5, 0, 3, 3, 1, 2, 4)), items(2, range(6))
+    assert torch.equal(first, again)
+    assert not torch.isclose(first, other).any()
+    assert len(first.flatten().unique()) == first.numel()

@@ -54,6 +54,9 @@ def test_the_classifier_with_context_gives_what_it_gave(network, precision, tole
     assert not any(isinstance(module, nn.BatchNorm3d) for module in fast.classifier.modules())
     assert found.dtype == torch.float32
     assert relative_error(found, expected) < tolerance
+    once = fast.classifier(patches, mirrored=False)
+    assert relative_error(once, classifier(patches, mirrored=False)) < tolerance
+    assert not torch.equal(once, found)
 
 
 def relative_error(found, expected):

@@ -120,6 +120,34 @@ def test_the_probability_is_by_both_stages_where_the_network_has_a_decision():
     np.testing.assert_allclose(joint[0, :, 7], odds / (1 + odds), rtol=1e-5)
 
 
+class Mirroring(CentreValue):
+    """Where mirror images are averaged, the probability is the square root of the value in the middle."""
+
+    average_flips = True
+
+    def forward(self, patches, mirrored=True):
+        logits = super().forward(patches)
+        if not mirrored:
+            self.batches.pop()
+            return logits
+        return torch.stack([logits[:, 0], torch.logit(logits[:, 1].sigmoid().sqrt(), eps=1e-6)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("decision", "likely"),
+    [(None, [0.5, 0.0101]), (JointDecision(offset=2.0), [0.5, 0.0099, 0.0101]), (JointDecision(offset=-9.0), [])],
+)
+def test_mirror_images_are_looked_at_where_one_view_leaves_a_chance(decision, likely):
+    places = (10, 12, 3, 0.9, 0.5), (30, 5, 8, 0.8, 0.0099), (20, 20, 5, 0.7, 0.0101)
+    both = network()
+    both.classifier, both.decision = Mirroring(channel=1), decision
+    table = TwoStageInferer(SPACING, average=1)(volume(*places)[None], both)[0]
+    expected = [value**0.5 if value in likely else value for *_, value in places]
+    torch.testing.assert_close(table[:, 6], torch.tensor(expected), atol=1e-5, rtol=0)
+    looked_at = [float(patch[1].max()) for batch in both.classifier.batches for patch in batch]
+    assert looked_at == pytest.approx(likely)
+
+
 @pytest.mark.parametrize("wrong", [{"offset": float("nan")}, {"detector": float("inf")}])
 def test_a_decision_that_is_not_finite_is_refused(wrong):
     both = network()

@@ -83,6 +83,7 @@ def test_the_mean_over_mirror_images_does_not_change_in_a_mirror(axes):
     torch.testing.assert_close(averaging(x.flip(axes)), averaging(x))
     mirrors = torch.stack([plain(x.flip(a)) for a in ((), (2,), (4,), (2, 4))])
     torch.testing.assert_close(averaging(x), mirrors.mean(dim=0))
+    torch.testing.assert_close(averaging(x, mirrored=False), plain(x))
     assert not torch.allclose(plain(x.flip(axes)), plain(x), atol=1e-6)
 
 

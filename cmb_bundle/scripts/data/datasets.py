@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset, get_track_meta, set_track_meta
-from monai.transforms import Compose, RandomizableTrait, Transform, apply_transform
+from monai.transforms import Compose, Randomizable, RandomizableTrait, Transform, apply_transform
 
 from ..errors import SubjectError, root_cause
 from .layouts import complete_subject
@@ -36,9 +36,17 @@ class SeededItems(Dataset):
         return super()._transform(index)
 
     def _seed(self, index: int) -> None:
-        if self.epoch_seed is not None:
-            seed = int(np.random.SeedSequence([self.epoch_seed, index]).generate_state(1)[0])
+        if self.epoch_seed is None:
+            return
+        seed = int(np.random.SeedSequence([self.epoch_seed, index]).generate_state(1)[0])
+        if type(self.transform) is not Compose:
             self.transform.set_random_state(seed=seed)
+            return
+        state = np.random.RandomState(seed)
+        # a generator for each transform, as of Compose.set_random_state, takes as long to make as a patch to change
+        for transform in self.transform.transforms:
+            if isinstance(transform, Randomizable):
+                transform.set_random_state(state=state)
 
 
 class PatchDataset(SeededItems):

@@ -118,9 +118,9 @@ class Accelerated(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("network"), name)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, **options: object) -> Tensor:
         """Any input of the network (B, C, ...), with its output as float32."""
-        return self.network(x.to(self.dtype, memory_format=self.memory_format)).float()
+        return self.network(x.to(self.dtype, memory_format=self.memory_format), **options).float()
 
 
 def _fold(sequence: nn.Sequential | Convolution) -> None:

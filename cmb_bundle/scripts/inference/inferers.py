@@ -16,6 +16,11 @@ from ..errors import CheckpointError, OptionError
 from ..transforms.patches import cut_patch
 from ..transforms.slices import average_slices, stack_slices
 
+UNLIKELY = 0.01
+"""A candidate whose probability by one view is lower than this is not looked at in its mirror images. These took four
+fifths of the time of stage 2. Of 1913 candidates of 25 scans, 77 % are below; looked at in all, the largest would have
+0.03, and 99 of 100 change by less than 0.005."""
+
 
 class MixedPrecisionInferer(SimpleInferer):
     """
@@ -146,20 +151,35 @@ class TwoStageInferer(Inferer):
 
     def _subject(self, volume: torch.Tensor, network: torch.nn.Module) -> list[Candidate]:
         candidates = self.find_candidates(volume, getattr(network, "detector", network))
-        if self.classify and candidates:
-            logits = self.logits(volume, torch.tensor([c.model_voxel for c in candidates]), network.classifier)
-            alone, decision = logits.sigmoid(), getattr(network, "decision", None) if self.decides_jointly else None
-            joint = alone
-            if decision is not None:
-                joint = decision(torch.tensor([c.detector_score for c in candidates]), logits)
-                _check_finite(joint, "the decision")
-            candidates = [
-                replace(candidate, classifier_probability=by_classifier, probability=probability)
-                for candidate, by_classifier, probability in zip(
-                    candidates, alone.tolist(), joint.tolist(), strict=True
-                )
-            ]
-        return candidates
+        if not (self.classify and candidates):
+            return candidates
+        alone, joint = self._probabilities(volume, candidates, network)
+        return [
+            replace(candidate, classifier_probability=by_classifier, probability=probability)
+            for candidate, by_classifier, probability in zip(candidates, alone.tolist(), joint.tolist(), strict=True)
+        ]
+
+    def _probabilities(
+        self, volume: torch.Tensor, candidates: Sequence[Candidate], network: torch.nn.Module
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The probability of each candidate by stage 2 alone, and by both."""
+        voxels = torch.tensor([c.model_voxel for c in candidates])
+        scores = torch.tensor([c.detector_score for c in candidates])
+        decision = getattr(network, "decision", None) if self.decides_jointly else None
+
+        def decide(logits: torch.Tensor) -> torch.Tensor:
+            return logits.sigmoid() if decision is None else decision(scores, logits)
+
+        if getattr(network.classifier, "average_flips", False):
+            logits = self.logits(volume, voxels, network.classifier, mirrored=False)
+            likely = decide(logits) >= UNLIKELY
+            if likely.any():
+                logits[likely] = self.logits(volume, voxels[likely], network.classifier)
+        else:
+            logits = self.logits(volume, voxels, network.classifier)
+        joint = decide(logits)
+        _check_finite(joint, "the decision")
+        return logits.sigmoid(), joint
 
     @torch.no_grad()
     def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module) -> list[Candidate]:
@@ -191,11 +211,17 @@ class TwoStageInferer(Inferer):
         return detections
 
     @torch.no_grad()
-    def logits(self, volume: torch.Tensor, voxels: torch.Tensor, classifier: torch.nn.Module) -> torch.Tensor:
-        """Stage 2: the logit of a microbleed minus that of another thing at each of ``voxels`` (N, 3), as (N,)."""
+    def logits(
+        self, volume: torch.Tensor, voxels: torch.Tensor, classifier: torch.nn.Module, **options: object
+    ) -> torch.Tensor:
+        """Stage 2: the logit of a microbleed minus that of another thing at each of ``voxels`` (N, 3), as (N,).
+
+        ``options`` are of the classifier.
+        """
         found = []
         for batch in voxels.split(self.patch_batch_size):
-            logits = classifier(torch.stack([cut_patch(volume.float(), v, self.patch_size) for v in batch])).float()
+            patches = torch.stack([cut_patch(volume.float(), v, self.patch_size) for v in batch])
+            logits = classifier(patches, **options).float()
             found.append(logits[:, 1] - logits[:, 0])
         logits = torch.cat(found).cpu()
         _check_finite(logits, "stage 2")

@@ -72,19 +72,20 @@ class PatchClassifier(nn.Module):
             nn.Linear(8, num_classes),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mirrored: bool = True) -> Tensor:
         """Classify.
 
         Args:
             x: (B, C, s, s, s), values in [0, 1]: SWI and, if there, complement phase. With as many channels as
                 ``in_channels`` it is taken as it is.
+            mirrored: False leaves out the mirror images of ``average_flips``.
 
         Returns:
             (B, num_classes) logits; the loss and the inferer apply the softmax.
         """
         if x.shape[1] != self.in_channels:
             x = side_by_side(x)
-        if self.training or not self.average_flips:
+        if self.training or not (self.average_flips and mirrored):
             return self.head(self.features(x))
         flipped = torch.cat([x.flip(axes) for axes in ((), (2,), (4,), (2, 4))])
         return self.head(self.features(flipped)).unflatten(0, (4, -1)).mean(dim=0)
@@ -166,16 +167,17 @@ class ContextClassifier(nn.Module):
         has_phase = measured.amax(dim=(1, 2, 3, 4), keepdim=True).expand_as(phase)
         return torch.cat([swi, (1 - 2 * phase) * measured, has_phase], dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mirrored: bool = True) -> Tensor:
         """Classify.
 
         Args:
             x: (B, in_channels, *patch_size), values in [0, 1].
+            mirrored: False leaves out the mirror images of ``average_flips``.
 
         Returns:
             (B, 2) logits, the microbleed last.
         """
-        if self.training or not self.average_flips:
+        if self.training or not (self.average_flips and mirrored):
             logits = self._logits(x)
         else:
             flipped = torch.cat([x.flip(axes) for axes in ((), (2,), (4,), (2, 4))])
