@@ -17,9 +17,9 @@ from ..transforms.patches import cut_patch
 from ..transforms.slices import average_slices, stack_slices
 
 UNLIKELY = 0.01
-"""A candidate whose probability by one view is lower than this is not looked at in its mirror images. These took four
-fifths of the time of stage 2. Of 1913 candidates of 25 scans, 77 % are below; looked at in all, the largest would have
-0.03, and 99 of 100 change by less than 0.005."""
+"""A candidate whose probability by one view is lower than this is not looked at in its mirror images, which take four
+times as long. Of 12019 candidates of 258 simulated scans of all kinds 55 % are below; by all views the largest of these
+has 0.03, and 99 of 100 change by less than 0.007."""
 
 
 class MixedPrecisionInferer(SimpleInferer):
