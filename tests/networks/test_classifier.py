@@ -86,10 +86,10 @@ def test_average_over_mirror_images():
     network.average_flips = False
     mirrored = [x, x.flip(2), x.flip(-1), x.flip(-1).flip(2)]
     torch.testing.assert_close(averaged, torch.stack([network(m) for m in mirrored]).mean(0))
-    network_alone = network(x)
-    assert not torch.allclose(averaged, network_alone, atol=1e-5)
+    one_view = network(x)
+    assert not torch.allclose(averaged, one_view, atol=1e-5)
     network.average_flips = True
-    torch.testing.assert_close(network(x, mirrored=False), network_alone)
+    torch.testing.assert_close(network(x, mirrored=False), one_view)
     torch.testing.assert_close(network(x.flip(2)), averaged)
     torch.testing.assert_close(network(x.flip(4)), averaged)
 

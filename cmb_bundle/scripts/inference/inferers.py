@@ -17,9 +17,9 @@ from ..transforms.patches import cut_patch
 from ..transforms.slices import average_slices, stack_slices
 
 UNLIKELY = 0.01
-"""A candidate whose probability by one view is lower than this is not looked at in its mirror images, which take four
-times as long. Of 12019 candidates of 258 simulated scans of all kinds 55 % are below; by all views the largest of these
-has 0.03, and 99 of 100 change by less than 0.007."""
+"""A candidate whose probability by one view is lower than this is not looked at in its mirror images, with which it
+takes four times as long. Of 12019 candidates of 258 simulated scans of all kinds 55 % are below; by all views the
+largest of these has 0.03, and 99 of 100 change by less than 0.007."""
 
 
 class MixedPrecisionInferer(SimpleInferer):
@@ -216,7 +216,7 @@ class TwoStageInferer(Inferer):
     ) -> torch.Tensor:
         """Stage 2: the logit of a microbleed minus that of another thing at each of ``voxels`` (N, 3), as (N,).
 
-        ``options`` are of the classifier.
+        ``options`` are passed to the classifier.
         """
         found = []
         for batch in voxels.split(self.patch_batch_size):
