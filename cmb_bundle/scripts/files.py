@@ -367,7 +367,16 @@ def _is_alive(match: re.Match, path: Path) -> bool:
         return False
     except PermissionError:  # somebody else's
         return True
-    return int(match["process"], 16) != os.getpid()
+    return int(match["process"], 16) != os.getpid() and not _has_ended(int(match["process"], 16))
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a process was killed, though its parent has not asked for its exit status yet (a zombie)."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux, or gone by now, which the next run sees
+        return False
+    return status.rpartition(")")[2].split()[0] in ("Z", "X")  # the name before it, in brackets, may hold spaces
 
 
 def _remove(path: Path) -> None:

@@ -205,6 +205,20 @@ def test_what_a_killed_run_left_is_cleared(tmp_path):
     assert clear_leftovers(tmp_path) == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says in /proc that a process is a zombie")
+def test_what_a_zombie_left_is_cleared(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    host = sha256(socket.gethostname().encode()).hexdigest()[:8]
+    left = tmp_path / f".{host}{process.pid:08x}{uuid.uuid4().hex[:16]}.failures.csv"
+    left.touch()
+    assert clear_leftovers(tmp_path) == 0
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still to be asked for its exit status
+    assert clear_leftovers(tmp_path) == 1
+    assert not left.exists()
+    process.wait()
+
+
 @pytest.mark.parametrize("in_one_step", [True, False])
 def test_a_kill_leaves_the_old_or_the_new_results(tmp_path, monkeypatch, in_one_step):
     if not in_one_step:
