@@ -52,7 +52,8 @@ class SeededItems(Dataset):
 class PatchDataset(SeededItems):
     """
     Patches of stage 2 as plain tensors: they have no place in the world, and to keep track of what was done to them
-    takes as much time as to do it.
+    takes as much time as to do it. Half precision, in which :class:`~..training.patches.PatchCollector` keeps their
+    ``image``, becomes single precision.
 
     Example:
         >>> from monai.transforms import RandFlipd
@@ -62,10 +63,13 @@ class PatchDataset(SeededItems):
     """
 
     def _transform(self, index: int) -> Any:
+        self._seed(index)
+        patch = dict(self.data[index])
+        patch["image"] = torch.as_tensor(patch["image"]).float()
         before = get_track_meta()
         set_track_meta(False)
         try:
-            return super()._transform(index)
+            return apply_transform(self.transform, patch)
         finally:
             set_track_meta(before)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .blocks import scaled_channels, side_by_side
 from .dipole import DipoleEvidence
+from .surroundings import Surroundings
 
 
 class PatchClassifier(nn.Module):
@@ -101,19 +102,21 @@ class ContextClassifier(nn.Module):
     at 24 x 24 x 8, two at 12 x 12 x 8, two at 6 x 6 x 4, each followed by batch normalisation and ReLU; then the mean
     over the patch and the largest value about its centre, 32 units and two logits. Convolutions learn the sign of the
     phase poorly, so that what is known of it is given: the dipole of a small sphere, correlated with the phase
-    (:class:`~.dipole.DipoleEvidence`), adds to the logit of the microbleed by a weight that is learned.
+    (:class:`~.dipole.DipoleEvidence`), adds to the logit of the microbleed by a weight that is learned. So does what is
+    farther away than a patch of the convolutions reaches (:class:`~.surroundings.Surroundings`).
 
     Args:
         in_channels: 2 for SWI and complement phase, 1 for SWI alone.
-        patch_size: voxels of a patch along its three axes: multiples of 8, 8 and 4.
+        patch_size: voxels that the convolutions see along the three axes: multiples of 8, 8 and 4.
         spacing: their size along the three axes, mm; the main field is along the third.
         channels: channels of the three pairs of convolutions.
         dropout: probability of dropout before the last layer.
         average_flips: in evaluation mode, whether the logits are the means over the patch and its mirror images along
             the first axis, the last, and both; it costs four times as much.
+        surroundings_size: voxels of a patch with its surroundings; None, or ``patch_size``, leaves them out.
 
     Raises:
-        ValueError: if a patch cannot be halved as above, or has other channels.
+        ValueError: if a patch cannot be halved as above, has other channels, or is larger than its surroundings.
     """
 
     def __init__(
@@ -124,13 +127,21 @@ class ContextClassifier(nn.Module):
         channels: Sequence[int] = (16, 32, 64),
         dropout: float = 0.3,
         average_flips: bool = True,
+        surroundings_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if len(patch_size) != 3 or any(n < m or n % m for n, m in zip(patch_size, (8, 8, 4), strict=True)):
             raise ValueError(f"patch_size is {tuple(patch_size)}; expected multiples of 8, 8 and 4 voxels.")
         if in_channels not in (1, 2):
             raise ValueError(f"in_channels is {in_channels}; expected 2 (SWI and complement phase) or 1 (SWI).")
+        around = list(surroundings_size or patch_size)
+        if len(around) != 3 or any(n < m or (n - m) % 2 for n, m in zip(around, patch_size, strict=True)):
+            raise ValueError(
+                f"surroundings_size is {tuple(around)}; expected 0, 2, 4, ... voxels more than patch_size, "
+                f"{tuple(patch_size)}, along each axis."
+            )
         self.average_flips = average_flips
+        self.patch_size, self.surroundings_size = list(patch_size), around
         layers: list[nn.Module] = []
         before = 1 if in_channels == 1 else 3
         for pool, after in zip((None, (2, 2, 1), (2, 2, 2)), channels, strict=True):
@@ -144,6 +155,7 @@ class ContextClassifier(nn.Module):
         self.dipole = DipoleEvidence(patch_size, spacing) if in_channels == 2 else None
         if self.dipole is not None:
             self.dipole_weight = nn.Parameter(torch.tensor(1.0))
+        self.surroundings = Surroundings(around, spacing) if around != list(patch_size) else None
 
     @staticmethod
     def standardise(x: Tensor) -> Tensor:
@@ -171,24 +183,41 @@ class ContextClassifier(nn.Module):
         """Classify.
 
         Args:
-            x: (B, in_channels, *patch_size), values in [0, 1].
+            x: (B, in_channels, *surroundings_size), values in [0, 1]; or (B, in_channels, *patch_size), as in the
+                training of the convolutions, which leaves the surroundings out.
             mirrored: False leaves out the mirror images of ``average_flips``.
 
         Returns:
             (B, 2) logits, the microbleed last.
         """
+        around = x[:, :1]
+        x = self._core(x)
         if self.training or not (self.average_flips and mirrored):
             logits = self._logits(x)
         else:
             flipped = torch.cat([x.flip(axes) for axes in ((), (2,), (4,), (2, 4))])
             logits = self._logits(flipped).unflatten(0, (4, -1)).mean(dim=0)
-        if self.dipole is None:
-            return logits
-        evidence = self.dipole_weight * self.dipole(x[:, 1:])
-        return logits + torch.stack([torch.zeros_like(evidence), evidence], dim=1)
+        if self.dipole is not None:
+            logits = logits + _for_last(self.dipole_weight * self.dipole(x[:, 1:]))
+        if self.surroundings is not None and list(around.shape[2:]) == self.surroundings_size:
+            logits = logits + _for_last(self.surroundings(around))
+        return logits
+
+    def _core(self, x: Tensor) -> Tensor:
+        """What the convolutions see of a patch with its surroundings."""
+        for axis, size in enumerate(self.patch_size):
+            more = x.shape[axis + 2] - size
+            if more > 0:
+                x = x.narrow(axis + 2, more // 2, size)
+        return x
 
     def _logits(self, x: Tensor) -> Tensor:
         found = self.features(self.standardise(x))
         i, j, k = (size // 2 for size in found.shape[2:])
         centre = found[:, :, i - 1 : i + 1, j - 1 : j + 1, k - 1 : k + 1]
         return self.head(torch.cat([found.mean(dim=(2, 3, 4)), centre.amax(dim=(2, 3, 4))], dim=1))
+
+
+def _for_last(evidence: Tensor) -> Tensor:
+    """(B,) evidence to (B, 2) logits, of which it is the last."""
+    return torch.stack([torch.zeros_like(evidence), evidence], dim=1)

@@ -15,6 +15,7 @@ import torch
 from ..errors import CheckpointError
 from ..files import write_whole
 from ..options import check_flags
+from .surroundings import Surroundings
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +209,7 @@ def _has_tensors(part: object) -> bool:
 def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> None:
     """Load a state_dict, with an error that says how ``path`` differs from the network if it does not fit."""
     expected = network.state_dict()
+    state = {**_untrained_surroundings(network, state), **state}
     for name in [name for name in expected if name in state]:
         value, floating = state[name], expected[name].is_floating_point()
         kind = value.dtype if torch.is_tensor(value) else type(value).__name__
@@ -227,6 +229,16 @@ def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> N
         )
     check_finite_weights(state, path)
     network.load_state_dict(state)
+
+
+def _untrained_surroundings(network: torch.nn.Module, state: Mapping) -> dict[str, torch.Tensor]:
+    """What weights of a stage 2 that did not look at the surroundings lack: such as say nothing."""
+    return {
+        f"{name}.{key}": tensor
+        for name, module in network.named_modules()
+        if isinstance(module, Surroundings) and not any(key.startswith(f"{name}.") for key in state)
+        for key, tensor in module.untrained().items()
+    }
 
 
 def check_finite_weights(state: Mapping[str, torch.Tensor], path: str | Path) -> None:

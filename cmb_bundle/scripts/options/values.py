@@ -60,7 +60,8 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("average", "context"), _ODD),
     "score_slices": (is_number(1, 999, whole=True), "a whole number, 1 to 999"),
     **dict.fromkeys(
-        ("num_workers", "seed", "bootstrap", "gallery", "detector_patience", "classifier_patience"), _COUNT_OR_0),
+        ("num_workers", "seed", "bootstrap", "gallery", "detector_patience", "classifier_patience",
+         "surroundings_epochs"), _COUNT_OR_0),
     **dict.fromkeys(("merge_mm", "box_mm", "distance_mm", "strict_mm"), _MM),
     **dict.fromkeys(("join_mm", "duplicate_mm"), _MM_OR_0),
     **dict.fromkeys(("detector_learning_rate", "classifier_learning_rate"), _RATE),
@@ -69,10 +70,10 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         ("accept_any", "debug", "resume", "cohort_files", "silent", "picture", "regions", "compare_with_baseline",
          "number_microbleeds",
          "detector_from_checkpoint", "classifier_from_checkpoint", "detector_schedule_by_epoch"), _FLAG),
-    "patch_size": (
+    **dict.fromkeys(("patch_size", "surroundings_size"), (
         lambda v: is_number(1, 512, whole=True)(v) or is_list(is_number(1, 512, whole=True), 3)(v),
         "a number of voxels, 1 to 512, or three of them",
-    ),
+    )),
     "microbleeds": (optional(_COUNT[0]), "a whole number, 1 or more, or None for the published distribution"),
     "calcifications": _COUNT_OR_0,
     "diameter_mm": (is_list(is_number(0.5, 20), 2), "the smallest and the largest, 0.5 to 20 mm, as '[2,5]'"),

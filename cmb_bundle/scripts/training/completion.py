@@ -13,6 +13,7 @@ from ..files import write_whole
 from ..inference.evaluator import raise_failures
 from ..networks.weights import load_weights
 from .calibration import calibrate
+from .surroundings import fit_surroundings
 
 
 def join_weights(
@@ -21,8 +22,11 @@ def join_weights(
     classifier_weights: str | Path,
     path: str | Path,
     data_loader: Iterable[Mapping] | None = None,
+    patches: Sequence[Mapping] = (),
+    surroundings_epochs: int = 40,
 ) -> Path:
-    """Load the best weights of both stages into the network, calibrate, and write its state_dict to ``path``.
+    """
+    Load the best weights of both stages into the network, fit and calibrate it, and write its state_dict.
 
     Args:
         network: both stages.
@@ -31,6 +35,8 @@ def join_weights(
         path: file to write.
         data_loader: validation patches to calibrate the probability on, see :func:`~.calibration.calibrate`; None
             skips that.
+        patches: training patches, for :func:`~.surroundings.fit_surroundings`; none skip that.
+        surroundings_epochs: its epochs; 0 skips it.
 
     Returns:
         the path.
@@ -40,6 +46,8 @@ def join_weights(
     """
     load_weights(network.detector, detector_weights)
     load_weights(network.classifier, classifier_weights)
+    if len(patches):
+        fit_surroundings(network, patches, surroundings_epochs)
     if data_loader is not None:
         calibrate(network, data_loader, next(network.classifier.parameters()).device)
     if idist.get_rank() == 0:

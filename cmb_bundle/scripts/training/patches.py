@@ -80,9 +80,9 @@ class PatchCollector:
             need_both: whether it is an error that there are only patches of one kind, as it is in training.
 
         Returns:
-            dictionaries of ``image`` (2, i, j, k) of patch_size + 2 margin voxels, ``label`` (1 microbleed, 0 not),
-            ``subject``, ``source`` (``candidate``, ``lesion`` or ``random``) and ``detector_score``, NaN where the
-            source is no candidate.
+            dictionaries of ``image`` (2, i, j, k) of patch_size + 2 margin voxels, float16; ``label`` (1 microbleed, 0
+            not), ``subject``, ``source`` (``candidate``, ``lesion`` or ``random``) and ``detector_score``, NaN where
+            the source is no candidate.
 
         Raises:
             TrainingError: there is no patch of a microbleed, or none of another thing, and ``need_both``.
@@ -121,7 +121,7 @@ class PatchCollector:
         centres += [(v, 0, "random", np.nan) for v in random[apart > self.ignore_mm]]
         return [
             {
-                "image": cut_patch(volume.as_tensor(), voxel, self.size).to(torch.float32).clone(),
+                "image": cut_patch(volume.as_tensor(), voxel, self.size).to(torch.float16).clone(),
                 "label": label,
                 "subject": data["subject"],
                 "source": source,

@@ -32,7 +32,7 @@ OF_ONE_STAGE = {
     ),
     "classifier": (
         "network_def#classifier", "network_def#decision", "train_classifier", "validate_classifier", "validate_both",
-        "patches", "patch_size", "patch_margin", "max_candidates",
+        "patches", "patch_size", "patch_margin", "surroundings_size", "surroundings_epochs", "max_candidates",
     ),
 }  # fmt: skip
 """Ids of one stage, besides those that start with its name; they are none of the other's business."""
@@ -43,7 +43,7 @@ MEANING = (
 )  # fmt: skip
 """Ids that give the network's input, its output or the truth another meaning."""
 
-SCORE = ("patch_size", "classifier_class_weights", "classifier_loss", "classifier_validation_loss",
+SCORE = ("patch_size", "surroundings_size", "classifier_class_weights", "classifier_loss", "classifier_validation_loss",
          "validate#key_metric", "validate_classifier#key_metric", "validate_both#key_metric",
          "train_classifier#checkpoint#metric", "train_classifier#checkpoint#lower_is_better")  # fmt: skip
 """Ids that give the scores, by which the best epoch is chosen, another meaning."""

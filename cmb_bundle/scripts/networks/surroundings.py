@@ -1,0 +1,120 @@
+"""What lies around a candidate: whether it is in brain tissue, in a ventricle or at the skull."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+RADII_MM = (2.4, 4.0, 6.0, 9.0, 13.0, 17.0)
+"""Edges of the rings in the plane of a slice. The lesion itself, within the first, is left to the convolutions."""
+
+HEIGHTS_MM = (0.0, 1.0, 3.0, 5.0, 9.0, 13.0)
+"""Edges of the distance from the candidate's slice."""
+
+
+class Surroundings(nn.Module):
+    """
+    Evidence for a microbleed from what lies around a candidate on SWI or T2*-weighted magnitude.
+
+    A choroid plexus calcified in its ventricle, the pineal gland in its cistern, or an artery in a sulcus is as dark
+    and round as a microbleed, but a microbleed has brain around it. The mean of SWI and the shares of bright and of
+    dark voxels in rings about the candidate, as far as 17 mm, go through two hidden layers. Rings do not change when a
+    patch is turned or mirrored. Untrained, the evidence is 0.
+
+    Args:
+        patch_size: voxels of a patch along its three axes; the candidate is voxel ``size // 2``.
+        spacing: their size, mm.
+        hidden: units of the hidden layers.
+        dropout: probability of dropout after each.
+
+    Raises:
+        ValueError: a patch is too small to hold a ring.
+
+    Example:
+        >>> around = Surroundings((60, 60, 14), (0.6, 0.6, 2.0))
+        >>> around(torch.rand(2, 1, 60, 60, 14))  # not trained
+        tensor([0., 0.], grad_fn=<SelectBackward0>)
+        >>> in_fluid = torch.full((1, 1, 60, 60, 14), 0.9)
+        >>> around.measure(in_fluid).view(3, -1).mean(dim=1).round(decimals=3)  # mean, bright and dark share
+        tensor([0.9000, 1.0000, 0.0000])
+    """
+
+    __constants__ = ("bright", "dark", "blur")  # for TorchScript
+    bright: float = 0.62
+    """SWI above this is fluid, on T2*-weighted scans; tissue is 0.5."""
+    dark: float = 0.35
+    """SWI below this is bone, air or iron."""
+    blur: float = 0.03
+    """Width of both edges."""
+
+    def __init__(
+        self, patch_size: Sequence[int], spacing: Sequence[float], hidden: int = 64, dropout: float = 0.3
+    ) -> None:
+        super().__init__()
+        distance = [(torch.arange(n) - n // 2) * float(s) for n, s in zip(patch_size, spacing, strict=True)]
+        radius = torch.hypot(distance[0][:, None], distance[1])[..., None]
+        height = distance[2].abs()
+        ring, number = torch.zeros(tuple(patch_size), dtype=torch.long), 0
+        for inner, outer in pairwise(RADII_MM):
+            for low, high in pairwise(HEIGHTS_MM):
+                inside = (radius >= inner) & (radius < outer) & (height >= low) & (height < high)
+                if inside.any():
+                    number += 1
+                    ring[inside] = number
+        if number == 0:
+            raise ValueError(f"patch_size is {tuple(patch_size)}; expected more than {RADII_MM[0]} mm to each side.")
+        self.number = number
+        # not saved with the weights: they follow from the arguments; 0 is in no ring
+        self.register_buffer("ring", ring.flatten(), persistent=False)
+        self.register_buffer("voxels", torch.bincount(ring.flatten(), minlength=number + 1).float(), persistent=False)
+        self.register_buffer("mean", torch.zeros(3 * number))
+        self.register_buffer("scale", torch.ones(3 * number))
+        self.layers = nn.Sequential(
+            nn.Linear(3 * number, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, 1),
+        )
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+
+    def untrained(self) -> dict[str, Tensor]:
+        """The state in which the evidence is 0."""
+        last = {f"layers.{len(self.layers) - 1}.{name}" for name in ("weight", "bias")}
+        return {
+            name: torch.zeros_like(value) if name in last else value.clone()
+            for name, value in self.state_dict().items()
+        }
+
+    def measure(self, swi: Tensor) -> Tensor:
+        """Look at the rings.
+
+        Args:
+            swi: (B, 1, *patch_size), in [0, 1], tissue at 0.5.
+
+        Returns:
+            (B, 3 n) for n rings: the mean of each, then the share of bright voxels, then of dark ones.
+        """
+        values = swi.flatten(1).float()
+        bright, dark = (values - self.bright) / self.blur, (self.dark - values) / self.blur
+        found = [values, bright.sigmoid(), dark.sigmoid()]
+        return torch.cat([self._means(of_voxels) for of_voxels in found], dim=1)
+
+    def _means(self, values: Tensor) -> Tensor:
+        # not a product of matrices, which mixed precision would round
+        sums = torch.zeros(values.shape[0], self.number + 1, device=values.device).index_add(1, self.ring, values)
+        return (sums / self.voxels.float())[:, 1:]
+
+    def judge(self, measured: Tensor) -> Tensor:
+        """(B,) evidence from what :meth:`measure` gave, to be added to the logit of a microbleed."""
+        return self.layers((measured.to(self.mean) - self.mean) / self.scale)[:, 0]
+
+    def forward(self, swi: Tensor) -> Tensor:
+        """(B, 1, *patch_size), SWI in [0, 1], to (B,) evidence."""
+        return self.judge(self.measure(swi))

@@ -1,0 +1,100 @@
+"""What lies around a candidate."""
+
+import pytest
+import torch
+
+from cmb_bundle.scripts.networks import ContextClassifier, Surroundings, fit_weights
+
+SIZE, SPACING = (60, 60, 14), (0.6, 0.6, 2.0)
+
+
+def both(seed=0):
+    torch.manual_seed(seed)
+    network = ContextClassifier(spacing=SPACING, channels=(4, 8, 16), surroundings_size=SIZE).eval()
+    for parameter in network.surroundings.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def patches(number=3, channels=2):
+    return 0.2 + 0.6 * torch.rand(number, channels, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def test_rings_by_hand():
+    around = Surroundings(SIZE, SPACING)
+    swi = torch.full((1, 1, *SIZE), 0.5)
+    swi[0, 0, 30 + 8, 30, 7] = 0.9  # 4.8 mm away in the candidate's slice: the second ring, 4 to 6 mm
+    swi[0, 0, 30, 30 - 5, 7 - 2] = 0.1  # 3 mm away and two slices below: the first ring, 3 to 5 mm off
+    swi[0, 0, 30, 30, 7] = 0.0  # the candidate itself is in no ring
+    i, j = torch.meshgrid(*2 * [0.6 * (torch.arange(60) - 30)], indexing="ij")
+    radius = torch.hypot(i, j)
+    second = int(((radius >= 4) & (radius < 6)).sum())
+    first = 2 * int(((radius >= 2.4) & (radius < 4)).sum())  # slices on both sides
+    found = around.measure(swi)[0].view(3, -1)
+    assert found.shape[1] == 25
+    changed = (found[0] != 0.5).nonzero().flatten().tolist()
+    assert changed == [2, 5]
+    assert float(found[0, 5] - 0.5) == pytest.approx(0.4 / second, rel=1e-3)
+    assert float(found[0, 2] - 0.5) == pytest.approx(-0.4 / first, rel=1e-3)
+    assert float(found[1, 5] - found[1, 0]) == pytest.approx(1 / second, rel=0.02)  # bright
+    assert float(found[2, 2] - found[2, 0]) == pytest.approx(1 / first, rel=0.02)  # dark
+
+
+def test_what_a_patch_does_not_reach_is_in_no_ring():
+    assert Surroundings((24, 24, 8), SPACING).number < Surroundings(SIZE, SPACING).number == 25
+    with pytest.raises(ValueError, match=r"patch_size is \(4, 4, 2\); expected more than 2.4 mm"):
+        Surroundings((4, 4, 2), SPACING)
+
+
+def test_the_evidence_does_not_depend_on_mirrors_or_turns():
+    around = both().surroundings
+    swi = patches(channels=1)
+    swi[:, :, 0], swi[:, :, :, 0], swi[..., 0] = 0, 0, 0  # the outermost have no partner on the other side
+    inner = swi[:, :, 1:, 1:, 1:]
+    for other in (inner.flip(2), inner.flip(4), inner.transpose(2, 3), inner.rot90(dims=(2, 3))):
+        changed = swi.clone()
+        changed[:, :, 1:, 1:, 1:] = other
+        torch.testing.assert_close(around(changed), around(swi))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_evidence_is_added_to_what_the_convolutions_say(dtype):
+    network, x = both().to(dtype), patches().to(dtype)
+    core = network(x[:, :, 18:42, 18:42, 3:11])
+    found = network(x)
+    torch.testing.assert_close(found[:, 0], core[:, 0])
+    evidence = network.surroundings(x[:, :1])
+    assert evidence.abs().min() > 1e-3
+    torch.testing.assert_close(found[:, 1], core[:, 1] + evidence)
+
+
+def test_the_convolutions_are_trained_on_patches_without_surroundings():
+    network = both().train()
+    network(patches()[:, :, 18:42, 18:42, 3:11]).sum().backward()
+    assert network.features[0].weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in network.surroundings.parameters())
+
+
+def test_swi_alone_has_surroundings():
+    network = ContextClassifier(in_channels=1, surroundings_size=SIZE).eval()
+    x = patches(channels=1)
+    torch.testing.assert_close(network(x), network(x[:, :, 18:42, 18:42, 3:11]))
+    torch.nn.init.ones_(network.surroundings.layers[-1].bias)
+    torch.testing.assert_close(network(x)[:, 1], network(x[:, :, 18:42, 18:42, 3:11])[:, 1] + 1)
+
+
+def test_weights_without_surroundings_give_what_they_gave():
+    plain = ContextClassifier(channels=(4, 8, 16)).eval()
+    network = both()
+    fit_weights(network, plain.state_dict(), "old.pt")
+    x = patches()
+    torch.testing.assert_close(network(x), plain(x[:, :, 18:42, 18:42, 3:11]))
+    trained = both(seed=3)
+    fit_weights(network, trained.state_dict(), "new.pt")
+    torch.testing.assert_close(network(x), trained(x))
+
+
+@pytest.mark.parametrize("size", [(60, 60), (61, 60, 14), (60, 60, 6)])
+def test_bad_surroundings_are_refused(size):
+    with pytest.raises(ValueError, match=r"surroundings_size is .*; expected 0, 2, 4, ... voxels more than patch_size"):
+        ContextClassifier(surroundings_size=size)

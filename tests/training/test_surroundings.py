@@ -1,0 +1,103 @@
+"""Fitting what the surroundings say."""
+
+import copy
+import logging
+
+import torch
+
+from cmb_bundle.scripts.networks import ContextClassifier, JointDecision, TwoStageNetwork
+from cmb_bundle.scripts.training.surroundings import fit_surroundings
+
+SIZE = (28, 28, 8)
+
+
+def candidates(number=120, margin=0):
+    """Dark spots in tissue, which are microbleeds, and in bright fluid, which are not; half of each are labelled."""
+    generator = torch.Generator().manual_seed(2)
+    found = []
+    for n in range(number):
+        in_fluid = n % 2
+        size = [edge + 2 * margin for edge in SIZE]
+        image = (0.8 if in_fluid else 0.5) + 0.05 * torch.randn(2, *size, generator=generator)
+        centre = [edge // 2 for edge in size]
+        around = tuple(slice(c - 5, c + 5) for c in centre[:2])
+        image[(slice(None), *around)] = 0.5  # what the convolutions cannot tell apart
+        image[1] = 0.5
+        found.append(
+            {
+                "image": image.clamp(0, 1).half(),
+                "label": 1 - in_fluid,
+                "source": "candidate",
+                "detector_score": 0.3 + 0.4 * float(torch.rand(1, generator=generator)),
+            }
+        )
+    return found
+
+
+def network():
+    torch.manual_seed(0)
+    classifier = ContextClassifier((2), (8, 8, 4), channels=(4, 4, 4), surroundings_size=SIZE)
+    return TwoStageNetwork(torch.nn.Identity(), classifier, JointDecision())
+
+
+def test_a_spot_in_fluid_is_no_microbleed(caplog):
+    both, patches = network(), candidates()
+    before = copy.deepcopy(both.state_dict())
+    with caplog.at_level(logging.INFO):
+        fit_surroundings(both, patches)
+    assert "Surroundings fitted on 120 candidates: cross-entropy 0.0" in caplog.text
+    x = torch.stack([p["image"].float() for p in candidates(20)])
+    evidence = both.classifier.eval().surroundings(x[:, :1])
+    assert evidence[::2].min() > 2  # in tissue
+    assert evidence[1::2].max() < -2  # in fluid
+    for name, value in both.state_dict().items():
+        assert torch.equal(value, before[name]) != (".surroundings." in name), name
+
+
+def test_the_same_seed_gives_the_same_and_the_generator_is_left_alone():
+    first, second, third = network(), network(), network()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    fit_surroundings(first, candidates(), epochs=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    fit_surroundings(second, candidates(), epochs=2)
+    fit_surroundings(third, candidates(), epochs=2, seed=1)
+    weights = [n.classifier.surroundings.layers[0].weight for n in (first, second, third)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_margin_is_left_out():
+    wide, narrow = network(), network()
+    patches = candidates(20, margin=2)
+    fit_surroundings(wide, patches, epochs=2)
+    fit_surroundings(narrow, [p | {"image": p["image"][:, 2:-2, 2:-2, 2:-2]} for p in patches], epochs=2)
+    for one, other in zip(wide.state_dict().values(), narrow.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_it_goes_on_from_the_weights_that_are_there():
+    both = network()
+    fit_surroundings(both, candidates())
+    around = both.classifier.surroundings
+    mean, weight = around.mean.clone(), around.layers[0].weight.clone()
+    fit_surroundings(both, candidates(6), epochs=1)
+    assert torch.equal(around.mean, mean)
+    assert 0 < float((around.layers[0].weight - weight).abs().max()) < 0.01
+
+
+def test_lesions_and_random_places_do_not_count(caplog):
+    both = network()
+    before = copy.deepcopy(both.state_dict())
+    patches = [p | {"source": "lesion" if p["label"] else "random"} for p in candidates()]
+    fit_surroundings(both, patches)
+    assert "Surroundings not fitted: 0 of 0 candidates are microbleeds." in caplog.text
+    fit_surroundings(both, candidates(), epochs=0)
+    assert all(torch.equal(value, before[name]) for name, value in both.state_dict().items())
+
+
+def test_a_classifier_without_surroundings_is_left_alone():
+    both = TwoStageNetwork(torch.nn.Identity(), ContextClassifier(2, (8, 8, 4), channels=(4, 4, 4)))
+    before = copy.deepcopy(both.state_dict())
+    fit_surroundings(both, candidates())
+    assert all(torch.equal(value, before[name]) for name, value in both.state_dict().items())
