@@ -165,7 +165,7 @@ class CohortDataset(SeededItems, CacheDataset):
                 raise
             self.failures[_name(subject, idx)] = f"{type(cause).__name__}: {cause}"
             return None
-        return item | {key: _halve(item[key]) for key in self.half_keys if key in item}
+        return item | {key: halved(item[key]) for key in self.half_keys if key in item}
 
     def without_random(self) -> CohortDataset:
         """Return a view of the same subjects and cache that stops before the first random transform."""
@@ -244,7 +244,8 @@ def _name(subject: Mapping[str, Any], index: int) -> str:
     return str(subject.get("subject") or subject.get("image") or f"number {index}")
 
 
-def _halve(volume: Any) -> Any:
+def halved(volume: Any) -> Any:
+    """A float32 tensor as float16, unless that loses what is beyond its range; anything else as it is."""
     if not (isinstance(volume, torch.Tensor) and volume.dtype == torch.float32):
         return volume
     half = volume.half()

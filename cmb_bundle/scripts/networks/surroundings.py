@@ -36,7 +36,7 @@ class Surroundings(nn.Module):
     Example:
         >>> around = Surroundings((60, 60, 14), (0.6, 0.6, 2.0))
         >>> around(torch.rand(2, 1, 60, 60, 14))  # not trained
-        tensor([0., 0.], grad_fn=<SelectBackward0>)
+        tensor([0., 0.])
         >>> in_fluid = torch.full((1, 1, 60, 60, 14), 0.9)
         >>> around.measure(in_fluid).view(3, -1).mean(dim=1).round(decimals=3)  # mean, bright and dark share
         tensor([0.9000, 1.0000, 0.0000])
@@ -83,6 +83,7 @@ class Surroundings(nn.Module):
         )
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
+        self.requires_grad_(False)  # fitted when the convolutions have been trained
 
     def untrained(self) -> dict[str, Tensor]:
         """The state in which the evidence is 0."""

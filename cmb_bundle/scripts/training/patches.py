@@ -16,7 +16,7 @@ from nibabel.affines import apply_affine
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
-from ..data.datasets import CohortDataset
+from ..data.datasets import CohortDataset, halved
 from ..errors import TrainingError
 from ..geometry import to_voxel
 from ..inference.inferers import TwoStageInferer
@@ -121,7 +121,7 @@ class PatchCollector:
         centres += [(v, 0, "random", np.nan) for v in random[apart > self.ignore_mm]]
         return [
             {
-                "image": cut_patch(volume.as_tensor(), voxel, self.size).to(torch.float16).clone(),
+                "image": halved(cut_patch(volume.as_tensor(), voxel, self.size).to(torch.float32)).clone(),
                 "label": label,
                 "subject": data["subject"],
                 "source": source,

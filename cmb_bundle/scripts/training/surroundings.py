@@ -107,7 +107,7 @@ def _train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        surroundings.train()
+        surroundings.train().requires_grad_(True)
         for _ in range(epochs):
             for batch in torch.randperm(len(truth)).split(BATCH_SIZE):
                 noise = JITTER * surroundings.scale * torch.randn(len(batch), measured.shape[1]).to(device)
@@ -117,7 +117,7 @@ def _train(
                 loss.backward()
                 optimizer.step()
             schedule.step()
-    surroundings.eval()
+    surroundings.eval().requires_grad_(False)
     with torch.no_grad():
         after = before + share * surroundings.judge(measured)
     return tuple(float(binary_cross_entropy_with_logits(x, truth)) for x in (before, after))
