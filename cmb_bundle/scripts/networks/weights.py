@@ -236,7 +236,7 @@ def _untrained_surroundings(network: torch.nn.Module, state: Mapping) -> dict[st
     return {
         f"{name}.{key}": tensor
         for name, module in network.named_modules()
-        if isinstance(module, Surroundings) and not any(key.startswith(f"{name}.") for key in state)
+        if isinstance(module, Surroundings) and not any(str(key).startswith(f"{name}.") for key in state)
         for key, tensor in module.untrained().items()
     }
 
