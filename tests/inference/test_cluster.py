@@ -23,7 +23,7 @@ from .test_resume import ALL, flat_copy, run
 
 class Future:
     def __init__(self):
-        self.status, self.value, self.callbacks = "pending", None, []
+        self.status, self.value, self.callbacks, self.late = "pending", None, [], 0
 
     def done(self):
         return self.status != "pending"
@@ -35,9 +35,14 @@ class Future:
                 callback(self)
 
     def cancel(self):
+        if self.late:  # done, but what it gave is lost
+            self.status = "pending"
         self.set("cancelled", None)
 
-    def result(self):
+    def result(self, timeout=None):
+        if self.late:
+            self.late -= 1
+            raise pytest.importorskip("distributed").TimeoutError
         return self.value
 
     def exception(self):
@@ -48,7 +53,10 @@ class Future:
 
 
 class Client:
-    """A cluster whose workers do to each subject what ``fate`` says of its attempts: ok, die, hang, or an error."""
+    """A cluster whose workers do to each subject what ``fate`` says of its attempts.
+
+    They are ok, slow (to tell that it is done), lost (with the worker, before it could tell), die, hang, or an error.
+    """
 
     def __init__(self, fate, workers=2):
         self.fate, self.tried, self.restarted = fate, [], []
@@ -71,6 +79,12 @@ class Client:
     def end(self, fate, worker, name, future):
         if fate == "die":
             self.replace(worker)
+        elif fate in ("slow", "lost"):
+            self.busy.discard(worker)
+            if fate == "lost":
+                self.replace(worker)
+            future.late = 3 if fate == "slow" else 10**6
+            future.set("finished", {"subject": name, "done": "now"})
         elif fate != "hang":
             self.busy.discard(worker)
             future.set(*(("finished", {"subject": name, "done": "now"}) if fate == "ok" else ("error", fate)))
@@ -107,6 +121,14 @@ def test_a_subject_whose_worker_dies_is_tried_once_more_by_another():
     first, second = [worker for name, worker in client.tried if name == "b"]
     assert first != second
     assert len(client.tried) == 5
+
+
+def test_a_worker_that_is_lost_before_it_can_tell_costs_one_more_try():
+    client = Client({"a": ["slow"], "b": ["lost", "ok"]})
+    assert outcomes(client, "abcd") == dict.fromkeys("abcd", "now")
+    assert sorted(name for name, _ in client.tried) == ["a", "b", "b", "c", "d"]
+    found = outcomes(Client({"b": ["lost"]}), "ab")
+    assert found == {"a": "now", "b": "ClusterError: b was tried 2 times: its worker was lost."}
 
 
 def test_a_subject_that_kills_its_workers_fails_and_the_others_are_done():

@@ -40,6 +40,8 @@ JOB_QUEUES = {
 ATTEMPTS = 2
 """How often a subject is tried whose worker died or hung."""
 POLL_SECONDS = 0.5
+RESULT_SECONDS = 5
+"""How long the few words of a worker may take to come before it is looked whether it is still there."""
 NO_WORKER_SECONDS = 300
 """How long workers on this computer may take to start."""
 OF_WORKERS = {
@@ -231,8 +233,10 @@ class _Dispatcher:
             return
         del self.running[worker]
         if future.status == "finished":
-            yield future.result()
-            return
+            outcome = self._outcome(worker, future)
+            if outcome is not None:
+                yield outcome
+                return
         error = future.exception() if future.status == "error" else None
         if isinstance(error, ImportError):
             yield {"subject": "", "stop": f"the worker {worker} lacks a package: {error}. Install the bundle on it"}
@@ -244,6 +248,24 @@ class _Dispatcher:
         if error is not None and not type(error).__module__.startswith("distributed"):
             why = f"{type(error).__name__}: {error}"
         yield from self._again(worker, subject, why)
+
+    def _outcome(self, worker: str, future: Any) -> dict | None:
+        """
+        What a worker says of its subject; None where it was lost before it could tell.
+
+        Dask would then do the subject again, but on that worker alone, which is gone: to wait for that is to wait
+        forever.
+        """
+        from distributed import TimeoutError as Late
+
+        while True:
+            try:
+                return future.result(timeout=RESULT_SECONDS)
+            except Late:
+                if worker not in self.client.nthreads():
+                    future.cancel()
+                    self.unusable.add(worker)
+                    return None
 
     def _lost(self, workers: set[str]) -> Iterator[dict]:
         for worker, (subject, future, began) in list(self.running.items()):
