@@ -191,7 +191,7 @@ class ContextClassifier(nn.Module):
             (B, 2) logits, the microbleed last.
         """
         around = x[:, :1]
-        x = self._core(x)
+        x = middle(x, self.patch_size)
         if self.training or not (self.average_flips and mirrored):
             logits = self._logits(x)
         else:
@@ -203,19 +203,20 @@ class ContextClassifier(nn.Module):
             logits = logits + _for_last(self.surroundings(around))
         return logits
 
-    def _core(self, x: Tensor) -> Tensor:
-        """What the convolutions see of a patch with its surroundings."""
-        for axis, size in enumerate(self.patch_size):
-            more = x.shape[axis + 2] - size
-            if more > 0:
-                x = x.narrow(axis + 2, more // 2, size)
-        return x
-
     def _logits(self, x: Tensor) -> Tensor:
         found = self.features(self.standardise(x))
         i, j, k = (size // 2 for size in found.shape[2:])
         centre = found[:, :, i - 1 : i + 1, j - 1 : j + 1, k - 1 : k + 1]
         return self.head(torch.cat([found.mean(dim=(2, 3, 4)), centre.amax(dim=(2, 3, 4))], dim=1))
+
+
+def middle(patches: Tensor, size: list[int]) -> Tensor:
+    """The middle of patches (B, C, i, j, k), where they are larger than ``size``; the candidate stays its middle."""
+    for axis, number in enumerate(size):
+        more = patches.shape[axis + 2] - number
+        if more > 0:
+            patches = patches.narrow(axis + 2, more // 2, number)
+    return patches
 
 
 def _for_last(evidence: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
+from ..networks.classifier import middle
 from ..networks.decision import JointDecision
 from ..networks.surroundings import Surroundings
 
@@ -72,18 +73,11 @@ def _look(
     logits, measured = [], []
     for start in tqdm(range(0, len(patches), BATCH_SIZE), desc="Surroundings"):
         batch = torch.stack([torch.as_tensor(p["image"]) for p in patches[start : start + BATCH_SIZE]])
-        batch = _centre(batch.to(device).float(), classifier.surroundings_size)
-        found = classifier(_centre(batch, core), mirrored=False).float().cpu()
+        batch = middle(batch.to(device).float(), classifier.surroundings_size)
+        found = classifier(middle(batch, core), mirrored=False).float().cpu()
         logits.append(found[:, 1] - found[:, 0])
         measured.append(surroundings.measure(batch[:, :1]).cpu())
     return torch.cat(logits), torch.cat(measured)
-
-
-def _centre(patches: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """The middle of patches, so that voxel ``size // 2`` stays the candidate."""
-    for axis, number in enumerate(size, start=2):
-        patches = patches.narrow(axis, (patches.shape[axis] - number) // 2, number)
-    return patches
 
 
 def _train(
