@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,6 +41,8 @@ class Future:
         self.set("cancelled", None)
 
     def result(self, timeout=None):
+        if isinstance(self.value, BaseException):
+            raise self.value
         if self.late:
             self.late -= 1
             raise pytest.importorskip("distributed").TimeoutError
@@ -55,15 +58,18 @@ class Future:
 class Client:
     """A cluster whose workers do to each subject what ``fate`` says of its attempts.
 
-    They are ok, slow (to tell that it is done), lost (with the worker, before it could tell), die, hang, or an error.
+    They are ok, slow (to tell that it is done), lost (with the worker, before it could tell), alone (the scheduler
+    goes before it could tell), forgotten (by the scheduler, after it was done), die, hang, or an error.
     """
 
     def __init__(self, fate, workers=2):
         self.fate, self.tried, self.restarted = fate, [], []
         self.alive = [f"w{number}" for number in range(workers)]
-        self.busy, self.lock = set(), threading.Lock()
+        self.busy, self.lock, self.gone = set(), threading.Lock(), False
 
     def nthreads(self):
+        if self.gone:
+            raise OSError("no connection")
         return dict.fromkeys(self.alive, 1)
 
     def submit(self, work, config, subject, device, workers, **more):
@@ -85,6 +91,9 @@ class Client:
                 self.replace(worker)
             future.late = 3 if fate == "slow" else 10**6
             future.set("finished", {"subject": name, "done": "now"})
+        elif fate in ("alone", "forgotten"):
+            self.gone, future.late = fate == "alone", 10**6
+            future.set("finished", CancelledError("key") if fate == "forgotten" else None)
         elif fate != "hang":
             self.busy.discard(worker)
             future.set(*(("finished", {"subject": name, "done": "now"}) if fate == "ok" else ("error", fate)))
@@ -129,6 +138,12 @@ def test_a_worker_that_is_lost_before_it_can_tell_costs_one_more_try():
     assert sorted(name for name, _ in client.tried) == ["a", "b", "b", "c", "d"]
     found = outcomes(Client({"b": ["lost"]}), "ab")
     assert found == {"a": "now", "b": "ClusterError: b was tried 2 times: its worker was lost."}
+
+
+@pytest.mark.parametrize(("fate", "why"), [("alone", "no connection"), ("forgotten", "key")])
+def test_a_scheduler_that_goes_while_a_worker_tells_stops_the_run(fate, why):
+    found = outcomes(Client({"b": [fate]}, workers=1), "abc")
+    assert found == {"a": "now", "": f"the scheduler is gone ({why})"}
 
 
 def test_a_subject_that_kills_its_workers_fails_and_the_others_are_done():

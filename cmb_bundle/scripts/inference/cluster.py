@@ -11,6 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from functools import lru_cache
@@ -183,33 +184,40 @@ class _Dispatcher:
         self.unusable: set[str] = set()
         self.numbers: dict[str, int] = {}
         self.work = _by_value()
+        self.seen = time.monotonic()
+        """When there was a worker last."""
 
     def outcomes(self) -> Iterator[dict]:
-        seen = time.monotonic()
         while self.waiting or self.running:
-            stopping = self.loader.asked_to_stop()
-            if stopping and not self.running:
-                yield {"subject": "", "stop": ""}
-                return
             try:
-                workers = list(self.client.nthreads())
-            except (OSError, RuntimeError, TimeoutError) as error:
+                if (yield from self._round()):
+                    return
+            except (OSError, RuntimeError, TimeoutError, CancelledError) as error:
                 yield {"subject": "", "stop": f"the scheduler is gone ({error})"}
                 return
-            seen = time.monotonic() if workers else seen
-            if time.monotonic() - seen > NO_WORKER_SECONDS and self.loader.cluster == "local":
-                yield {"subject": "", "stop": "no worker could be started; its log above says why"}
-                return
-            yield from self._lost(set(workers))
-            if not stopping:
-                self._hand_out([worker for worker in workers if worker not in self.running])
-            with suppress(queue.Empty):
-                worker = self.finished.get(timeout=POLL_SECONDS)
-                while worker is not None:
-                    yield from self._received(worker)
-                    if worker in workers and not self.loader.asked_to_stop():  # else it is of one that was given up
-                        self._hand_out([worker])
-                    worker = self.finished.get_nowait()
+
+    def _round(self) -> Iterator[dict]:
+        """Look at the workers and hand out subjects; returns whether the run is over before the last subject."""
+        stopping = self.loader.asked_to_stop()
+        if stopping and not self.running:
+            yield {"subject": "", "stop": ""}
+            return True
+        workers = list(self.client.nthreads())
+        self.seen = time.monotonic() if workers else self.seen
+        if time.monotonic() - self.seen > NO_WORKER_SECONDS and self.loader.cluster == "local":
+            yield {"subject": "", "stop": "no worker could be started; its log above says why"}
+            return True
+        yield from self._lost(set(workers))
+        if not stopping:
+            self._hand_out([worker for worker in workers if worker not in self.running])
+        with suppress(queue.Empty):
+            worker = self.finished.get(timeout=POLL_SECONDS)
+            while worker is not None:
+                yield from self._received(worker)
+                if worker in workers and not self.loader.asked_to_stop():  # else it is of one that was given up
+                    self._hand_out([worker])
+                worker = self.finished.get_nowait()
+        return False
 
     def _hand_out(self, workers: list[str]) -> None:
         for worker in workers:
