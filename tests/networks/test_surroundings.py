@@ -98,3 +98,10 @@ def test_weights_without_surroundings_give_what_they_gave():
 def test_bad_surroundings_are_refused(size):
     with pytest.raises(ValueError, match=r"surroundings_size is .*; expected 0, 2, 4, ... voxels more than patch_size"):
         ContextClassifier(surroundings_size=size)
+
+
+@pytest.mark.parametrize("size", [(62, 60, 14), (48, 48, 14), (24, 24, 10)])
+def test_a_patch_whose_surroundings_would_be_left_out_is_refused(size):
+    network = ContextClassifier(channels=(4, 8, 16), surroundings_size=(60, 60, 14)).eval()
+    with pytest.raises(ValueError, match=r"expected surroundings_size, \[60, 60, 14\], or patch_size, \[24, 24, 8\]"):
+        network(torch.rand(1, 2, *size))

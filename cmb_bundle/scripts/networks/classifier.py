@@ -189,8 +189,17 @@ class ContextClassifier(nn.Module):
 
         Returns:
             (B, 2) logits, the microbleed last.
+
+        Raises:
+            ValueError: patches of another size, of which the surroundings would be left out in silence.
         """
         around = x[:, :1]
+        size = list(x.shape[2:])
+        if size != self.patch_size and size != self.surroundings_size:
+            raise ValueError(
+                f"Patches are of {size} voxels; expected surroundings_size, {self.surroundings_size}, or patch_size, "
+                f"{self.patch_size}."
+            )
         x = middle(x, self.patch_size)
         if self.training or not (self.average_flips and mirrored):
             logits = self._logits(x)
@@ -199,7 +208,7 @@ class ContextClassifier(nn.Module):
             logits = self._logits(flipped).unflatten(0, (4, -1)).mean(dim=0)
         if self.dipole is not None:
             logits = logits + _for_last(self.dipole_weight * self.dipole(x[:, 1:]))
-        if self.surroundings is not None and list(around.shape[2:]) == self.surroundings_size:
+        if self.surroundings is not None and size == self.surroundings_size:
             logits = logits + _for_last(self.surroundings(around))
         return logits
 
