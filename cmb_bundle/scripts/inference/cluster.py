@@ -42,7 +42,7 @@ ATTEMPTS = 2
 """How often a subject is tried whose worker died or hung."""
 POLL_SECONDS = 0.5
 RESULT_SECONDS = 5
-"""How long the few words of a worker may take to come before it is looked whether it is still there."""
+"""How long to wait for what a worker says of a subject before checking that the worker is still there."""
 NO_WORKER_SECONDS = 300
 """How long workers on this computer may take to start."""
 OF_WORKERS = {
