@@ -62,3 +62,18 @@ def test_a_site_takes_part_in_two_rounds(stage, output, tiny_cohort, bundle, tmp
     logged = pd.read_csv(output / f"{stage}_log.csv")[f"val_{metric}"]
     assert metrics[metric] == pytest.approx(logged.max() if stage == "detector" else logged.min(), rel=1e-5)
     site.finalize()
+    if stage == "classifier":
+        joined_at_one_site(output, tiny_cohort, bundle, tmp_path)
+
+
+def joined_at_one_site(output, cohort, bundle, folder):
+    """The command of the page: the server's weights stay, and what the rounds do not learn is fitted."""
+    assert not (output / "model.pt").exists()
+    bundle("training_join", ["train.json", TINY_CONFIG], folder, dataset_dir=cohort, output_dir=output)
+    joined = torch.load(output / "model.pt", weights_only=True)
+    for stage in ("detector", "classifier"):
+        sent = torch.load(output / f"{stage}_best.pt", weights_only=True)
+        assert all(torch.equal(joined[f"{stage}.{name}"], tensor) for name, tensor in sent.items())
+    assert any(name.startswith("decision.") for name in joined)
+    page = (CONFIGS.parents[1] / "docs" / "reference" / "zoo.md").read_text(encoding="utf-8")
+    assert "run training_join --config_file cmb_bundle/configs/train.json" in page

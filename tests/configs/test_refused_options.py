@@ -64,6 +64,27 @@ def message_of(*names, **options):
     return str(cause)
 
 
+@pytest.mark.parametrize("name", ["inference", "train"])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"surroundings_size": 61}, "surroundings_size is 61; expected patch_size, [24, 24, 8], and an even number of"),
+        ({"surroundings_size": [60, 60, 13]}, "surroundings_size is [60, 60, 13]; expected patch_size, [24, 24, 8]"),
+        ({"surroundings_size": [16, 60, 14]}, "surroundings_size is [16, 60, 14]; expected patch_size, [24, 24, 8]"),
+        ({"patch_size": [24, 24, 10]}, "patch_size is [24, 24, 10]; expected multiples of 8, 8 and 4 voxels."),
+        ({"patch_size": [32, 32, 16]}, "surroundings_size is [60, 60, 14]; expected patch_size, [32, 32, 16]"),
+    ],
+)
+def test_sizes_of_patches_that_do_not_fit_each_other(name, options, expected):
+    workflow = initialise(f"{name}.json", **options)
+    with pytest.raises(Exception, match="Failed to") as caught:
+        workflow.parser.get_parsed_content("network_def")
+    errors = importlib.import_module("scripts.errors")
+    cause = errors.root_cause(caught.value)
+    assert isinstance(cause, errors.OptionError), repr(cause)
+    assert str(cause).startswith(expected)
+
+
 WRONG = [
     ("inference", "device", "cuda:99", "device is 'cuda:99', but "),
     ("inference", "device", "gpu", "device is 'gpu'; expected cpu, cuda, or cuda:0"),

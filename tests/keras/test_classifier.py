@@ -291,6 +291,33 @@ def test_other_order_of_classes_and_of_the_halves(tmp_path):
     np.testing.assert_allclose(probabilities(classifier, patches()), expected[:, ::-1], atol=1e-5)
 
 
+@pytest.mark.parametrize("microbleed_class", [0, 1])
+@pytest.mark.parametrize("end", [{"units": 2, "activation": "softmax"}, {"units": 1, "activation": "sigmoid"}])
+def test_the_logit_of_the_microbleed_is_scaled(end, microbleed_class, tmp_path):
+    model = model_of([kl.Conv3D(4, 3, **FIRST), kl.GlobalAveragePooling3D(**FIRST), kl.Dense(**end)])
+    model.save(tmp_path / "model.keras")
+    classifier = keras_classifier(tmp_path / "model.keras", microbleed_class=microbleed_class).eval()
+    x = torch.as_tensor(patches())
+    with torch.no_grad():
+        before = classifier(x).diff(dim=1)
+        classifier.scale_logit(0.4, -1.5)
+        found = classifier(x).diff(dim=1)
+    torch.testing.assert_close(found, 0.4 * before - 1.5, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [[kl.Flatten(), kl.Dense(2, use_bias=False)], [kl.Conv3D(2, 3, **FIRST), kl.GlobalAveragePooling3D(**FIRST)]],
+)
+def test_a_model_that_cannot_be_scaled_says_so(layers, tmp_path):
+    keras.Sequential([keras.Input((1, *PATCH)), *layers]).save(tmp_path / "model.keras")
+    classifier = keras_classifier(tmp_path / "model.keras")
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    with pytest.raises(KerasError, match=r"last layer with weights is .*; expected a dense layer with a bias"):
+        classifier.scale_logit(0.4, -1.5)
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+
+
 @pytest.mark.parametrize("axes", ["LPS", "PLS", "SAL"])
 def test_patches_of_another_orientation(axes, tmp_path):
     """NiBabel turns the patches that Keras is given."""

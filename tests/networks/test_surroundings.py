@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cmb_bundle.scripts.errors import CheckpointError, OptionError
 from cmb_bundle.scripts.networks import ContextClassifier, Surroundings, fit_weights
 
 SIZE, SPACING = (60, 60, 14), (0.6, 0.6, 2.0)
@@ -96,8 +97,28 @@ def test_weights_without_surroundings_give_what_they_gave():
 
 @pytest.mark.parametrize("size", [(60, 60), (61, 60, 14), (60, 60, 6)])
 def test_bad_surroundings_are_refused(size):
-    with pytest.raises(ValueError, match=r"surroundings_size is .*; expected 0, 2, 4, ... voxels more than patch_size"):
+    with pytest.raises(OptionError, match=r"surroundings_size is .*; expected patch_size, \[24, 24, 8\], and an even"):
         ContextClassifier(surroundings_size=size)
+
+
+def test_one_number_makes_a_cube():
+    cubes = ContextClassifier(patch_size=24, surroundings_size=32)
+    assert (cubes.patch_size, cubes.surroundings_size) == ([24, 24, 24], [32, 32, 32])
+
+
+def test_surroundings_of_another_size_are_refused():
+    """Rings of 48 x 48 x 14 voxels are as many as those of 60 x 60 x 14."""
+    state = both().state_dict()
+    other = ContextClassifier(spacing=SPACING, channels=(4, 8, 16), surroundings_size=(48, 48, 14))
+    assert other.surroundings.number == both().surroundings.number
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"new.pt was trained with surroundings_size \[60, 60, 14\]; this .*48"):
+        fit_weights(other, state, "new.pt")
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+    without_size = {name: value for name, value in state.items() if name != "surroundings.patch_size"}
+    network = ContextClassifier(spacing=SPACING, channels=(4, 8, 16), surroundings_size=SIZE)
+    fit_weights(network, without_size, "before.pt")
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("size", [(62, 60, 14), (48, 48, 14), (24, 24, 10)])

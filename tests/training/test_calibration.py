@@ -9,6 +9,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from cmb_bundle.scripts.networks.classifier import ContextClassifier, PatchClassifier, scale_last
 from cmb_bundle.scripts.networks.decision import JointDecision
 from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
 from cmb_bundle.scripts.training.calibration import STEEPEST, calibrate, fit_scaling
@@ -46,6 +47,10 @@ class Pair(nn.Module):
     def forward(self, x):
         return self.last(x)
 
+    @torch.no_grad()
+    def scale_logit(self, slope, offset):
+        scale_last(self.last, slope, offset)
+
 
 def pair(decision=None):
     """Both stages, of which only the classifier is asked."""
@@ -72,6 +77,28 @@ def test_the_last_layer_gives_the_calibrated_probabilities():
     found = network.classifier(x).softmax(dim=1)[:, 1].detach().numpy()
     assert found == pytest.approx(expit(slope * x[:, 0].numpy() + offset), abs=1e-5)
     assert found == pytest.approx(expit(0.5 * x[:, 0].numpy() - 1), abs=0.02)
+
+
+def context():
+    """All parts of the shipped second stage, with weights that say something."""
+    around = ContextClassifier(channels=(4, 4, 8), surroundings_size=(36, 36, 10))
+    for parameter in around.surroundings.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return around
+
+
+@pytest.mark.parametrize("make", [context, lambda: PatchClassifier(width=0.125)])
+def test_all_that_is_added_up_is_scaled(make):
+    torch.manual_seed(4)
+    classifier = make().eval()
+    size = (36, 36, 10) if make is context else (16, 16, 16)
+    x = torch.rand(6, 2, *size, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        before = classifier(x).diff(dim=1)
+        classifier.scale_logit(0.3, 1.5)
+        found = classifier(x).diff(dim=1)
+    torch.testing.assert_close(found, 0.3 * before + 1.5)
+    assert float(before.std()) > 1e-5
 
 
 @pytest.mark.parametrize(("labels", "source"), [(np.zeros(50, int), "candidate"), (np.arange(50) % 2, "random")])

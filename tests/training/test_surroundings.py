@@ -6,12 +6,12 @@ import logging
 import torch
 
 from cmb_bundle.scripts.networks import ContextClassifier, JointDecision, TwoStageNetwork
-from cmb_bundle.scripts.training.surroundings import fit_surroundings
+from cmb_bundle.scripts.training.surroundings import FEWEST, fit_surroundings
 
 SIZE = (28, 28, 8)
 
 
-def candidates(number=120, margin=0):
+def candidates(number=240, margin=0):
     """Dark spots in tissue, which are microbleeds, and in bright fluid, which are not; half of each are labelled."""
     generator = torch.Generator().manual_seed(2)
     found = []
@@ -45,13 +45,14 @@ def test_a_spot_in_fluid_is_no_microbleed(caplog):
     before = copy.deepcopy(both.state_dict())
     with caplog.at_level(logging.INFO):
         fit_surroundings(both, patches)
-    assert "Surroundings fitted on 120 candidates: cross-entropy 0.0" in caplog.text
+    assert "Surroundings fitted on 240 candidates: cross-entropy 0.0" in caplog.text
     x = torch.stack([p["image"].float() for p in candidates(20)])
     evidence = both.classifier.eval().surroundings(x[:, :1])
     assert evidence[::2].min() > 2  # in tissue
     assert evidence[1::2].max() < -2  # in fluid
     for name, value in both.state_dict().items():
-        assert torch.equal(value, before[name]) != (".surroundings." in name), name
+        learned = ".surroundings." in name and not name.endswith(".patch_size")
+        assert torch.equal(value, before[name]) != learned, name
 
 
 def test_the_same_seed_gives_the_same_and_the_generator_is_left_alone():
@@ -70,8 +71,8 @@ def test_the_same_seed_gives_the_same_and_the_generator_is_left_alone():
 def test_a_margin_is_left_out():
     wide, narrow = network(), network()
     patches = candidates(20, margin=2)
-    fit_surroundings(wide, patches, epochs=2)
-    fit_surroundings(narrow, [p | {"image": p["image"][:, 2:-2, 2:-2, 2:-2]} for p in patches], epochs=2)
+    fit_surroundings(wide, patches, epochs=2, fewest=5)
+    fit_surroundings(narrow, [p | {"image": p["image"][:, 2:-2, 2:-2, 2:-2]} for p in patches], epochs=2, fewest=5)
     for one, other in zip(wide.state_dict().values(), narrow.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 
@@ -81,9 +82,22 @@ def test_it_goes_on_from_the_weights_that_are_there():
     fit_surroundings(both, candidates())
     around = both.classifier.surroundings
     mean, weight = around.mean.clone(), around.layers[0].weight.clone()
-    fit_surroundings(both, candidates(6), epochs=1)
+    fit_surroundings(both, candidates(6), epochs=1, fewest=3)
     assert torch.equal(around.mean, mean)
     assert 0 < float((around.layers[0].weight - weight).abs().max()) < 0.01
+
+
+def test_few_microbleeds_change_nothing(caplog):
+    both = network()
+    before = copy.deepcopy(both.state_dict())
+    patches = candidates()
+    few = [p for n, p in enumerate(patches) if n % 2 or n < 2 * (FEWEST - 1)]
+    fit_surroundings(both, few)
+    assert "99 of 219 candidates are microbleeds; expected 100 or more, and others. What they say stays" in caplog.text
+    assert all(torch.equal(value, before[name]) for name, value in both.state_dict().items())
+    one_more = [p for n, p in enumerate(patches) if n % 2 or n < 2 * FEWEST]
+    fit_surroundings(both, one_more, epochs=1)
+    assert not all(torch.equal(value, before[name]) for name, value in both.state_dict().items())
 
 
 def test_lesions_and_random_places_do_not_count(caplog):
@@ -91,7 +105,7 @@ def test_lesions_and_random_places_do_not_count(caplog):
     before = copy.deepcopy(both.state_dict())
     patches = [p | {"source": "lesion" if p["label"] else "random"} for p in candidates()]
     fit_surroundings(both, patches)
-    assert "Surroundings not fitted: 0 of 0 candidates are microbleeds." in caplog.text
+    assert "Surroundings not fitted: 0 of 0 candidates are microbleeds; expected 100" in caplog.text
     fit_surroundings(both, candidates(), epochs=0)
     assert all(torch.equal(value, before[name]) for name, value in both.state_dict().items())
 

@@ -10,6 +10,7 @@ import torch
 from monai.data import DataLoader, MetaTensor
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, Transform
+from monai.utils import ensure_tuple_rep
 
 from cmb_bundle.scripts.data.datasets import SubjectDataset
 from cmb_bundle.scripts.detection.yolov2 import YOLOv2Detector
@@ -25,6 +26,8 @@ from cmb_bundle.scripts.report.handlers import EvaluationReport
 from cmb_bundle.scripts.training.completion import finish_training, join_weights
 from cmb_bundle.scripts.training.patches import PatchCollector
 from cmb_bundle.scripts.training.trainer import collate_slices, prepare_slices, sum_of_losses
+
+from ..helpers.configuration import configuration
 
 # -------------------------------------------------------------------------------------------- batches of stage 1
 
@@ -168,6 +171,29 @@ def test_the_margin_may_be_another_along_each_axis(tmp_path):
     data = [{"image": coded_volume(), "subject": "s0", "lesions_ras": ras((30, 25, 8))}]
     (patch,) = collect(tmp_path, {}, data, margin=(3, 1, -6), random_negatives=0, need_both=False)
     assert torch.equal(patch["image"], data[0]["image"].as_tensor()[:, 19:41, 16:34, 6:10])
+
+
+@pytest.mark.parametrize(
+    ("overlays", "options", "expected"),
+    [
+        ([], {}, [0, 0, 0]),
+        (["keras.json"], {}, [8, 8, 3]),
+        ([], {"surroundings_size": [24, 24, 8]}, [11, 11, 2]),
+        ([], {"surroundings_size": [32, 32, 8]}, [7, 7, 2]),
+        ([], {"patch_size": [32, 32, 12], "surroundings_size": [60, 60, 14]}, [0, 0, 2]),
+    ],
+)
+def test_no_part_of_a_turned_patch_is_outside(overlays, options, expected):
+    parser = configuration(*overlays)
+    parser.update(options)
+    assert parser.get_parsed_content("patch_margin") == expected
+    edges = ensure_tuple_rep(parser.get_parsed_content("surroundings_size"), 3)
+    ones = torch.ones(1, *(edge + 2 * more for edge, more in zip(edges, expected, strict=True)))
+    turn = parser.get_parsed_content("classifier_augmentation#0")
+    turn.set_random_state(1)
+    cut = [turn({"image": ones})["image"] for _ in range(200)]
+    assert {tuple(patch.shape[1:]) for patch in cut} == {ensure_tuple_rep(parser.get_parsed_content("patch_size"), 3)}
+    assert min(float(patch.min()) for patch in cut) > 0.999
 
 
 def test_patch_holds_what_is_around_it(tmp_path):

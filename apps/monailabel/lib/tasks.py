@@ -50,6 +50,7 @@ class CMBTrainTask(BundleTrainTask):
         self.bundle_config = self._load_bundle_config(self.bundle_path, self.bundle_config_path)
         self.options = {name: float(request.get(name, rate)) for name, rate in self.rates.items()}
         self.options["classifier_epochs"] = int(request.get("max_epochs", 50))
+        self.options["surroundings_epochs"] = 10  # more forget what the trained weights know of them
         return super().__call__({"model_filename": weights_files(self.bundle_path)[0]} | request, datastore)
 
     def _load_checkpoint(self, model_pytorch, pretrained, train_handlers):

@@ -69,6 +69,27 @@ class KerasClassifier(nn.Module):
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return logits.flip(1) if self.microbleed_class == 0 else logits
 
+    @torch.no_grad()
+    def scale_logit(self, slope: float, offset: float) -> None:
+        """Change the last layer as :meth:`~..networks.classifier.PatchClassifier.scale_logit` does.
+
+        Raises:
+            KerasError: the network does not end with a dense layer that has a bias.
+        """
+        last = [module for module in self.layers.modules() if next(module.parameters(recurse=False), None) is not None][
+            -1
+        ]
+        if not isinstance(last, nn.Linear) or last.bias is None:
+            raise KerasError(
+                f"the model's last layer with weights is {last}; expected a dense layer with a bias, which "
+                "can be scaled. The probability stays that of the model."
+            )
+        last.weight.mul_(slope)
+        last.bias.mul_(slope)
+        of_microbleed = -1 if self.microbleed_class == 1 else 0
+        # a single unit is the logit of class 1
+        last.bias[of_microbleed] += -offset if last.out_features == 1 and self.microbleed_class == 0 else offset
+
 
 def keras_classifier(
     weights: str | Path | None,

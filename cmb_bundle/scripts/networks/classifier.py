@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from .blocks import scaled_channels, side_by_side
 from .dipole import DipoleEvidence
 from .surroundings import Surroundings
@@ -33,7 +34,7 @@ class PatchClassifier(nn.Module):
             noise; it costs four times as much.
 
     Raises:
-        ValueError: if a patch is too small for the convolutions.
+        OptionError: if a patch is too small for the convolutions.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class PatchClassifier(nn.Module):
         self.in_channels, self.average_flips = in_channels, average_flips
         final_size = [((size - 4) // 2 - 4) // 2 for size in patch_size]
         if len(patch_size) != 3 or min(final_size) < 1:
-            raise ValueError(f"patch_size is {tuple(patch_size)}; give three numbers of voxels, each 16 or more.")
+            raise OptionError(f"patch_size is {tuple(patch_size)}; expected three numbers of voxels, each 16 or more.")
         layers: list[nn.Module] = [nn.ConstantPad3d(1, 0.0)]
         channels = in_channels
         for block in ((32, 64, 64), (128, 128)):
@@ -91,6 +92,11 @@ class PatchClassifier(nn.Module):
         flipped = torch.cat([x.flip(axes) for axes in ((), (2,), (4,), (2, 4))])
         return self.head(self.features(flipped)).unflatten(0, (4, -1)).mean(dim=0)
 
+    @torch.no_grad()
+    def scale_logit(self, slope: float, offset: float) -> None:
+        """Change the weights: microbleed's logit less the other is multiplied by ``slope``, and ``offset`` added."""
+        scale_last(self.head[-1], slope, offset)
+
 
 class ContextClassifier(nn.Module):
     """
@@ -107,41 +113,43 @@ class ContextClassifier(nn.Module):
 
     Args:
         in_channels: 2 for SWI and complement phase, 1 for SWI alone.
-        patch_size: voxels that the convolutions see along the three axes: multiples of 8, 8 and 4.
+        patch_size: voxels that the convolutions see along the three axes: multiples of 8, 8 and 4; one number for a
+            cube.
         spacing: their size along the three axes, mm; the main field is along the third.
         channels: channels of the three pairs of convolutions.
         dropout: probability of dropout before the last layer.
         average_flips: in evaluation mode, whether the logits are the means over the patch and its mirror images along
             the first axis, the last, and both; it costs four times as much.
-        surroundings_size: voxels of a patch with its surroundings; None, or ``patch_size``, leaves them out.
+        surroundings_size: voxels of a patch with its surroundings, an even number more than ``patch_size`` along each
+            axis; one number for a cube; None, or ``patch_size``, leaves them out.
 
     Raises:
-        ValueError: if a patch cannot be halved as above, has other channels, or is larger than its surroundings.
+        OptionError: if a patch cannot be halved as above, has other channels, or is larger than its surroundings.
     """
 
     def __init__(
         self,
         in_channels: int = 2,
-        patch_size: Sequence[int] = (24, 24, 8),
+        patch_size: int | Sequence[int] = (24, 24, 8),
         spacing: Sequence[float] = (0.6, 0.6, 2.0),
         channels: Sequence[int] = (16, 32, 64),
         dropout: float = 0.3,
         average_flips: bool = True,
-        surroundings_size: Sequence[int] | None = None,
+        surroundings_size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if len(patch_size) != 3 or any(n < m or n % m for n, m in zip(patch_size, (8, 8, 4), strict=True)):
-            raise ValueError(f"patch_size is {tuple(patch_size)}; expected multiples of 8, 8 and 4 voxels.")
+        core, around = list(triple(patch_size)), list(triple(surroundings_size or patch_size))
+        if len(core) != 3 or any(n < m or n % m for n, m in zip(core, (8, 8, 4), strict=True)):
+            raise OptionError(f"patch_size is {patch_size}; expected multiples of 8, 8 and 4 voxels.")
         if in_channels not in (1, 2):
-            raise ValueError(f"in_channels is {in_channels}; expected 2 (SWI and complement phase) or 1 (SWI).")
-        around = list(surroundings_size or patch_size)
-        if len(around) != 3 or any(n < m or (n - m) % 2 for n, m in zip(around, patch_size, strict=True)):
-            raise ValueError(
-                f"surroundings_size is {tuple(around)}; expected 0, 2, 4, ... voxels more than patch_size, "
-                f"{tuple(patch_size)}, along each axis."
+            raise OptionError(f"in_channels is {in_channels}; expected 2 (SWI and complement phase) or 1 (SWI).")
+        if len(around) != 3 or any(n < m or (n - m) % 2 for n, m in zip(around, core, strict=True)):
+            raise OptionError(
+                f"surroundings_size is {surroundings_size}; expected patch_size, {core}, and an even number of voxels "
+                "more, or none, along each axis."
             )
         self.average_flips = average_flips
-        self.patch_size, self.surroundings_size = list(patch_size), around
+        self.patch_size, self.surroundings_size = core, around
         layers: list[nn.Module] = []
         before = 1 if in_channels == 1 else 3
         for pool, after in zip((None, (2, 2, 1), (2, 2, 2)), channels, strict=True):
@@ -152,10 +160,10 @@ class ContextClassifier(nn.Module):
                 before = after
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Linear(2 * before, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, 2))
-        self.dipole = DipoleEvidence(patch_size, spacing) if in_channels == 2 else None
+        self.dipole = DipoleEvidence(core, spacing) if in_channels == 2 else None
         if self.dipole is not None:
             self.dipole_weight = nn.Parameter(torch.tensor(1.0))
-        self.surroundings = Surroundings(around, spacing) if around != list(patch_size) else None
+        self.surroundings = Surroundings(around, spacing) if around != core else None
 
     @staticmethod
     def standardise(x: Tensor) -> Tensor:
@@ -212,11 +220,32 @@ class ContextClassifier(nn.Module):
             logits = logits + _for_last(self.surroundings(around))
         return logits
 
+    @torch.no_grad()
+    def scale_logit(self, slope: float, offset: float) -> None:
+        """As :meth:`PatchClassifier.scale_logit`; all that is added up is scaled."""
+        scale_last(self.head[-1], slope, offset)
+        if self.dipole is not None:
+            self.dipole_weight.mul_(slope)
+        if self.surroundings is not None:
+            scale_last(self.surroundings.layers[-1], slope, 0.0)
+
     def _logits(self, x: Tensor) -> Tensor:
         found = self.features(self.standardise(x))
         i, j, k = (size // 2 for size in found.shape[2:])
         centre = found[:, :, i - 1 : i + 1, j - 1 : j + 1, k - 1 : k + 1]
         return self.head(torch.cat([found.mean(dim=(2, 3, 4)), centre.amax(dim=(2, 3, 4))], dim=1))
+
+
+def triple(size: int | Sequence[int]) -> tuple[int, ...]:
+    """A size along three axes, of which one number makes a cube."""
+    return (size,) * 3 if isinstance(size, int) else tuple(size)
+
+
+def scale_last(layer: nn.Linear, slope: float, offset: float) -> None:
+    """Multiply what a layer gives by ``slope``, then add ``offset`` to its last unit."""
+    layer.weight.mul_(slope)
+    layer.bias.mul_(slope)
+    layer.bias[-1] += offset
 
 
 def middle(patches: Tensor, size: list[int]) -> Tensor:

@@ -70,6 +70,8 @@ class Surroundings(nn.Module):
         # not saved with the weights: they follow from the arguments; 0 is in no ring
         self.register_buffer("ring", ring.flatten(), persistent=False)
         self.register_buffer("voxels", torch.bincount(ring.flatten(), minlength=number + 1).float(), persistent=False)
+        # saved, as other sizes can have as many rings, which mean something else
+        self.register_buffer("patch_size", torch.tensor(tuple(patch_size)))
         self.register_buffer("mean", torch.zeros(3 * number))
         self.register_buffer("scale", torch.ones(3 * number))
         self.layers = nn.Sequential(

@@ -210,6 +210,7 @@ def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> N
     """Load a state_dict, with an error that says how ``path`` differs from the network if it does not fit."""
     expected = network.state_dict()
     state = {**_untrained_surroundings(network, state), **state}
+    _check_surroundings(network, state, path)
     for name in [name for name in expected if name in state]:
         value, floating = state[name], expected[name].is_floating_point()
         kind = value.dtype if torch.is_tensor(value) else type(value).__name__
@@ -233,12 +234,27 @@ def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> N
 
 def _untrained_surroundings(network: torch.nn.Module, state: Mapping) -> dict[str, torch.Tensor]:
     """What weights of a stage 2 that did not look at the surroundings lack: such as say nothing."""
-    return {
-        f"{name}.{key}": tensor
-        for name, module in network.named_modules()
-        if isinstance(module, Surroundings) and not any(str(key).startswith(f"{name}.") for key in state)
-        for key, tensor in module.untrained().items()
-    }
+    found = {}
+    for name, module in network.named_modules():
+        if isinstance(module, Surroundings):
+            there = any(str(key).startswith(f"{name}.") for key in state)
+            # weights from before their size was saved have all else
+            lacking = {"patch_size": module.patch_size} if there else module.untrained()
+            found |= {f"{name}.{key}": tensor for key, tensor in lacking.items()}
+    return found
+
+
+def _check_surroundings(network: torch.nn.Module, state: Mapping, path: str | Path) -> None:
+    """Refuse what was learned from patches of another size: its rings may be as many, but lie elsewhere."""
+    for name, module in network.named_modules():
+        found = state.get(f"{name}.patch_size")
+        if isinstance(module, Surroundings) and torch.is_tensor(found):
+            size, expected = found.tolist(), module.patch_size.tolist()
+            if size != expected:
+                raise CheckpointError(
+                    f"{path} was trained with surroundings_size {size}; this configuration has {expected}. Set "
+                    f"surroundings_size to {size}, or train again."
+                )
 
 
 def check_finite_weights(state: Mapping[str, torch.Tensor], path: str | Path) -> None:

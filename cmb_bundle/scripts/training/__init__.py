@@ -20,7 +20,7 @@ from .lock import OutputLock
 from .losses import BatchMeanCrossEntropy
 from .metrics import CandidateFROC, FindingsFROC
 from .multiscale import MultiScale
-from .patches import PatchCollector
+from .patches import PatchCollector, margin_to_turn
 from .settings import compare_settings, run_settings
 from .trainer import StageTrainer, collate_slices, prepare_slices, sum_of_losses
 
@@ -50,6 +50,7 @@ __all__ = [
     "gather",
     "indices_of_this_process",
     "join_weights",
+    "margin_to_turn",
     "parallel",
     "prepare_slices",
     "print_folds",

@@ -11,6 +11,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import nn
 
+from ..errors import KerasError
+
 logger = logging.getLogger(__name__)
 
 STEEPEST = 10.0
@@ -49,11 +51,11 @@ def calibrate(network: nn.Module, data_loader: Iterable[Mapping], device: torch.
     """Calibrate the probability on patches that the network was not trained on.
 
     A network with a ``decision`` has it fitted, see :meth:`~..networks.decision.JointDecision.fit`. Otherwise the
-    classifier's logit is scaled (:func:`fit_scaling`), by the weights of its last layer, so that no other code depends
-    on it.
+    classifier's logit is scaled (:func:`fit_scaling`), by its weights, so that no other code depends on it.
 
     Args:
-        network: both stages; its ``classifier`` maps patches to two logits, the last for a microbleed.
+        network: both stages; its ``classifier`` maps patches to two logits, the last for a microbleed, and scales them
+            by a method ``scale_logit(slope, offset)``.
         data_loader: batches of "image", "label", "source" and "detector_score"; only candidates of stage 1 count. If
             these are not of both labels, the network is left unchanged.
         device: device of the network.
@@ -80,8 +82,9 @@ def calibrate(network: nn.Module, data_loader: Iterable[Mapping], device: torch.
         )
         return
     slope, offset = fit_scaling(difference, labels)
-    last = [module for module in classifier.modules() if isinstance(module, nn.Linear)][-1]
-    last.weight.mul_(slope)
-    last.bias.mul_(slope)
-    last.bias[1] += offset
+    try:
+        classifier.scale_logit(slope, offset)
+    except KerasError as error:
+        logger.warning(f"Not calibrated: {error}")
+        return
     logger.info(f"Calibrated on {len(labels)} validation candidates: logit times {slope:.3f}, plus {offset:.3f}")

@@ -42,7 +42,7 @@ class PatchCollector:
         match_mm: see above.
         ignore_mm: see above.
         margin: voxels added on all sides, so that a patch can be cut turned, enlarged or with a shift; one number, or
-            one for each axis.
+            one for each axis, see :func:`margin_to_turn`.
         hard_negatives: candidates per subject that are no microbleed, at most; those with the best detector score.
         random_negatives: random places per subject.
     """
@@ -129,6 +129,35 @@ class PatchCollector:
             }
             for voxel, label, source, score in centres
         ]
+
+
+def margin_to_turn(
+    patch_size: int | Sequence[int],
+    surroundings_size: int | Sequence[int],
+    enlarged: float = 1.25,
+    shift: Sequence[float] = (1.5, 1.5, 0.8),
+) -> list[int]:
+    """
+    How many voxels patches with their surroundings lack on each side for no corner of a turned patch to be outside.
+
+    Args:
+        patch_size: voxels that stage 2 learns from, cut by any angle in the plane of a slice.
+        surroundings_size: voxels that are cut anyway.
+        enlarged: by how much at most a patch is enlarged.
+        shift: voxels by which it is shifted at most.
+
+    Returns:
+        voxels along each axis.
+
+    Example:
+        >>> margin_to_turn((24, 24, 8), (60, 60, 14)), margin_to_turn(16, 16)
+        ([0, 0, 0], [8, 8, 3])
+    """
+    i, j, k = ensure_tuple_rep(patch_size, 3)
+    extent = np.array([np.hypot(i, j), np.hypot(i, j), k])
+    needed = np.ceil(enlarged * extent + 2 * np.array(shift))
+    lacking = np.maximum(needed - np.array(ensure_tuple_rep(surroundings_size, 3)), 0)
+    return np.ceil(lacking / 2).astype(int).tolist()
 
 
 def _distance_to_nearest(places: np.ndarray, lesions: np.ndarray) -> np.ndarray:

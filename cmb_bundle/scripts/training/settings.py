@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 WITHOUT_EFFECT = {
     *OF_MONAI, "settings", "lock", "output_dir", "datalist_file", "dataset_dir", "num_workers", "cache_rate", "resume",
     "device", "debug", "silent", "pin_memory", "tensorboard_dirs", "training", "training_detector",
-    "training_classifier", "_meta_",
+    "training_classifier", "training_join", "_meta_",
 }  # fmt: skip
 """Ids that say where and how a training runs, not what comes of it. The split of the subjects is compared by itself."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import nn
@@ -18,6 +19,8 @@ from ..networks.surroundings import Surroundings
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 128
+FEWEST = 100
+"""Microbleeds among the candidates below which nothing is fitted."""
 JITTER = 0.3
 """Standard deviation of the noise added to what was measured, in units of its own deviation over the candidates."""
 
@@ -29,13 +32,18 @@ def fit_surroundings(
     learning_rate: float = 0.002,
     weight_decay: float = 0.05,
     seed: int = 0,
+    fewest: int = FEWEST,
 ) -> None:
     """
     Fit a classifier's :class:`~..networks.surroundings.Surroundings` on the candidates that it was trained on.
 
     The score of stage 1 and the logit of the convolutions stay as they are; a logistic regression of both is what the
-    evidence is added to, so that it learns what those two do not know. It goes on from the weights that are there, so
-    that few candidates change little. Needs seconds. A classifier without surroundings is left alone.
+    evidence is added to, so that it learns what those two do not know. It goes on from the weights that are there.
+    Needs seconds. A classifier without surroundings is left alone.
+
+    Few microbleeds teach more by chance than in truth. Learned from simulated T2*-weighted heads, and scored on 60
+    others, untrained surroundings lost with 20 microbleeds and fewer, gained nothing with 50 to 120, and gained from
+    200 on; the shipped ones lost in 40 epochs with fewer than 120, and gained in 10 epochs from 350 on.
 
     Args:
         network: both stages.
@@ -45,14 +53,19 @@ def fit_surroundings(
         learning_rate: of AdamW at the start; it falls as a cosine.
         weight_decay: of AdamW.
         seed: of the order and of the noise.
+        fewest: microbleeds among the candidates below which the network is left unchanged.
     """
     surroundings = getattr(network.classifier, "surroundings", None)
     if surroundings is None or epochs == 0:
         return
     candidates = [patch for patch in patches if patch["source"] == "candidate"]
     labels = np.array([patch["label"] for patch in candidates])
-    if not 0 < labels.sum() < len(labels):
-        logger.warning(f"Surroundings not fitted: {int(labels.sum())} of {len(labels)} candidates are microbleeds.")
+    microbleeds = int(labels.sum())
+    if not max(fewest, 1) <= microbleeds < len(labels):
+        logger.warning(
+            f"Surroundings not fitted: {microbleeds} of {len(labels)} candidates are microbleeds; expected {fewest} or "
+            "more, and others. What they say stays as it was."
+        )
         return
     logits, measured = _look(network.classifier.eval(), surroundings, candidates)
     scores = np.array([patch["detector_score"] for patch in candidates])
@@ -71,7 +84,7 @@ def _look(
     """Logits (N,) of the convolutions, and what is measured around each candidate (N, F)."""
     device, core = next(classifier.parameters()).device, classifier.patch_size
     logits, measured = [], []
-    for start in tqdm(range(0, len(patches), BATCH_SIZE), desc="Surroundings"):
+    for start in tqdm(range(0, len(patches), BATCH_SIZE), desc="Surroundings", disable=idist.get_rank() > 0):
         batch = torch.stack([torch.as_tensor(p["image"]) for p in patches[start : start + BATCH_SIZE]])
         batch = middle(batch.to(device).float(), classifier.surroundings_size)
         found = classifier(middle(batch, core), mirrored=False).float().cpu()
