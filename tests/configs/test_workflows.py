@@ -217,7 +217,7 @@ def test_inference_on_a_flat_folder_without_labels(trained, flat, bundle, elsewh
         assert all({"accepted", "reason"} <= set(candidate) for candidate in result["candidates"])
         assert (folder / f"{subject}_cmb.png").read_bytes().startswith(b"\x89PNG")
         found += len(table)
-    assert f"{found} microbleeds in 5 subjects" in done.stdout
+    assert f"{found} microbleed{'s' * (found != 1)} in 5 subjects" in done.stdout
 
 
 def test_evaluation_scores_only_the_test_fold(trained, bundle, elsewhere, tiny_cohort):

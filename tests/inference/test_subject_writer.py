@@ -49,9 +49,9 @@ def test_files_of_a_subject_and_what_is_said(tmp_path, capsys, caplog):
     assert (tmp_path / "s0" / "s0_cmb.csv").read_text().splitlines()[1].startswith("1,2,3,4,")
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "s0 1 2.0 3.0 1.0 8.0 18.4 -1.0 3.21 0.88" in printed
-    assert "1 microbleeds in 2 subjects; subjects with none: s1" in printed
+    assert "1 microbleed in 2 subjects; subjects with none: s1" in printed
     assert f"Results are in {tmp_path.resolve()}" in printed
-    assert "s0: 1 microbleeds of 1 candidates. No phase was found." in caplog.text
+    assert "s0: 1 microbleed of 1 candidate. No phase was found." in caplog.text
     assert "s1: 0 microbleeds of 0 candidates." in caplog.text
 
 
@@ -78,7 +78,7 @@ def test_nothing_found_is_said(tmp_path, capsys):
     run_subjects(SubjectWriter(tmp_path, picture=False), [output], [batch])
     printed = capsys.readouterr().out
     assert "Microbleeds found" not in printed
-    assert "0 microbleeds in 1 subjects; subjects with none: s0" in printed
+    assert "0 microbleeds in 1 subject; subjects with none: s0" in printed
 
 
 def test_computed_swi_is_written_on_the_grid_of_the_file(tmp_path):

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from contextlib import suppress
 from pathlib import Path
 
@@ -186,10 +186,8 @@ class SubjectWriter:
             if reason:
                 engine.incomplete[subject] = reason
             self.found[subject], self.read[subject] = result["microbleeds"], read
-            logger.info(
-                f"{subject}: {len(result['microbleeds'])} microbleeds of {len(result['candidates'])} candidates. "
-                f"{batch['notices']}"
-            )
+            found, of = (_number(result[kind], kind[:-1]) for kind in ("microbleeds", "candidates"))
+            logger.info(f"{subject}: {found} of {of}. {batch['notices']}")
 
     def forget(self) -> None:
         """Forget the subjects so far."""
@@ -345,7 +343,7 @@ class SubjectWriter:
             print(_more(len(rows)), end="")
         none = [subject for subject, bleeds in self.found.items() if not bleeds]
         without = (", ".join(none[:MOST_SAID]) or "-") + (", ..." if len(none) > MOST_SAID else "")
-        print(f"\n{len(rows)} microbleeds in {len(self.found)} subjects; subjects with none: {without}")
+        print(f"\n{_number(rows, 'microbleed')} in {_number(self.found, 'subject')}; subjects with none: {without}")
         contrasts = Counter(read["contrast"] for read in self.read.values() if read["contrast"])
         if contrasts:
             print(f"Read: {', '.join(f'{contrast} ({number})' for contrast, number in sorted(contrasts.items()))}")
@@ -362,6 +360,11 @@ class SubjectWriter:
                 "they were; --resume False does them again."
             )
         print(f"Results are in {self.output_dir.resolve()}")
+
+
+def _number(of: Sized, thing: str) -> str:
+    """How many things, as ``1 microbleed`` or ``2 microbleeds``."""
+    return f"{len(of)} {thing}{'s' * (len(of) != 1)}"
 
 
 def _more(number: int) -> str:
