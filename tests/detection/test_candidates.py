@@ -104,6 +104,20 @@ def test_half_height_is_merge_mm_but_one_slice_at_least():
     assert lengths((0.5, 0.5, 5.0), 3.0) == 3
 
 
+def test_a_lesion_of_many_slices_is_one_candidate():
+    """Slices of 2 mm and 4 mm of merging: the cylinder holds five of the seven."""
+    spacing = (0.5, 0.5, 2.0)
+    tall = [(k, box(10, 20), score) for k, score in enumerate((0.3, 0.5, 0.8, 0.9, 0.7, 0.6, 0.4), start=1)]
+    (found,) = merged(stack(9, *tall), spacing, 4.0).tolist()
+    assert found[4:] == [pytest.approx(0.9), 5]
+    assert found[2] == pytest.approx(np.average(range(2, 7), weights=(0.5, 0.8, 0.9, 0.7, 0.6)), rel=1e-6)
+    # what is not above it, or apart from it by a slice, is another
+    beside = merged(stack(9, *tall[:-1], (7, box(13, 20), 0.4)), spacing, 4.0)
+    np.testing.assert_allclose(beside[:, [0, 2, 4]], [[10, found[2], 0.9], [13, 7, 0.4]], rtol=1e-5)
+    apart = merged(stack(9, *tall[:-2], (7, box(10, 20), 0.4)), spacing, 4.0)
+    np.testing.assert_allclose(apart[1:, [0, 2, 4]], [[10, 7, 0.4]], rtol=1e-5)
+
+
 def test_a_vein_is_not_glued_to_the_microbleed_beside_it():
     """An oblique chain of weak boxes, 2 mm a slice, passes a strong box; chained linking would make it one."""
     vein = [(k, box(4 * k, 0), 0.3) for k in range(12)]
@@ -179,14 +193,20 @@ def slow_merge(entries, spacing, merge_mm, max_gap):
             for e in free
             if np.linalg.norm((centre(e) - centre(seed)) * spacing[:2]) <= merge_mm and abs(e[0] - seed[0]) <= reach
         ]
-        slices = {seed[0]}
-        while True:
-            grown = slices | {e[0] for e in near if any(abs(e[0] - k) <= max_gap for k in slices)}
-            if grown == slices:
-                break
-            slices = grown
+
+        def reached(boxes, first=seed[0]):
+            slices = {first}
+            while True:
+                grown = slices | {e[0] for e in boxes if any(abs(e[0] - k) <= max_gap for k in slices)}
+                if grown == slices:
+                    return slices
+                slices = grown
+
+        slices = reached(near)
         members = [e for e in near if e[0] in slices]
-        free = [e for e in free if all(e is not m for m in members)]
+        column = [e for e in entries if np.linalg.norm((centre(e) - centre(seed)) * spacing[:2]) <= merge_mm / 4]
+        column = [e for e in column if e[0] in reached(column)]
+        free = [e for e in free if all(e is not m for m in [*members, *column])]
         weights = np.array([e[2] for e in members])
         position = np.average([[*centre(e), e[0]] for e in members], axis=0, weights=weights)
         result.append([*position, seed[2], len(slices)])

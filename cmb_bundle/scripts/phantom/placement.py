@@ -168,6 +168,70 @@ CALCIFICATIONS = (
 )
 
 
+ARTERY_MM, VEIN_MM = (4.0, 12.0), (8.0, 20.0)
+"""How far a vessel goes on: a flow void to either side of its middle, a cut vein beyond either end."""
+
+
+def course(
+    head: Head, start: np.ndarray, heading: np.ndarray, length: float, step: float, rng: np.random.Generator
+) -> np.ndarray:
+    """The way of a small vessel, which winds through the fluid of its sulcus.
+
+    Args:
+        head: maps of the subject.
+        start: scanner mm.
+        heading: its first direction; of several, one for each row, that with most fluid ahead.
+        length: of the way, mm.
+        step: between two points, mm.
+        rng: source of randomness.
+
+    Returns:
+        (n, 3) points in scanner mm, without the start.
+    """
+    way, headings = [start], np.atleast_2d(heading)
+    for _ in np.arange(step, length, step):
+        headings = headings / np.linalg.norm(headings, axis=1, keepdims=True)
+        fluid = sum(_sample(head.fluid, head.grid, way[-1] + reach * headings) for reach in (1.0, 2.5))
+        heading = headings[np.argmax(fluid + rng.uniform(0, 0.2, len(headings)))]
+        way.append(way[-1] + step * heading)
+        headings = heading + rng.normal(0, 0.3, (8, 3))
+    return np.array(way[1:]).reshape(-1, 3)
+
+
+def artery_of(void: Lesion, head: Head, rng: np.random.Generator) -> list[Lesion]:
+    """The spheres that make a flow void a piece of an artery: a dot on one slice goes on beside it on the next.
+
+    Args:
+        void: its middle.
+        head: maps of the subject.
+        rng: source of randomness.
+    """
+    step, first = 0.6 * void.radius, rng.standard_normal((12, 3))
+    there = course(head, void.centre, first, rng.uniform(*ARTERY_MM), step, rng)
+    back = course(head, void.centre, void.centre - there[0], rng.uniform(*ARTERY_MM), step, rng)
+    return [
+        replace(void, centre=place, radius=radius)
+        for way in (there, back)
+        for place, radius in zip(way, np.linspace(1.0, 0.6, len(way)) * void.radius, strict=True)
+    ]
+
+
+def continued(vein: Vessels, head: Head, rng: np.random.Generator) -> Vessels:
+    """A piece of a vein that was drawn straight, with its further way beyond both ends, ever thinner.
+
+    Args:
+        vein: the piece.
+        head: maps of the subject.
+        rng: source of randomness.
+    """
+    points, radii = [vein.points], [vein.radii]
+    for end, before in ((0, 1), (-1, -2)):
+        way = course(head, vein.points[end], vein.points[end] - vein.points[before], rng.uniform(*VEIN_MM), 0.2, rng)
+        points.append(way)
+        radii.append(np.linspace(1.0, 0.4, len(way), dtype=np.float32) * vein.radii[end])
+    return Vessels(np.concatenate(points), np.concatenate(radii))
+
+
 def place_mimics(placer: Placer, field_tesla: float, te_ms: float) -> tuple[list[Lesion], list[Vessels]]:
     """Calcifications, flow voids and veins cut across; the last come as veins that run along the slice normal.
 

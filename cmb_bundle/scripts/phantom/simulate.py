@@ -15,7 +15,7 @@ from .grid import Grid, resample
 from .lesions import Lesion, companions, draw_count, signal_factor
 from .maps import MapPose, SusceptibilityMap, load_map, map_head, map_veins
 from .old_brain import draw_large, place_small
-from .placement import Placer, place_microbleeds, place_mimics
+from .placement import Placer, artery_of, continued, place_microbleeds, place_mimics
 from .profiles import lobes
 from .reconstruct import reconstruct
 from .spec import PhantomSpec
@@ -231,12 +231,14 @@ def make_patient(
     placed = place_microbleeds(placer, count, spec.field_tesla, spec.te_ms, content)
     lesions = [x for x in placed if x.kind == "microbleed"]
     twins = [x for x in placed if x.kind != "microbleed"]
-    # The veins of a map are in its susceptibility already; no artery is drawn there, so the list has no vessel.
-    everything = [*([veins] if chi_map is None else [arteries]), *cut_veins, *more_veins]
-    veins = Vessels(np.concatenate([v.points for v in everything]), np.concatenate([v.radii for v in everything]))
     grown = [lobes(x, lesion_rng) if x.profile == "lobed" else companions(x, lesion_rng) for x in lesions + twins]
     mimics = mimics + more
-    parts = [*grown[: len(lesions)], *([()] * len(mimics)), *grown[len(lesions) :], *([()] * len(large))]
+    courses = [artery_of(x, head, lesion_rng) if x.kind == "flow_void" else () for x in mimics]
+    # The veins of a map are in its susceptibility already; no artery is drawn there, so the list has no vessel.
+    everything = [veins] if chi_map is None else [arteries]
+    everything += [continued(vein, head, lesion_rng) for vein in (*cut_veins, *more_veins)]
+    veins = Vessels(np.concatenate([v.points for v in everything]), np.concatenate([v.radii for v in everything]))
+    parts = [*grown[: len(lesions)], *courses, *grown[len(lesions) :], *([()] * len(large))]
     patient = Patient(
         shape,
         head,
