@@ -27,7 +27,7 @@ from cmb_bundle.scripts.phantom import (
     physics,
     simulate,
 )
-from cmb_bundle.scripts.phantom.anatomy import Pose, Shape, build_head
+from cmb_bundle.scripts.phantom.anatomy import Head, Pose, Shape, build_head
 from cmb_bundle.scripts.phantom.grid import Grid, covering, resample
 from cmb_bundle.scripts.phantom.lesions import (
     Lesion,
@@ -37,7 +37,15 @@ from cmb_bundle.scripts.phantom.lesions import (
     draw_susceptibility,
     signal_factor,
 )
-from cmb_bundle.scripts.phantom.placement import Placer, place_microbleeds, place_mimics, region_of
+from cmb_bundle.scripts.phantom.placement import (
+    Placer,
+    artery_of,
+    continued,
+    course,
+    place_microbleeds,
+    place_mimics,
+    region_of,
+)
 from cmb_bundle.scripts.phantom.simulate import microbleed_count
 from cmb_bundle.scripts.phantom.veins import Vessels, draw, grow
 
@@ -325,6 +333,61 @@ def test_calcifications_lie_where_physiology_puts_them(whole_head):
 
 
 # Subjects
+
+
+def wall_of_fluid():
+    """A head whose fluid is a sheet, 6 mm thick, about x = 20 mm; the rest is white matter."""
+    grid = Grid((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (41, 61, 61))
+    x = np.arange(41, dtype=np.float32)[:, None, None] * np.ones((1, 61, 61), np.float32)
+    fluid = (np.abs(x - 20) <= 3).astype(np.float32)
+    zero = np.zeros_like(fluid)
+    return Head(grid, np.zeros((3, *grid.shape), np.float32), 1 - fluid, fluid, zero, zero + 1, zero, zero - 10)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_vessel_keeps_to_the_fluid_and_does_not_turn_back(seed):
+    start, rng = np.array([20.0, 30.0, 30.0]), np.random.default_rng(seed)
+    way = course(wall_of_fluid(), start, rng.standard_normal((12, 3)), 12.0, 0.5, rng)
+    steps = np.diff(np.vstack([start, way]), axis=0)
+    np.testing.assert_allclose(np.linalg.norm(steps, axis=1), 0.5)
+    assert len(way) == 23  # 0.5, 1.0, ... below 12 mm
+    assert (np.abs(way[:, 0] - 20) < 4).mean() > 0.9
+    turn = np.einsum("nd,nd->n", steps[1:], steps[:-1]) / 0.25
+    assert turn.min() > 0
+    assert np.rad2deg(np.median(np.arccos(np.clip(turn, -1, 1)))) < 30
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_flow_void_is_a_piece_of_an_artery(seed):
+    void = Lesion("flow_void", np.array([20.0, 30.0, 30.0]), 1.0, 2.0, 0.0, "fluid")
+    spheres = artery_of(void, wall_of_fluid(), np.random.default_rng(seed))
+    assert {(s.kind, s.susceptibility) for s in spheres} == {("flow_void", 0.0)}
+    centres, radii = np.array([s.centre for s in spheres]), np.array([s.radius for s in spheres])
+    start = int(np.argmin(np.diff(radii) < 0.2)), int(np.argmax(np.diff(radii)) + 1)  # of both ways
+    assert 0.6 <= radii.min() < radii.max() == 1.0
+    for way in (centres[: start[1]], centres[start[1] :]):
+        chain = np.vstack([void.centre, way])
+        np.testing.assert_allclose(np.linalg.norm(np.diff(chain, axis=0), axis=1), 0.6, rtol=1e-5)
+        assert 3.4 <= 0.6 * len(way) <= 12.0
+    # the two ways leave it to opposite sides
+    assert (centres[0] - void.centre) @ (centres[start[1]] - void.centre) < 0
+
+
+def test_a_cut_vein_goes_on_beyond_both_ends():
+    piece = Vessels(np.array([[20.0, 30.0, z] for z in np.arange(28.0, 32.0, 0.2)]), np.full(20, 0.8, np.float32))
+    whole = continued(piece, wall_of_fluid(), np.random.default_rng(3))
+    np.testing.assert_array_equal(whole.points[:20], piece.points)
+    np.testing.assert_array_equal(whole.radii[:20], piece.radii)
+    ways = np.split(np.arange(20, len(whole.points)), [20 + int(np.argmax(np.diff(whole.radii[20:]) > 0.2)) + 1 - 20])
+    assert len(ways) == 2
+    below, above = (whole.points[way] for way in ways)
+    assert np.linalg.norm(below[0] - piece.points[0]) == pytest.approx(0.2)
+    assert np.linalg.norm(above[0] - piece.points[-1]) == pytest.approx(0.2)
+    assert below[0, 2] < 28.0 < 31.8 < above[0, 2] + 0.1
+    for way in ways:
+        assert 7.5 <= 0.2 * len(way) <= 20.0
+        assert whole.radii[way[-1]] == pytest.approx(0.32)
+        assert (np.diff(whole.radii[way]) < 0).all()
 
 
 def test_microbleeds_are_dark_at_the_truth(slab):
