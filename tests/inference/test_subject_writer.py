@@ -122,7 +122,7 @@ def test_stale_files_of_an_id_with_brackets_are_removed(tmp_path):
 def test_what_was_read_and_the_warnings_are_in_the_json_and_in_the_summary(tmp_path, capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        "cmb_bundle.scripts.inference.writers.draw_findings", lambda path, *a: (path.touch(), drawn.append(a[-1]))
+        "cmb_bundle.scripts.inference.writers.draw_findings", lambda path, *a: (path.touch(), drawn.append(a[3]))
     )
     batch, output = written("Read. Warning: The slices are thick.")
     batches = [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
 
+import nibabel as nib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from ..data.labels import LabelConvention
 from ..geometry import to_voxel
 
 MAXIMUM_SLICES = 12
@@ -20,30 +23,46 @@ TILE, TITLE, HEAD, GAP = 3.2, 0.25, 0.6, 0.05
 DPI = 110
 LETTERS = 50
 """How many letters of a warning fit below one slice."""
+RING, FONT = 13, 8
+"""Width of a circle and size of its label, in points."""
+APART = np.array([(x, y) for y in (6, -12, 16, -22, 26, -32) for x in (9, -40, -15)])
+"""Where a label may lie from the centre of its circle, its lower left corner, in points; the first is the best."""
+WIDE, HIGH = 4.6, 9
+"""Width of a letter of a label, and its height, in points."""
 
 
-def draw_findings(path: str | Path, subject: str, swi, result: dict, warnings: str = "") -> None:
+def draw_findings(
+    path: str | Path,
+    subject: str,
+    swi,
+    result: dict,
+    warnings: str = "",
+    convention: LabelConvention | None = None,
+) -> None:
     """
     Draw the slices with microbleeds, each circled with its number and probability, in radiological view.
 
     A subject without any gets its evenly spaced slices, so that one can see what was looked at. Patient's right is
-    on the left of the picture, anterior is up.
+    on the left of the picture, anterior is up. A slice has the number that the table gives it.
 
     Args:
         path: PNG to write.
         subject: for the title.
-        swi: MetaTensor (1, i, j, k) in RAS order, at the input's resolution.
+        swi: MetaTensor (1, i, j, k) in RAS order, at the input's resolution; its meta data have ``original_affine`` and
+            ``spatial_shape`` of the file.
         result: see :class:`~.findings.Findingsd`.
         warnings: sentences that are written below the slices.
+        convention: how the table counts slices.
     """
     microbleeds = result["microbleeds"]
     volume, spacing = swi[0].numpy(), swi.pixdim.numpy()
     centres = np.array([m["ras_mm"] for m in microbleeds]).reshape(-1, 3)
     voxels = to_voxel(swi.affine.numpy(), centres)
-    on_slice = np.clip(np.round(voxels[:, 2]).astype(int), 0, volume.shape[2] - 1)
+    on_slice = _slices_of(swi, microbleeds)
     slices = np.unique(on_slice)[:MAXIMUM_SLICES]
     if len(slices) == 0:
         slices = np.unique(np.linspace(0, volume.shape[2] - 1, 6).round().astype(int))
+    names = _names_of(swi, slices, convention or LabelConvention())
     columns = min(4, len(slices))
     rows = -(-len(slices) // columns)
     lines = wrap(f"Warning: {warnings}", width=LETTERS * columns) if warnings else []
@@ -70,17 +89,21 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict, warnings: s
         figure.text(
             middle / DPI / width,
             (top + 6) / DPI / height,
-            f"slice k = {k} (RAS order)",
+            names[position],
             color="white",
             fontsize=8,
             ha="center",
         )
-        for number in np.flatnonzero(on_slice == k):
-            voxel = (voxels[number, :2] + 0.5) * spacing[:2] * pixels_per_mm
-            x, y = (left + size[0] - voxel[0]) / DPI / width, (bottom + voxel[1]) / DPI / height
-            figure.add_artist(Line2D([x], [y], marker="o", markersize=13, markerfacecolor="none", color="#ffb000"))
-            text = f"{number + 1}: {microbleeds[number]['probability']:.2f}"
-            label = figure.text(x + 9 / 72 / width, y + 6 / 72 / height, text, color="#ffb000", fontsize=8)
+        numbers = np.flatnonzero(on_slice == k)
+        within = (voxels[numbers, :2] + 0.5) * spacing[:2] * pixels_per_mm
+        circles = (np.array([left + size[0], bottom]) + within * [-1, 1]) * 72 / DPI
+        texts = [f"{number + 1}: {microbleeds[number]['probability']:.2f}" for number in numbers]
+        edges = np.array([[left, bottom], [left + size[0], top]]) * 72 / DPI
+        points = 72 * np.array([width, height])
+        corners = _places_of(circles, texts, edges)
+        for (x, y), corner, text in zip(circles / points, corners / points, texts, strict=True):
+            figure.add_artist(Line2D([x], [y], marker="o", markersize=RING, markerfacecolor="none", color="#ffb000"))
+            label = figure.text(*corner, text, color="#ffb000", fontsize=FONT)
             label.set_path_effects([withStroke(linewidth=2, foreground="black")])
     hidden = len(np.unique(on_slice)) - len(slices) if len(microbleeds) else 0
     more = f", {hidden} more slices in the table" if hidden > 0 else ""
@@ -90,3 +113,43 @@ def draw_findings(path: str | Path, subject: str, swi, result: dict, warnings: s
     if lines:
         figure.text(0.02, 0.05 / height, "\n".join(lines), color="#ff6060", fontsize=8, va="bottom")
     figure.savefig(path, dpi=DPI, facecolor="black", pil_kwargs={"compress_level": 1})
+
+
+def _slices_of(swi, microbleeds: Sequence[dict]) -> np.ndarray:
+    """The slice in RAS order of each microbleed: that of the voxel that the table names."""
+    meta = swi.meta
+    voxels = np.round(np.array([m["voxel"] for m in microbleeds]).reshape(-1, 3))
+    voxels = np.clip(voxels, 0, np.array(meta["spatial_shape"]) - 1)
+    ras = nib.affines.apply_affine(np.asarray(meta["original_affine"], dtype=float), voxels)
+    return np.round(to_voxel(swi.affine.numpy(), ras)[:, 2]).astype(int)
+
+
+def _names_of(swi, slices: np.ndarray, convention: LabelConvention) -> list[str]:
+    """The number of slices in the table, with the column that has it: x or y in a file that is not stored axially."""
+    axis = np.zeros((len(slices) + 2, 3))
+    axis[:, 2] = [0, 1, *slices]
+    ras = nib.affines.apply_affine(swi.affine.numpy(), axis)
+    voxels = to_voxel(np.asarray(swi.meta["original_affine"], dtype=float), ras)
+    rows = convention.from_voxel(voxels, swi.meta["spatial_shape"])
+    column = int(np.argmax(np.abs(rows[1] - rows[0])))
+    return [f"{('slice', 'x', 'y')[column]} {round(row[column])}" for row in rows[2:]]
+
+
+def _places_of(circles: np.ndarray, texts: Sequence[str], shown: np.ndarray) -> np.ndarray:
+    """The lower left corner of the label of each circle, in points: within the slice, over no other if it can be."""
+    sizes = np.array([[WIDE * len(text), HIGH] for text in texts]).reshape(-1, 2)
+    taken = [(circle - RING / 2, circle + RING / 2) for circle in circles]
+    corners = np.empty_like(circles)
+    for n, (circle, size) in enumerate(zip(circles, sizes, strict=True)):
+        covered = [
+            sum(_common(corner, corner + size, *box) for box in taken) - _common(corner, corner + size, *shown)
+            for corner in circle + APART
+        ]
+        corners[n] = circle + APART[int(np.argmin(np.round(covered, 6)))]
+        taken.append((corners[n], corners[n] + size))
+    return corners
+
+
+def _common(low: np.ndarray, high: np.ndarray, other_low: np.ndarray, other_high: np.ndarray) -> float:
+    """The area that two boxes have in common."""
+    return float(np.prod(np.clip(np.minimum(high, other_high) - np.maximum(low, other_low), 0, None)))

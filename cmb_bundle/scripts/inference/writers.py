@@ -250,7 +250,7 @@ class SubjectWriter:
             self._write_swi(self._path(root, subject, "anat", "_cmb_swi.nii.gz", "_desc-computed_swi.nii.gz"), swi)
         if self.picture:
             picture = self._path(root, subject, "figures", "_cmb.png", "_desc-cmb_dseg.png")
-            write_whole(picture, lambda path: draw_findings(path, subject, swi, result, warnings))
+            write_whole(picture, lambda path: draw_findings(path, subject, swi, result, warnings, self.convention))
         if "region_map" in output:
             picture = self._path(root, subject, "figures", "_cmb_regions.png", "_desc-regions_dseg.png")
             write_whole(picture, lambda path: draw_regions(path, subject, swi, output["region_map"], result, warnings))
