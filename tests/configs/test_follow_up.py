@@ -1,5 +1,7 @@
 """A follow-up through the whole of inference: patients with two scans, and those that cannot be compared."""
 
+import contextlib
+import io
 import json
 import shutil
 from pathlib import Path
@@ -42,7 +44,7 @@ def rename(scans, old, new):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """Two whole patients; one with a scan of somebody else, one with a single scan, one with a broken scan."""
+    """Two whole patients; one with a scan twice, one with somebody else's, with a single one, with a broken one."""
     folder = tmp_path_factory.mktemp("follow_up")
     spec = TINY.changed(microbleeds=2)
     scans = Path(
@@ -55,9 +57,13 @@ def done(tmp_path_factory):
     rename(scans, ("sub-001", 2), ("sub-005", 2))
     broken = next(scans.glob("sub-005/ses-2/swi/*_swi.nii.gz"))
     broken.write_bytes(broken.read_bytes()[:5000])
-    with pytest.raises(RuntimeError) as raised:
+    rename(scans, ("sub-001", 1), ("sub-006", 1))
+    rename(scans, ("sub-001", 1), ("sub-006", 2))
+    printed = io.StringIO()
+    with pytest.raises(RuntimeError) as raised, contextlib.redirect_stdout(printed):
         run(scans, folder / "out")
     error = root_cause(raised.value)
+    error.printed = printed.getvalue()
     assert type(error).__name__ == "CohortError"  # the bundle's own package is another than the test's
     return scans, folder / "out", error
 
@@ -108,7 +114,7 @@ def test_a_lesion_has_the_same_number_in_all_label_maps(done):
 def test_tables_have_a_row_for_each_lesion_and_patient(done):
     _, output, _ = done
     table = pd.read_csv(output / "follow_up" / "follow_up.csv").set_index("patient")
-    assert list(table.index) == ["sub-001", "sub-002"]
+    assert list(table.index) == ["sub-001", "sub-002", "sub-006"]
     for patient in table.index:
         content = read(output, patient)
         rows = pd.read_csv(output / "follow_up" / patient / f"{patient}_cmb_follow_up.csv")
@@ -127,7 +133,24 @@ def test_what_cannot_be_compared_has_a_line_each_and_the_others_go_on(done):
     assert "one scan only" in lines["sub-004"]
     assert "Fewer than two of 2 scans" in lines["sub-005"]
     assert all(name in str(error) for name in lines)
-    assert {path.name for path in (output / "follow_up").iterdir()} == {"sub-001", "sub-002", "follow_up.csv"}
+    assert str(error).splitlines()[0] == (
+        "1 of 11 scans failed, 3 of 6 patients have no follow-up; the others are done."
+    )
+    followed = {"sub-001", "sub-002", "sub-006", "follow_up.csv"}
+    assert {path.name for path in (output / "follow_up").iterdir()} == followed
+
+
+def test_a_scan_that_is_there_twice_is_warned_of(done):
+    _, output, error = done
+    warning = (
+        "Warning: sub-006_ses-1 and sub-006_ses-2: the two scans hold the same values; one may be a copy. Look at "
+        "where they come from."
+    )
+    assert read(output, "sub-006")["notices"][0] == warning
+    table = pd.read_csv(output / "follow_up" / "follow_up.csv").set_index("patient")["notices"].fillna("")
+    assert [name for name, notices in table.items() if "same values" in notices] == ["sub-006"]
+    assert f"\n  {warning}\n" in error.printed
+    assert error.printed.count("same values") == 1
 
 
 @pytest.mark.parametrize(

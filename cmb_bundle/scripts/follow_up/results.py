@@ -168,12 +168,13 @@ def write_table(output_dir: str | Path, done: Sequence[dict]) -> Path:
 
 
 def said(done: Comparison) -> str:
-    """A patient's line on the screen."""
+    """A patient's line on the screen, and one for each warning."""
     row = summary_row(done)
+    warnings = "".join(f"\n  {notice}" for notice in done.notices if notice.startswith("Warning"))
     return (
         f"{done.patient}: {row['scans']} scans, since {row['first']} {row['new']} new ({row['new_certain']} certain, "
         f"{row['new_possible']} possible; {NEW} ones of 0, 1-4, 5-9, 10 and more: {row['new_band']}), "
         f"{row['stable']} stable, {row['gone']} gone, "
         f"{row['below_the_threshold_then'] + row['below_the_threshold_now']} below the threshold once, "
-        f"{row['cannot_be_told']} cannot be told"
+        f"{row['cannot_be_told']} cannot be told{warnings}"
     )

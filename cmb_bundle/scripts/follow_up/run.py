@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ class FollowUp:
                 raise
         scans_failed = dict(sorted({**self.evaluator.failures, **self.evaluator.incomplete}.items()))
         data = self.evaluator.data_loader.dataset.data
-        patients, rows = patients_of(data), []
+        patients, rows, unreported = patients_of(data), [], 0
         self.failures = []
         for patient, sessions in patients.items():
             try:
@@ -114,11 +115,19 @@ class FollowUp:
                 self.failures.append((patient, str(error)))
                 logger.error(f"{patient}: {error}")
                 continue
-            self._report(done, folder)
+            unreported += not self._report(done, folder)
             rows.append(summary_row(done))
             print(said(done), flush=True)
         write_table(self.output_dir, rows)
-        self._end(scans_failed, len(data), len(patients))
+        without = len(patients) - len(rows)
+        counted = [
+            (len(self.evaluator.failures), len(data), "scan", "failed"),
+            (len(self.evaluator.incomplete), len(data), "scan", "has no DICOM files"),
+            (len(self.failures) - without - unreported, len(data), "scan", "could not be compared"),
+            (without, len(patients), "patient", "has no follow-up"),
+            (unreported, len(rows), "follow-up", "has no DICOM report"),
+        ]
+        self._end(scans_failed, counted)
 
     def compare(self, patient: str, sessions: Sequence[Session]) -> Comparison:
         """
@@ -155,12 +164,14 @@ class FollowUp:
                                         f"{advice}"))  # fmt: skip
             notices.append(f"{name} was left out, as {why}.")
         notices += _about_protocols([scan for scan, _ in kept])
+        notices = [*_about_copies([scan for scan, _ in kept]), *notices]
         return self._compared(patient, kept, notices)
 
-    def _report(self, done: Comparison, folder: Path) -> None:
-        """Write the DICOM reports; where that cannot be done, the other results are kept and a line says so."""
+    def _report(self, done: Comparison, folder: Path) -> bool:
+        """Write the DICOM reports; where that cannot be done, the other results are kept and a line says so: False."""
         try:
             write_reports(done, folder)
+            return True
         except Exception as error:
             reason = (
                 f"{FollowUpError.__name__}: no DICOM report of the follow-up was written ({type(error).__name__}: "
@@ -168,6 +179,7 @@ class FollowUp:
             )
             self.failures.append((done.patient, reason))
             logger.error(f"{done.patient}: {reason}")
+            return False
 
     def _compared(self, patient: str, kept: Sequence[tuple[FoundScan, Registration]], notices: list[str]) -> Comparison:
         scans, registrations = zip(*kept, strict=True)
@@ -194,8 +206,8 @@ class FollowUp:
                     self.failures.append((one.subject, f"{FollowUpError.__name__}: left out of the follow-up: {error}"))
         return scans
 
-    def _end(self, scans_failed: Mapping[str, str], scans: int, patients: int) -> None:
-        """Write what failed, of the detection and of the follow-up, and say it."""
+    def _end(self, scans_failed: Mapping[str, str], counted: Sequence[tuple[int, int, str, str]]) -> None:
+        """Write what failed, of the detection and of the follow-up, and say how much of what it is."""
         listed = [*scans_failed.items(), *self.failures]
         path = self.output_dir / "failures.csv"
         path.unlink(missing_ok=True)
@@ -203,10 +215,12 @@ class FollowUp:
             return
         write_csv(path, pd.DataFrame(listed, columns=["subject", "reason"]))
         reasons = "\n".join(f"  {name}: {why}" for name, why in listed)
-        raise CohortError(
-            f"{len(scans_failed)} of {scans} scans failed or lack a file, and {len(self.failures)} lines are of the "
-            f"follow-up of {patients} patients; the others are done.\n{reasons}"
+        summary = ", ".join(
+            f"{number} of {of} {thing}{'s' * (of != 1)} {what if number == 1 else what.replace('has', 'have')}"
+            for number, of, thing, what in counted
+            if number
         )
+        raise CohortError(f"{summary}; the others are done.\n{reasons}")
 
 
 def _too_few(sessions: Sequence[Session], notices: Sequence[str]) -> str:
@@ -234,4 +248,13 @@ def _about_protocols(scans: Sequence[FoundScan]) -> list[str]:
     return [
         f"Field strength or echo time of {scans[0].session.subject} or of {', '.join(unknown)} is not known: they were "
         "taken as the same. If they are not, microbleeds may seem new or gone for that alone."
+    ]
+
+
+def _about_copies(scans: Sequence[FoundScan]) -> list[str]:
+    return [
+        f"Warning: {one.session.subject} and {other.session.subject}: the two scans hold the same values; one may be a "
+        "copy. Look at where they come from."
+        for one, other in itertools.combinations(scans, 2)
+        if np.array_equal(one.image, other.image)
     ]
