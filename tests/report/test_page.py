@@ -299,8 +299,56 @@ def test_contrast_and_warnings_stand_in_the_page_and_in_the_tables(tmp_path, war
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert text.count('<td class="text">t2star</td>') == 1
     assert ("The slice thickness is 7 mm; SWI &amp; co &lt;were&gt; tested with less." in text) == bool(warnings)
-    assert ("1 of the scans is outside of what the program was tested on" in text) == bool(warnings)
+    assert ("1 of the scans carries a warning: " in text) == bool(warnings)
     table = pd.read_csv(tmp_path / "per_subject.csv", keep_default_na=False)
     assert list(table["contrast"]) == ["", "t2star", "", "", "", ""]
     assert list(table["warnings"]) == ["", warnings, "", "", "", ""]
     assert [record.warnings for record in load_records(tmp_path)] == list(table["warnings"])
+
+
+def test_only_scans_outside_of_the_tested_ranges_are_counted_as_such(tmp_path):
+    records = cohort()
+    records[
+        1
+    ].warnings = "The slice thickness is 7 mm; SWI was tested with 1 to 5 mm only, so that these results may be worse."
+    write_evaluation(records, tmp_path, EvaluationOptions(bootstrap=0))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "1 of the scans is outside of what the program was tested on: <a" in text
+
+    records[2].warnings = "The label map has a component of 30 mm."
+    write_evaluation(records, tmp_path, EvaluationOptions(bootstrap=0))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "1 of the scans is outside of what the program was tested on; 2 of the scans carry a warning: <a" in text
+    evidence = json.loads((tmp_path / "evidence.json").read_text(encoding="utf-8"))
+    assert (evidence["n_with_warnings"], evidence["n_outside_tested"]) == (2, 1)
+
+
+@pytest.mark.parametrize(("number", "opened"), [(2, True), (30, False)])
+def test_subjects_that_failed_are_a_list_which_is_closed_where_it_is_long(tmp_path, number, opened):
+    left_out = tuple((f"s{n}", f"SubjectError: reason & {n}") for n in range(number))
+    write_evaluation(cohort(), tmp_path, EvaluationOptions(bootstrap=0, left_out=left_out))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("</b>: SubjectError: reason &amp; ") == number
+    assert "<li><b>s1</b>: SubjectError: reason &amp; 1</li>" in text
+    assert ("<details open>" in text, "<details>" in text) == (opened, not opened)
+
+
+def test_implanted_microbleeds_are_said_and_not_asked_to_be_published(tmp_path, capsys):
+    records = cohort(simulated=None)
+    write_evaluation(records, tmp_path, EvaluationOptions(bootstrap=0))
+    assert "please publish" in capsys.readouterr().out
+    assert "upper bound" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "evidence.json").read_text(encoding="utf-8"))["implanted"] is False
+
+    for record in records:
+        record.implanted = True
+    write_evaluation(records, tmp_path, EvaluationOptions(bootstrap=0))
+    assert "publish" not in capsys.readouterr().out
+    text = " ".join("".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).words).split())
+    assert "put in by the program itself" in text
+    assert "false positives per subject are an upper bound" in text
+    assert "scans into which this program put microbleeds" in text
+    evidence = json.loads((tmp_path / "evidence.json").read_text(encoding="utf-8"))
+    assert evidence["implanted"] is True
+    assert "false positives are an upper bound" in evidence["about"]
+    assert all(record.implanted for record in load_records(tmp_path))

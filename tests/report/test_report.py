@@ -397,7 +397,7 @@ def test_subjects_that_failed_are_named_in_the_report(tmp_path):
     handler.records = [FOLD_0[0]]
     handler.write(Failing(lambda engine, batch: None))
     assert json.loads((tmp_path / "metrics.json").read_text())["evaluated"]["n_left_out"] == 1
-    assert "s9 (OSError: no such file)" in (tmp_path / "report.html").read_text()
+    assert "<li><b>s9</b>: OSError: no such file</li>" in (tmp_path / "report.html").read_text()
 
 
 def test_command_of_the_documentation_pools_saved_records(tmp_path):

@@ -264,6 +264,7 @@ def evaluated(records: Sequence[SubjectRecord], options: EvaluationOptions) -> d
     return {
         "data_set": options.data_set,
         "simulated": simulated.pop() if len(simulated) == 1 else None,
+        "implanted": any(record.implanted for record in records),
         "n_left_out": len(options.left_out),
         "folds": _distinct(r.fold for r in records),
         "systems": systems,

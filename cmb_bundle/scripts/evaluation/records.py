@@ -75,9 +75,10 @@ class SubjectRecord:
         candidate_threshold: on the detector score, below which there are no candidates.
         probability_threshold: at or above which a candidate is accepted.
         simulated: whether the scan is a simulation; None where not known.
+        implanted: whether the program put the microbleeds into it.
         notices: how the subject was read.
         contrast: what was read, see :class:`~..transforms.load.LoadSubjectd`; None where not known.
-        warnings: what of the scan is outside of what was tested.
+        warnings: why its results may be worse than those that were measured.
         maps: components of the label maps; None where the truth is a table of points.
         echo_ms: echo time; None where not known.
         field_tesla: field strength; None where not known.
@@ -102,6 +103,7 @@ class SubjectRecord:
     echo_ms: float | None = None
     field_tesla: float | None = None
     weights_sha256: str | None = None
+    implanted: bool = False
 
 
 def save_records(path: str | PathLike, records: Iterable[SubjectRecord]) -> Path:

@@ -24,11 +24,13 @@ class Truth:
         microbleeds: with region and diameter if the file has them.
         mimics: microbleed mimics; None if the file has no list of them.
         simulated: whether the file says how the scan was simulated.
+        implanted: whether the program put the microbleeds into the scan.
     """
 
     microbleeds: list[Lesion]
     mimics: list[Mimic] | None
     simulated: bool
+    implanted: bool = False
 
 
 def read_truth(path: str | PathLike) -> Truth:
@@ -36,7 +38,8 @@ def read_truth(path: str | PathLike) -> Truth:
     Read a ground truth file: JSON with the lists ``microbleeds`` and ``mimics``.
 
     Each entry has ``ras_mm``, three numbers in mm, and may have ``diameter_mm`` and ``region`` (such as lobar, deep,
-    infratentorial); a mimic has a ``kind``. Other keys are ignored; ``spec`` marks a simulation.
+    infratentorial); a mimic has a ``kind``. Other keys are ignored; ``spec`` marks a simulation, and
+    ``implanted`` a scan into which :mod:`~..implant` put microbleeds.
 
     Raises:
         LabelError: the file cannot be read or has other content.
@@ -50,7 +53,7 @@ def read_truth(path: str | PathLike) -> Truth:
         mimics = content.get("mimics")
         if mimics is not None:
             mimics = [Mimic(_place(m), str(m["kind"]), _number(m.get("diameter_mm"))) for m in mimics]
-        return Truth(microbleeds, mimics, "spec" in content)
+        return Truth(microbleeds, mimics, "spec" in content, "implanted" in content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LabelError(
             f"{path}: cannot be read as a truth file ({type(error).__name__}: {error}). Expected JSON with the lists "

@@ -11,11 +11,16 @@ from ..evaluation.bootstrap import LEVEL, resample_weights
 from ..evaluation.metrics import EvaluationOptions, score_stages
 from ..evaluation.records import SubjectRecord
 from ..evaluation.stages import STAGES, match_records
+from ..transforms.tested import is_outside_tested
 
 FORMAT = 1
 ABOUT = (
     "Figures of microbleed detection by cmb_bundle on labelled scans. They are about all subjects together; no name, "
     "id, path or date is in this file. docs/evidence.md explains it."
+)
+IMPLANTED = (
+    " The microbleeds were put into the scans by the program itself. A real one has no label and counts as a false "
+    "positive, so that false positives are an upper bound. These are no figures of how it performs on patients."
 )
 COUNTS = ("n_subjects", "n_lesion_free_subjects", "n_lesions", "true_positives", "false_negatives", "false_positives")
 RATIOS = (
@@ -60,13 +65,15 @@ def make_evidence(metrics: Mapping, records: Sequence[SubjectRecord], options: E
     system = metrics["evaluated"]["systems"][metrics["system"]]
     return {
         "format": FORMAT,
-        "about": ABOUT,
+        "about": ABOUT + IMPLANTED * metrics["evaluated"]["implanted"],
         "version": bundle_version(),
         "weights_sha256": sorted({r.weights_sha256 for r in records if r.weights_sha256}),
         "simulated": metrics["evaluated"]["simulated"],
+        "implanted": metrics["evaluated"]["implanted"],
         "n_left_out": metrics["evaluated"]["n_left_out"],
         "n_label_maps": sum(record.maps is not None for record in records),
         "n_with_warnings": sum(bool(record.warnings) for record in records),
+        "n_outside_tested": sum(is_outside_tested(record.warnings) for record in records),
         "rules": {
             "distance_mm": options.distance_mm,
             "strict_mm": options.strict_mm,

@@ -65,6 +65,7 @@ def record_subject(
         candidates=candidates,
         mimics=None if truth is None else truth.mimics,
         simulated=True if truth is not None and truth.simulated else None,
+        implanted=truth is not None and truth.implanted,
         spacing_mm=tuple(float(s) for s in batch["swi"].pixdim) if "swi" in batch else None,
         notices=batch.get("notices", ""),
         contrast=batch.get("contrast"),

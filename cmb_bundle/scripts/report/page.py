@@ -14,6 +14,7 @@ from ..evaluation.records import Crop, SubjectRecord, png
 from ..evaluation.stages import STAGES
 from ..evaluation.strata import UNKNOWN
 from ..pages.html import environment
+from ..transforms.tested import is_outside_tested
 from .figures import draw_bland_altman, draw_froc, draw_strata
 from .published import PUBLISHED
 
@@ -111,12 +112,13 @@ def write_page(
             options=options,
             subjects=_plain(subjects),
             warned=[row for row in _plain(subjects) if row["warnings"]],
+            n_outside=sum(is_outside_tested(record.warnings) for record in systems[main]),
             misses=[_lesion_card(row, records) for row in _plain(missed)[: options.gallery]],
             n_misses=len(missed),
             worst=[_false_card(row, records) for row in _plain(accepted)[: options.gallery]],
             n_false=len(accepted),
             published=PUBLISHED,
-            kind_of_scans=kind_of_scans(metrics["evaluated"]["simulated"]),
+            kind_of_scans=kind_of_scans(metrics["evaluated"]["simulated"], metrics["evaluated"]["implanted"]),
         )
     )
     path.write_text(page, encoding="utf-8")
@@ -145,8 +147,10 @@ def _figures(
     }
 
 
-def kind_of_scans(simulated: bool | None) -> str:
+def kind_of_scans(simulated: bool | None, implanted: bool = False) -> str:
     """Describe the scans of an evaluation."""
+    if implanted:
+        return "scans into which this program put microbleeds"
     return {
         True: "simulated scans",
         False: "the scans of this data set",

@@ -81,7 +81,7 @@ def write_evaluation(
     )  # fmt: skip
     print_scores(metrics)
     print(f"The report is {(folder / 'report.html').resolve()}")
-    if metrics["evaluated"]["simulated"] is not True:
+    if metrics["evaluated"]["simulated"] is not True and not metrics["evaluated"]["implanted"]:
         print("evidence.json beside it has no id, path or date: please publish it, see docs/evidence.md")
     return metrics
 

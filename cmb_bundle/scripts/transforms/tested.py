@@ -20,6 +20,8 @@ CONTRASTS = {"swi": "SWI", "t2star": "T2*-weighted magnitude"}
 ROUNDING = 0.01
 """Share of a limit by which a value may be beyond it: headers are rounded, and a field of 3 T is written as 2.9."""
 FIELD_ROUNDING = 0.05
+OUTSIDE = "only, so that these results may be worse."
+"""The end of the sentence about a quantity that is outside."""
 SMALL_MM = 60.0
 """Longest side of a crop; a head is 100 to 300 mm wide."""
 
@@ -90,6 +92,19 @@ class CheckRangesd(Transform):
             outside = [value for value in values if not low * (1 - slack) <= value <= high * (1 + slack)]
             if outside:
                 words, unit = QUANTITIES[name]
-                tested = f"{CONTRASTS[contrast]} was tested with {low:g} to {high:g} {unit} only"
-                add_warning(d, f"The {words} is {outside[0]:.3g} {unit}; {tested}, so that these results may be worse.")
+                tested = f"{CONTRASTS[contrast]} was tested with {low:g} to {high:g} {unit} {OUTSIDE}"
+                add_warning(d, f"The {words} is {outside[0]:.3g} {unit}; {tested}")
         return d
+
+
+def is_outside_tested(warnings: str) -> bool:
+    """
+    Whether one of a subject's warnings says that its scan is outside of the tested ranges.
+
+    Example:
+        >>> is_outside_tested(f"The echo time is 60 ms; SWI was tested with 15 to 45 ms {OUTSIDE} The phase is flat.")
+        True
+        >>> is_outside_tested("The regions may be wrong.")
+        False
+    """
+    return OUTSIDE in warnings
