@@ -110,6 +110,7 @@ def test_the_sign_with_clearly_more_probable_microbleeds_is_taken(probability, s
     taken, warning = choose(probability)
     assert taken == sign
     assert "set phase_sign" in warning
+    assert "may also be of another scan, or stored in another orientation than the image: look at both" in warning
 
 
 def test_a_guess_by_the_manufacturer_is_overruled_by_candidates_alone():

@@ -241,6 +241,27 @@ def test_several_quantities_are_all_named():
     assert [text.count(f"The {words} is") for words in ("field strength", "echo time")] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("spacing", "direction"),
+    [
+        ((2.0, 0.8, 0.8), "sagittal"),
+        ((0.8, 2.0, 0.8), "coronal"),
+        ((1.5, 1.0, 1.0), "sagittal"),
+        ((0.8, 0.8, 2.0), ""),
+        ((1.0, 1.0, 1.0), ""),
+        ((1.0, 0.8, 0.8), ""),
+        ((0.5, 1.0, 1.0), ""),  # a rectangle in the plane
+        ((0.8, 2.0, 1.9), ""),
+    ],
+)
+@pytest.mark.parametrize("key", ["image", "magnitude"])
+def test_slices_that_are_not_axial_are_warned_of(spacing, direction, key):
+    warnings = CheckRangesd(None)(scan(spacing=spacing, key=key))["warnings"]
+    size = " x ".join(f"{edge:g}" for edge in spacing)
+    assert warnings.startswith(f"The slices are {direction} (voxels of {size} mm from left") == bool(direction)
+    assert ("most microbleeds are missed" in warnings) == bool(direction)
+
+
 def test_ranges_can_be_switched_off_and_must_make_sense():
     assert CheckRangesd(None)(scan(spacing=(9, 9, 9)))["warnings"] == ""
     with pytest.raises(OptionError, match="tested_ranges is nan; expected ranges of in_plane_mm"):

@@ -22,6 +22,7 @@ from monai.bundle import ConfigParser
 from monai.data import ITKWriter, MetaTensor
 from monai.transforms import Compose
 
+from cmb_bundle.scripts.data import find_subjects
 from cmb_bundle.scripts.errors import LabelError, SubjectError
 from cmb_bundle.scripts.phantom import TINY, simulate
 from cmb_bundle.scripts.transforms.channels import DARKEST_PHASE, ScaleSWId, StackComplementPhased
@@ -56,6 +57,10 @@ def refused(subject, echo=-1):
 
 def stacked(number):
     return np.stack([VOLUME + n for n in range(number)], axis=-1)
+
+
+def echoes(*factors):
+    return np.stack([VOLUME * factor for factor in factors], axis=-1)
 
 
 # --- errors ---
@@ -261,10 +266,178 @@ def test_a_null_swi_leaves_no_key_behind(swi):
 
 @pytest.mark.parametrize("echo,taken", [(-1, 2), (0, 0), (1, 1), (-3, 0)])
 def test_the_echo_asked_for_is_taken_and_named(tmp_path, echo, taken):
-    path = nifti(tmp_path / "a.nii.gz", stacked(3))
+    path = nifti(tmp_path / "a.nii.gz", echoes(1.0, 0.8, 0.7))
     d = LoadSubjectd(echo=echo)({"magnitude": path, "phase": path})
     assert d["notices"] == f"Echo {taken + 1} of 3 was taken."
-    np.testing.assert_array_equal(d["phase"].numpy(), (VOLUME + taken)[None])
+    np.testing.assert_allclose(d["phase"].numpy(), (VOLUME * (1.0, 0.8, 0.7)[taken])[None])
+
+
+@pytest.mark.parametrize(
+    ("factors", "falling"),
+    [
+        ((1.0, 0.8, 0.7), True),
+        ((1.0, 0.7, 0.73, 0.6), True),  # alternating readouts
+        ((1.0, 0.5, 0.48, 0.49), True),  # down to the noise
+        ((1.0, 0.95), True),
+        ((1.0, 1.0, 0.99), False),  # time points
+        ((0.4, 1.0, 0.6, 0.3), False),
+        ((0.7, 0.8, 1.0), False),
+    ],
+)
+@pytest.mark.parametrize("keys", [("magnitude", "phase"), ("t2star",)])
+def test_volumes_that_are_no_echoes_are_warned_of_and_with_one_echo_time_refused(tmp_path, factors, falling, keys):
+    path, number = nifti(tmp_path / "a.nii.gz", echoes(*factors)), len(factors)
+    d = LoadSubjectd()({"subject": "sub-7", **dict.fromkeys(keys, path)})
+    kind = "T2*-weighted magnitude" if keys == ("t2star",) else "magnitude"
+    said = (
+        f"The {number} volumes of the {kind} do not lose signal from one to the next as echoes do: they may be coils, "
+        f"time points or echoes in another order. Volume {number} was taken."
+    )
+    assert d.get("warnings", "") == ("" if falling else said)
+    sidecar = tmp_path / "a.json"
+    sidecar.write_text(json.dumps({"EchoTime": 0.02}))
+    if falling:
+        d = LoadSubjectd()({"subject": "sub-7", **dict.fromkeys(keys, path)})
+        assert f"One echo time, 20 ms, is told of {number} volumes, and was left aside." in d["notices"]
+        assert not d.get("warnings")
+    else:
+        message = refused(dict.fromkeys(keys, path))
+        assert message.startswith(f"sub-7: the {kind} {path} has {number} volumes, its JSON file gives one echo time")
+        assert "(20 ms)" in message and "Of coils, combine them" in message
+    sidecar.write_text(json.dumps({"EchoTime": [0.02 * (n + 1) for n in range(number)]}))
+    d = LoadSubjectd(echo=0)({"subject": "sub-7", **dict.fromkeys(keys, path)})
+    assert d["notices"].startswith(f"Echo 1 of {number} was taken (20 ms).") and not d.get("warnings")
+
+
+def test_coils_with_phases_of_their_own_are_refused(tmp_path):
+    i = np.linspace(-1, 1, VOLUME.shape[0])[:, None, None]
+    coils = [np.exp(-np.square(i - np.cos(angle))) for angle in np.linspace(0, 2 * np.pi, 8, endpoint=False)]
+    path = nifti(tmp_path / "a.nii.gz", np.stack([VOLUME * coil for coil in coils], -1))
+    (tmp_path / "a.json").write_text('{"EchoTime": 0.02}')
+    assert "has 8 volumes, its JSON file gives one echo time (20 ms)" in refused({"magnitude": path, "phase": path})
+
+
+@pytest.mark.parametrize(("echo", "mentioned"), [(-1, False), (0, False), (1, True), (3, True), (-2, True)])
+def test_an_echo_that_is_asked_for_where_there_is_none_is_mentioned(tmp_path, swi, echo, mentioned):
+    phase = nifti(tmp_path / "p.nii.gz")
+    said = f"Echo {echo} was asked for, but {{}} has one volume, which was read."
+    for subject, names in (
+        ({"image": swi}, "a_swi.nii.gz"),
+        ({"magnitude": swi, "phase": phase}, "a_swi.nii.gz"),
+        ({"t2star": nifti(tmp_path / "a_T2S.nii.gz", VOLUME[..., None])}, "a_T2S.nii.gz"),
+    ):
+        d = LoadSubjectd(echo=echo)(subject)
+        assert (said.format(names) in d["notices"]) == mentioned
+        assert not d.get("warnings")
+
+
+def test_an_echo_that_was_chosen_among_files_is_not_mentioned_again(tmp_path):
+    for n in (1, 2):
+        nifti(tmp_path / f"a_T2starw_e{n}.nii.gz")
+    (subject,) = find_subjects(tmp_path, echo=1)
+    d = LoadSubjectd(echo=1)(subject)
+    assert "Of 2 echoes, a_T2starw_e2.nii.gz was taken" in d["notices"]
+    assert "was asked for" not in d["notices"]
+
+
+# --- empty slices, headers that contradict each other, pictures ---
+
+
+@pytest.mark.parametrize(
+    ("empty", "shown"),
+    [
+        ([2], "Slice 3 of the SWI's 24 is"),
+        ([5, 9, 13], "Slices 6, 10, 14 of the SWI's 24 are"),
+        ([0, 1, 4, 22, 23], "Slice 5 of the SWI's 24 is"),
+        (list(range(1, 23, 2)), "Slices 2, 4, 6, 8, 10, 12, 14, 16, 18, 20 and 1 more of the SWI's 24 are"),
+        ([0, 1, 2], ""),
+        ([22, 23], ""),
+        ([], ""),
+    ],
+)
+@pytest.mark.parametrize("value", [0, 7])
+@pytest.mark.parametrize("order", ["F", "C"])
+def test_slices_that_are_empty_between_others_are_warned_of(tmp_path, empty, shown, value, order):
+    array = np.tile(VOLUME, (1, 1, 4))
+    array[..., empty] = value
+    path = tmp_path / f"a_swi.{'nii' if order == 'F' else 'nrrd'}"
+    if order == "F":
+        nifti(path, array)
+    else:
+        writer = ITKWriter(output_dtype=np.int16)
+        writer.set_data_array(array[None], channel_dim=0)
+        writer.set_metadata({"affine": AFFINE, "original_affine": AFFINE})
+        writer.write(path)
+    d = LoadSubjectd()({"image": path})
+    said = "empty between slices with signal: microbleeds there and on the slices beside are missed."
+    assert d.get("warnings", "") == (f"{shown} {said} Export or convert the scan again." if shown else "")
+    assert "empty_slices" not in d["image"].meta
+
+
+def test_slices_of_the_phase_that_are_empty_are_told_once(tmp_path):
+    arrays = [VOLUME.astype(np.float32), VOLUME - 500.0]
+    arrays[0][..., 2] = 0
+    arrays[1][..., [2, 4]] = 0
+    paths = [nifti(tmp_path / name, array) for name, array in zip(("a.nii", "p.nii"), arrays, strict=True)]
+    for key, noun in (("image", "SWI"), ("magnitude", "magnitude")):
+        warnings = LoadSubjectd()({key: paths[0], "phase": paths[1]})["warnings"]
+        assert warnings.count("is empty between") == 2
+        assert f"Slice 3 of the {noun}'s 6 is empty" in warnings
+        assert "Slice 5 of the phase's 6 is empty" in warnings
+
+
+def told(tmp_path, image, phase, key="magnitude", values=VOLUME):
+    paths = {key: tmp_path / "a_im.nii.gz", "phase": tmp_path / "a_ph.nii.gz"}
+    for path, about in zip(paths.values(), (image, phase), strict=True):
+        nifti(path, values)
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(about))
+    return paths
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.007, 0.03), (0.02, 0.005), (0.02, 0.0206)])
+def test_a_phase_of_another_echo_is_refused_by_name(tmp_path, first, second):
+    paths = told(tmp_path, {"EchoTime": first}, {"EchoTime": second})
+    assert refused(paths).startswith(
+        f"sub-7: the header or JSON file of the magnitude {paths['magnitude']} says echo time {1000 * first:g} ms, and "
+        f"the phase {paths['phase']} says {1000 * second:g} ms: of different echoes. Give the magnitude and the phase"
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "phase", "key"),
+    [
+        ({"EchoTime": 0.02}, {"EchoTime": 0.0204}, "magnitude"),
+        ({"EchoTime": 0.02}, {}, "magnitude"),
+        ({}, {"EchoTime": 0.02}, "magnitude"),
+        ({"EchoTime": 0.02}, {"EchoTime": 0.03}, "image"),  # an SWI of several echoes may have the time of the first
+        ({"MagneticFieldStrength": 3}, {"MagneticFieldStrength": 2.89}, "magnitude"),
+        ({"MagneticFieldStrength": 3}, {}, "image"),
+    ],
+)
+def test_headers_that_may_be_of_one_scan_are_accepted(tmp_path, image, phase, key):
+    assert not LoadSubjectd()(told(tmp_path, image, phase, key)).get("warnings")
+
+
+def test_echo_times_of_several_echoes_are_compared_by_the_echo_taken(tmp_path):
+    both = {"EchoTime": [0.01, 0.02, 0.03]}, {"EchoTime": [0.01, 0.02, 0.04]}
+    paths = told(tmp_path, *both, values=echoes(1.0, 0.8, 0.7))
+    assert "says echo time 30 ms, and the phase" in refused(paths)
+    assert "Echo 2 of 3 was taken (20 ms)." in LoadSubjectd(echo=1)(paths)["notices"]
+
+
+@pytest.mark.parametrize("key", ["image", "magnitude"])
+def test_a_phase_of_another_field_is_warned_of(tmp_path, key):
+    paths = told(tmp_path, {"MagneticFieldStrength": 1.5}, {"MagneticFieldStrength": 7}, key)
+    warnings = LoadSubjectd()(paths)["warnings"]
+    assert f"{paths[key]} says 1.5 T, and the phase {paths['phase']} says 7 T: they are of different scans" in warnings
+
+
+def test_a_colour_picture_is_named_as_that(tmp_path, swi):
+    colours = np.zeros(VOLUME.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    path = nifti(tmp_path / "rgb.nii.gz", colours)
+    for key, noun in (("image", "SWI"), ("phase", "phase")):
+        message = refused({"image": swi, key: path})
+        assert message.startswith(f"sub-7: the {noun} {path} is a colour picture, as a viewer saves, and no scan. Give")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real scans at {REAL}")

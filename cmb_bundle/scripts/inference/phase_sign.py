@@ -20,7 +20,10 @@ MARGIN, RATIO = 0.5, 2.0
 this many times as large. Lesions put into a real scan gave 0.8 to 3.9 with the right sign and 0.0 to 0.9 with the wrong
 one."""
 
-ADVICE = "Compare the phase with the SWI, on which veins are dark, and set phase_sign to 1 or -1 if it is known."
+ADVICE = (
+    "The phase may also be of another scan, or stored in another orientation than the image: look at both side by "
+    "side. If they show the same head, compare them at veins, which are dark on the SWI, and set phase_sign to 1 or -1."
+)
 
 
 class ChooseSignd(Transform):

@@ -31,7 +31,7 @@ from ..geometry import corners_apart_mm, same_grid
 from ..whole import WholeReader, check_whole
 from .grid import LOST, check_grid, is_lost, nifti_grid
 from .notices import add_notice, add_warning
-from .plausible import check_extremes, check_image
+from .plausible import check_extremes, check_image, empty_slices, loses_signal, slice_ranges
 
 NOT_FETCHED = (
     "holds the place of its content alone, as git leaves it. Fetch the content, as with git annex get, datalad get or "
@@ -43,6 +43,12 @@ MODALITIES = {"image": "SWI", "phase": "phase", "magnitude": "magnitude", "t2sta
 MINIMUM_SLICES = 3
 MOST_ECHOES = 16
 """A T2*-weighted file with more volumes, whose echo times are not known, is a series over time and not of echoes."""
+ECHO_MS_APART, TESLA_APART = 0.5, 0.2
+"""How far headers of one scan are apart by rounding: of 7 T, some say 6.98, and of 3 T, some say 2.89."""
+OF_ECHOES = re.compile(r"\bOf \d+ echoes, ")
+"""How a notice begins that says which file was taken as the echo, see :func:`~..data.echoes.choose_echo`."""
+MOST_NUMBERS = 10
+"""Slices that a sentence names."""
 ITK_PLACE = re.compile(r"\.(?:cxx|hxx|h):\d+:")
 MOST_APART = 0.01
 """Share of the finite voxels that may lie apart from the others for NaN around them to count as background."""
@@ -124,9 +130,12 @@ class LoadSubjectd(MapTransform):
             volumes = dict(zip(paths, pool.map(partial(self._read, name), paths, paths.values()), strict=True))
         d["sources"] = json.dumps({key: str(path) for key, path in paths.items() if not isinstance(path, Volume)})
         reference, *others = volumes
-        acquired = _acquisition(paths[reference])
+        abouts = {key: _acquisition(path) for key, path in paths.items()}
+        self._check_asked_echo(d, volumes, paths)
         if "image" not in volumes:
-            volumes, acquired = self._take_echo(d, name, volumes, paths, acquired)
+            volumes, abouts = self._take_echo(d, name, volumes, paths, abouts)
+        self._check_same_scan(d, name, paths, abouts)
+        acquired = abouts[reference]
         for volume in volumes.values():
             for add, sentences in ((add_notice, "notices"), (add_warning, "warnings")):
                 for sentence in volume.meta.pop(sentences, ()):
@@ -141,6 +150,7 @@ class LoadSubjectd(MapTransform):
         for key, volume in volumes.items():
             d[key] = self._check(d, name, key, paths[key], volume)
             d[key].meta["subject"] = name
+        self._warn_of_empty_slices(d, [key for key in (*others, reference) if key != "phase"] + ["phase"])
         if "phase" in volumes:
             exact = {"radians_per_unit": 1.0, "scale_from": "complex numbers tell"}
             known = exact if is_complex(paths["phase"]) else _about_phase(paths["phase"], acquired)
@@ -213,6 +223,11 @@ class LoadSubjectd(MapTransform):
         except DicomError as error:
             raise SubjectError(f"{name}: {error}") from error
         except Exception as error:
+            if is_colour(path):
+                raise SubjectError(
+                    f"{name}: the {MODALITIES[key]} {path} is a colour picture, as a viewer saves, and no scan. Give "
+                    f"the {MODALITIES[key]} itself, with one number for each voxel."
+                ) from error
             if is_pointer(path):
                 raise SubjectError(f"{name}: the {MODALITIES[key]} {path} {NOT_FETCHED}") from error
             cause = error.__cause__ or error
@@ -222,29 +237,103 @@ class LoadSubjectd(MapTransform):
             ) from error
 
     def _take_echo(
-        self, d: dict, name: str, volumes: dict, paths: dict, acquired: Acquisition
-    ) -> tuple[dict, Acquisition]:
+        self, d: dict, name: str, volumes: dict, paths: dict, abouts: dict[str, Acquisition]
+    ) -> tuple[dict, dict[str, Acquisition]]:
         echoes = {k: v.shape[0] for k, v in volumes.items() if v.ndim == 4}
         if len(echoes) < len(volumes) or set(echoes.values()) == {1}:
-            return volumes, acquired
+            return volumes, abouts
         if len(set(echoes.values())) > 1:
             raise SubjectError(
                 f"{name}: the magnitude {paths['magnitude']} has {echoes['magnitude']} echo(es) and the phase "
                 f"{paths['phase']} has {echoes['phase']}. Expected as many of each."
             )
         number = next(iter(echoes.values()))
-        known = len(acquired.echo_ms) == number
-        if "t2star" in d and number > MOST_ECHOES and not known:
-            return volumes, acquired
+        times = next((about.echo_ms for about in abouts.values() if len(about.echo_ms) == number), ())
+        if "t2star" in d and number > MOST_ECHOES and not times:
+            return volumes, abouts
         if not -number <= self.echo < number:
             raise SubjectError(
                 f"{name}: echo {self.echo} was asked for, but {next(iter(paths.values()))} has {number}. "
                 f"Set `echo` to a value from 0 to {number - 1}, or to -1 for the last."
             )
-        taken = nearest_echo(acquired.echo_ms) if known and self.echo == -1 and "t2star" in d else self.echo % number
-        add_notice(d, f"Echo {taken + 1} of {number} was taken{f' ({acquired.echo_ms[taken]:g} ms)' if known else ''}.")
-        echo_ms = acquired.echo_ms[taken : taken + 1] if known else ()
-        return {k: v[taken : taken + 1] for k, v in volumes.items()}, replace(acquired, echo_ms=echo_ms)
+        taken = nearest_echo(times) if times and self.echo == -1 and "t2star" in d else self.echo % number
+        add_notice(d, f"Echo {taken + 1} of {number} was taken{f' ({times[taken]:g} ms)' if times else ''}.")
+        if not times:
+            self._check_echoes(d, name, volumes, paths, abouts, taken)
+        abouts = {
+            key: replace(about, echo_ms=about.echo_ms[taken : taken + 1] if len(about.echo_ms) == number else ())
+            for key, about in abouts.items()
+        }
+        return {k: v[taken : taken + 1] for k, v in volumes.items()}, abouts
+
+    @staticmethod
+    def _check_echoes(d: dict, name: str, volumes: dict, paths: dict, abouts: dict, taken: int) -> None:
+        """Refuse volumes, or warn of them, that no list of echo times and no loss of signal shows to be echoes."""
+        key = next(key for key in volumes if key != "phase")
+        falling, number = loses_signal(volumes[key]), len(volumes[key])
+        lone = next((about.echo_ms[0] for about in abouts.values() if len(about.echo_ms) == 1), None)
+        if lone is not None and not falling:
+            raise SubjectError(
+                f"{name}: the {MODALITIES[key]} {paths[key]} has {number} volumes, its JSON file gives one echo time "
+                f"({lone:g} ms), and they do not lose signal from one to the next as echoes do. Expected one volume, "
+                "or echoes in order. Of coils, combine them; of time points, save one alone; of echoes, write the "
+                "EchoTime of each into the JSON file, as a list."
+            )
+        if lone is not None:
+            add_notice(d, f"One echo time, {lone:g} ms, is told of {number} volumes, and was left aside.")
+        elif not falling:
+            add_warning(
+                d,
+                f"The {number} volumes of the {MODALITIES[key]} do not lose signal from one to the next as echoes do: "
+                f"they may be coils, time points or echoes in another order. Volume {taken + 1} was taken.",
+            )
+
+    def _check_asked_echo(self, d: dict, volumes: dict, paths: dict) -> None:
+        """Mention that a scan has no echo to choose, where one behind the first was asked for."""
+        by_file = OF_ECHOES.search(d["notices"]) or any(isinstance(path, Volume) for path in paths.values())
+        alone = all(volume.shape[0] == 1 for volume in volumes.values())
+        if self.echo not in (-1, 0) and alone and not by_file:
+            shown = next(path for key, path in paths.items() if key != "phase")
+            add_notice(d, f"Echo {self.echo} was asked for, but {Path(shown).name} has one volume, which was read.")
+
+    @staticmethod
+    def _check_same_scan(d: dict, name: str, paths: dict, abouts: dict[str, Acquisition]) -> None:
+        """Refuse a phase whose header is of another echo than that of its magnitude, and warn of another scanner."""
+        if "phase" not in paths:
+            return
+        key = next(key for key in paths if key != "phase")
+        image, phase = abouts[key], abouts["phase"]
+        found = f"the {MODALITIES[key]} {paths[key]} says {{}}, and the phase {paths['phase']} says {{}}"
+        # an SWI of several echoes may have the time of the first
+        if key != "image" and len(image.echo_ms) == len(phase.echo_ms) == 1:
+            times = image.echo_ms[0], phase.echo_ms[0]
+            if abs(times[0] - times[1]) > ECHO_MS_APART:
+                said = found.format(f"echo time {times[0]:g} ms", f"{times[1]:g} ms")
+                raise SubjectError(
+                    f"{name}: the header or JSON file of {said}: of different echoes. Give the magnitude and the "
+                    "phase of one echo, or correct EchoTime in the JSON file that is wrong."
+                )
+        fields = image.field_tesla, phase.field_tesla
+        if None not in fields and abs(fields[0] - fields[1]) > TESLA_APART:
+            said = found.format(f"{fields[0]:g} T", f"{fields[1]:g} T")
+            add_warning(d, f"The header or JSON file of {said}: they are of different scans, or one of them is wrong.")
+
+    @staticmethod
+    def _warn_of_empty_slices(d: dict, keys: list[str]) -> None:
+        known: set[int] = set()
+        for key in keys:
+            empty = [k for k in d[key].meta.pop("empty_slices", ()) if k not in known] if key in d else []
+            known |= set(empty)
+            if empty:
+                of = f"of the {MODALITIES[key]}'s {d[key].shape[-1]}"
+                more = f" and {len(empty) - MOST_NUMBERS} more" if len(empty) > MOST_NUMBERS else ""
+                shown = ", ".join(str(k + 1) for k in empty[:MOST_NUMBERS]) + more
+                which = f"Slice {shown} {of} is" if len(empty) == 1 else f"Slices {shown} {of} are"
+                add_warning(
+                    d,
+                    f"{which} empty between slices with signal: microbleeds there and on the slices beside are missed. "
+                    "Export or convert the scan again.",
+                )
 
     @staticmethod
     def _check(d: dict, name: str, key: str, path, volume: MetaTensor) -> MetaTensor:
@@ -261,7 +350,8 @@ class LoadSubjectd(MapTransform):
                 f"{found} has {' x '.join(map(str, size))} voxels. Expected at least {MINIMUM_SLICES} slices."
             )
         check_grid(found, size, volume.affine.numpy())
-        low, high = map(float, volume.as_tensor().aminmax())  # NaN if there is any
+        lows, highs = slice_ranges(volume.as_tensor()[0])
+        low, high = float(lows.min()), float(highs.max())  # NaN if there is any
         if not math.isfinite(high - low):
             bad = ~torch.isfinite(volume)
             if not is_background(volume[0].numpy()):
@@ -276,12 +366,14 @@ class LoadSubjectd(MapTransform):
                 d, f"The {MODALITIES[key]} is NaN around the head ({share} of it), which is taken as background."
             )
             low, high = float(inside.min()), float(inside.max())
+            lows, highs = slice_ranges(volume.as_tensor()[0])
         if low == high:
             raise SubjectError(f"{found} has the value {low:g} everywhere. Expected an image; export it again.")
         if key != "phase":
             check_image(found, volume.as_tensor())
         else:
             check_extremes(found, volume.as_tensor())
+        volume.meta["empty_slices"] = empty_slices(lows, highs)
         return volume
 
     @staticmethod
@@ -321,6 +413,14 @@ def is_pointer(path) -> bool:
         with Path(path).open("rb") as file:
             return file.read(100).startswith((b"/annex/objects/", b"version https://git-lfs"))
     except (OSError, TypeError):
+        return False
+
+
+def is_colour(path) -> bool:
+    """Whether a file that nibabel reads has red, green and blue in each voxel."""
+    try:
+        return by_nibabel(path) and nib.load(path).get_data_dtype().fields is not None
+    except Exception:  # whoever reads it says what is wrong with it
         return False
 
 

@@ -25,6 +25,10 @@ BINS, LEAST_IN_BIN = 16, 0.02
 """A phase fills its range: of 16 equal parts each holds at least 2 % of the values. Of a magnitude, a few voxels alone
 are in the brightest part."""
 
+RISE, LOSS = 1.05, 0.98
+"""Of echoes, none is brighter than the one before by more than noise and alternating readouts make, and the last is
+darker than the first; time points drift by less."""
+
 RANGES = ((4095.0, 8.0), (2 * math.pi, 0.02))
 """Widths of unsigned ranges that phases have, and how far they may be off."""
 
@@ -100,6 +104,55 @@ def check_extremes(found: str, values: torch.Tensor) -> None:
             f"{found} has {int((values.abs() > limit).sum())} value(s) such as {largest:.3g}, far beyond all others: "
             "it is damaged. Copy or convert it again."
         )
+
+
+def slice_ranges(volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The smallest and the largest value of each slice, NaN where it has any.
+
+    Args:
+        volume: (i, j, k).
+
+    Returns:
+        (k,) and (k,).
+    """
+    rest = [axis for axis in memory_order(volume) if axis != 2]  # in any other order, it would be a copy
+    return volume.permute(2, *rest).flatten(1).aminmax(dim=1)
+
+
+def empty_slices(lows: torch.Tensor, highs: torch.Tensor) -> list[int]:
+    """
+    Slices that have one value everywhere and lie between others that have not.
+
+    Args:
+        lows, highs: (k,), the smallest and the largest value of each slice, see :func:`slice_ranges`.
+
+    Example:
+        >>> volume = torch.rand(4, 4, 6)
+        >>> volume[..., [0, 2, 5]] = 0.0
+        >>> empty_slices(*slice_ranges(volume))
+        [2]
+    """
+    shown = (lows != highs).nonzero().flatten().tolist()
+    return sorted(set(range(shown[0], shown[-1])) - set(shown)) if shown else []
+
+
+def loses_signal(volumes: torch.Tensor) -> bool:
+    """
+    Whether volumes become darker from one to the next, as echoes do.
+
+    Args:
+        volumes: (n, i, j, k), magnitudes.
+
+    Example:
+        >>> head = torch.rand(1, 9, 9, 9)
+        >>> loses_signal(torch.cat([head, 0.8 * head, 0.7 * head])), loses_signal(torch.cat([head, 0.5 * head, head]))
+        (True, False)
+    """
+    some = torch.as_tensor(volumes)[:, ::3, ::3].nan_to_num(0.0, 0.0, 0.0)  # a ninth of the voxels tells as much
+    middle = some.mean(0)
+    signal = some[:, middle > middle.mean()].mean(1)
+    return bool((signal[1:] <= RISE * signal[:-1]).all() and signal[-1] < LOSS * signal[0])
 
 
 def sample(values: torch.Tensor) -> torch.Tensor:

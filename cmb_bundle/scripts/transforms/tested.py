@@ -22,6 +22,8 @@ ROUNDING = 0.01
 FIELD_ROUNDING = 0.05
 OUTSIDE = "only, so that these results may be worse."
 """The end of the sentence about a quantity that is outside."""
+TURNED = 1.5
+"""How many times as thick as the other edges of a voxel the one is along which the slices lie."""
 SMALL_MM = 60.0
 """Longest side of a crop; a head is 100 to 300 mm wide."""
 
@@ -37,8 +39,8 @@ class CheckRangesd(Transform):
 
     Returns:
         the dictionary with ``warnings``, a sentence for each quantity that is known and outside, one if the image is
-        far smaller than a head, and the same in ``notices``. The image, in RAS order, tells the voxel size; its meta
-        data ``echo_ms`` and ``field_tesla``.
+        far smaller than a head, one if its slices are not axial, and the same in ``notices``. The image, in RAS order,
+        tells the voxel size; its meta data ``echo_ms`` and ``field_tesla``.
 
     Raises:
         OptionError: ``tested`` has another contrast or quantity, or a range that is not two numbers in order.
@@ -80,6 +82,15 @@ class CheckRangesd(Transform):
                 d, f"The image is only {size} mm large. If it is no crop, the voxel size in its header is wrong."
             )
         right, anterior, superior = (float(s) for s in image.pixdim)
+        edges = {"sagittal": right, "coronal": anterior, "axial": superior}
+        *others, thick = sorted(edges, key=edges.get)
+        if thick != "axial" and edges[thick] >= TURNED * max(edges[name] for name in others):
+            size = " x ".join(f"{edge:.3g}" for edge in edges.values())
+            add_warning(
+                d,
+                f"The slices are {thick} (voxels of {size} mm from left to right, back to front and up), and the "
+                "program was made for axial ones: most microbleeds are missed.",
+            )
         known = {
             "in_plane_mm": (right, anterior),
             "slice_mm": (superior,),
