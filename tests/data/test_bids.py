@@ -40,7 +40,6 @@ def names_of(root, subject="sub-01_ses-02"):
             ["swi/swi", "swi/part-mag_GRE", "swi/part-phase_GRE"],
             {"image": "swi/swi", "magnitude": "swi/part-mag_GRE", "phase": "swi/part-phase_GRE"},
         ),
-        (["swi/swi", "swi/acq-raw_part-phase_GRE"], {"image": "swi/swi", "phase": "swi/acq-raw_part-phase_GRE"}),
         (
             ["fmap/part-mag_MEGRE", "fmap/part-phase_MEGRE", "fmap/phasediff", "fmap/magnitude1"],
             {"magnitude": "fmap/part-mag_MEGRE", "phase": "fmap/part-phase_MEGRE"},
@@ -62,6 +61,43 @@ def test_what_is_left_out_of_a_session_is_named(tmp_path):
         "minIP was skipped: its name says that it is a projection."
     )
     assert files == {"image": "swi/swi"}
+
+
+@pytest.mark.parametrize(
+    ("images", "taken", "said"),
+    [
+        (
+            ["swi/swi", "swi/acq-raw_part-phase_GRE"],
+            {"image": "swi/swi", "phase": "swi/acq-raw_part-phase_GRE"},
+            "The phase acq-raw_part-phase_GRE was taken with swi, whose acq- differs.",
+        ),
+        (
+            ["swi/run-1_swi", "swi/run-2_part-phase_GRE"],
+            {"image": "swi/run-1_swi"},
+            "run-2_part-phase_GRE was not read: the run- is that of no scan that was read.",
+        ),
+        (
+            ["swi/run-1_part-mag_GRE", "swi/run-2_echo-1_part-phase_GRE", "swi/run-2_echo-2_part-phase_GRE"],
+            {"magnitude": "swi/run-1_part-mag_GRE"},
+            "run-2_echo-1_part-phase_GRE, run-2_echo-2_part-phase_GRE were not read: the run- is that of no scan that "
+            "was read.",
+        ),
+        (
+            ["swi/swi", "swi/acq-raw_run-2_part-phase_GRE", "swi/rec-b_part-phase_GRE", "swi/chunk-2_part-phase_GRE"],
+            {"image": "swi/swi"},
+            "acq-raw_run-2_part-phase_GRE was not read: acq- and run- are those of no scan that was read. "
+            "chunk-2_part-phase_GRE was not read: the chunk- is that of no scan that was read. "
+            "rec-b_part-phase_GRE was not read: the rec- is that of no scan that was read.",
+        ),
+        (
+            ["swi/acq-x_swi", "swi/part-mag_GRE", "swi/part-phase_GRE"],
+            {"image": "swi/acq-x_swi"},
+            "part-mag_GRE, part-phase_GRE were not read: there is a better scan of the session.",
+        ),
+    ],
+)
+def test_a_phase_is_paired_across_another_acq_alone_and_that_is_said(tmp_path, images, taken, said):
+    assert names_of(bids(tmp_path, *images)) == taken | {"notices": said}
 
 
 @pytest.mark.parametrize(("echo", "taken"), [(-1, 3), (0, 1), (1, 2), (-3, 1)])

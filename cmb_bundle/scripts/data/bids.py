@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,18 +207,41 @@ def _scans_of(session: str, paths: list[Path]) -> dict[str, dict[str, list[Any]]
     usual = {key: files for key, files in fitting.items() if best == {"t2star"} and _is_t2starw(files["t2star"])}
     chosen = usual or fitting
     left = {key: files for key, files in scans.items() if key not in chosen}
-    loose = [key for key, files in left.items() if set(files) == {"phase"}]
+    notices = []
+    loose = [key for key, files in left.items() if set(files) == {"phase"} and _differ(key, chosen) == {"acq"}]
     if len(chosen) == len(loose) == 1:
         (files,) = chosen.values()
-        files.setdefault("phase", left.pop(loose[0])["phase"])  # of an SWI with another acq-; grids are compared later
-    notices = [f"{', '.join(path.name for files in left.values() for one in files.values() for path in one)} "
-               "was not read: there is a better scan of the session."] if left else []  # fmt: skip
+        if "phase" not in files:  # of an SWI with another acq-; grids are compared later
+            files["phase"] = left.pop(loose[0])["phase"]
+            scan = files[min(best)]
+            notices.append(f"The phase {_names(files['phase'])} was taken with {_names(scan)}, whose acq- differs.")
+    alone = [key for key, files in left.items() if set(files) == {"phase"}]
+    for key in alone:
+        own = sorted(f"{entity}-" for entity in _differ(key, chosen))
+        of_none = f"the {own[0]} is that" if len(own) == 1 else f"{' and '.join(own)} are those"
+        notices.append(_not_read(left.pop(key)["phase"], f"{of_none} of no scan that was read."))
+    if left:
+        paths = [path for files in left.values() for one in files.values() for path in one]
+        notices.append(_not_read(paths, "there is a better scan of the session."))
     found = {}
     for key, files in chosen.items():
         end = "".join(f"_{entity}-{value}" for entity, value in key) if len(chosen) > 1 else ""
         more = {"derived": computed} if computed else {}
         found[session + end] = {**files, **more, **({"notices": notices} if notices else {})}
     return found
+
+
+def _differ(key: tuple, others: Iterable[tuple]) -> set[str]:
+    """The entities in which a scan differs from the one of others that is most like it."""
+    return min(({entity for entity, _ in set(key) ^ set(other)} for other in others), key=len)
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths)
+
+
+def _not_read(paths: list[Path], why: str) -> str:
+    return f"{_names(paths)} {'was' if len(paths) == 1 else 'were'} not read: {why}"
 
 
 def _one_form(files: dict[str, list[Path]]) -> dict[str, list[Path]]:

@@ -208,7 +208,8 @@ def _best(scans: dict[str, dict[str, list[Path]]], files: dict) -> dict[str, dic
     left = [path.name for name in set(scans) - swi for paths in scans[name].values() for path in paths]
     if not swi or not left:
         return scans
-    files["notices"].append(f"{', '.join(sorted(left))} was not read: there is a better scan of the subject.")
+    were = "was" if len(left) == 1 else "were"
+    files["notices"].append(f"{', '.join(sorted(left))} {were} not read: there is a better scan of the subject.")
     return {name: scans[name] for name in swi}
 
 
