@@ -516,6 +516,109 @@ def test_tables_that_would_be_read_wrongly(tmp_path, content, parts):
     assert all(part in message for part in parts), message
 
 
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("status", "rejected"),
+        ("status", "Reject"),
+        ("status", "false"),
+        ("type", "calcification"),
+        ("type", "Vessel"),
+        ("type", "FP"),
+        ("verdict", "false positive"),
+        ("verdict", "false-positive"),
+        ("verdict", "0"),
+        ("accepted", "no"),
+        ("Keep?", "n"),
+        ("CMB (yes/no)", "no"),
+        ("is_cmb", "0"),
+        ("diagnosis", "not a CMB"),
+        ("diagnosis", "no"),
+        ("comment", "artefact"),
+        ("comment", "Probably vessel."),
+        ("comment", "a vein"),
+        ("Bemerkung", "Verkalkung"),
+        ("calcified", "yes"),
+        ("flow void", "1"),
+    ],
+)
+def test_a_row_that_is_called_no_microbleed_in_any_column_is_refused(tmp_path, column, cell):
+    message = error_of(text(tmp_path / "s.csv", f"slice,x,y,{column}\n1,2,3,ok\n2,5,9,{cell}\n"))
+    assert f"row 3, column 4 ({column}) holds {cell!r}" in message and "Name the column class" in message
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("comment", "no calcification"),
+        ("comment", "not a vessel"),
+        ("comment", "near a vein"),
+        ("comment", "vein or microbleed"),
+        ("comment", "no"),
+        ("rating", "0"),
+        ("status", "0"),
+        ("type", "0"),
+        ("type", "none"),
+        ("MARS", "possible"),
+        ("location", "vein"),
+        ("nearest_structure", "vessel"),
+        ("differential diagnosis", "calcification"),
+        ("mimic", "no"),
+        ("symptomatic", "no"),
+        ("accepted", ""),
+        ("initials", "FP"),
+    ],
+)
+def test_a_remark_on_a_microbleed_is_no_denial(tmp_path, column, cell):
+    path = text(tmp_path / "s.csv", f"slice,x,y,{column}\n1,2,3,ok\n2,5,9,{cell}\n")
+    assert voxels_of(path) == [[1, 2, 0], [4, 8, 1]]
+
+
+@pytest.mark.parametrize(
+    ("column", "first", "second", "what"),
+    [
+        ("rater", "A", "B", "2 readers (A, B)"),
+        ("Reader ID", "1", "2", "2 readers (1, 2)"),
+        ("marked_by", "AB", "CD", "2 readers (AB, CD)"),
+        ("visit", "baseline", "follow-up", "2 visits (baseline, follow-up)"),
+        ("session", "ses-1", "ses-2", "2 visits (ses-1, ses-2)"),
+        ("scan", "scanA", "scanB", "2 visits (scanA, scanB)"),
+        ("date", "2024-05-01", "2025-05-01", "2 visits (2024-05-01, 2025-05-01)"),
+    ],
+)
+def test_rows_of_two_readers_or_visits_are_not_added_up(tmp_path, column, first, second, what):
+    path = text(tmp_path / "s.csv", f"slice,x,y,{column}\n1,2,3,{first}\n2,5,9,{second}\n")
+    message = error_of(path)
+    assert f"the column {column!r} names {what}" in message and "save a table for each" in message
+    for same in (f"1,2,3,{first}\n2,5,9,{first.upper()}\n", f"1,2,3,{first}\n2,5,9,\n"):
+        assert voxels_of(text(path, f"slice,x,y,{column}\n{same}")) == [[1, 2, 0], [4, 8, 1]]
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("date", ("2024-05-01 10:30", "2024-05-01T10:31:20")),
+        ("reader 1", ("yes", "sure")),
+        ("reader_confidence", ("1", "2")),
+        ("visited", ("1", "2")),
+    ],
+)
+def test_columns_that_tell_no_readers_or_visits_apart(tmp_path, column, cells):
+    path = text(tmp_path / "s.csv", f"slice,x,y,{column}\n1,2,3,{cells[0]}\n2,5,9,{cells[1]}\n")
+    assert voxels_of(path) == [[1, 2, 0], [4, 8, 1]]
+
+
+@pytest.mark.parametrize("session", ["ses-02", "02", "2"])
+def test_of_several_sessions_those_rows_are_read_that_are_of_the_subjects_own(tmp_path, session):
+    path = text(tmp_path / "s.csv", f"session,slice,x,y\nses-1,1,2,3\n{session},2,5,9\n{session},3,5,9\n")
+    points = read_points(path, SHAPE, AFFINE, join_mm=0, subject="sub-01_ses-02")
+    np.testing.assert_array_equal(points.voxel, [[4, 8, 1], [4, 8, 2]])
+    assert points.notices == (f"s.csv: only the 2 row(s) with {session} in the column 'session' were read.",)
+    assert count_points(path, "sub-01_ses-02") == 2
+    with pytest.raises(LabelError, match="names 2 visits"):
+        read_points(path, SHAPE, AFFINE, subject="sub-01_ses-03")
+
+
 def test_many_rows_take_little_memory(tmp_path):
     rows = [(k, i, j) for k in range(1, 21) for i in range(1, 63, 2) for j in range(1, 47, 3)][:9000]
     path = text(tmp_path / "s.csv", "\n".join(",".join(map(str, row)) for row in rows))

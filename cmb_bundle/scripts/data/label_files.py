@@ -15,6 +15,7 @@ from skimage.measure import label as label_components
 from ..errors import LabelError
 from ..files import NIBABEL_SUFFIXES, TABLE_SUFFIXES
 from ..whole import check_whole
+from .bids import SUBJECT
 from .sheets import cell_number, hidden_cells, label_suffix, read_cells
 
 EXPECTED = (
@@ -31,20 +32,50 @@ CLASS_NAMES = dict.fromkeys(("cmb", "cmbs", "microbleed", "microbleeds", "mb", "
     ("mimic", "mimics", "no", "none", "non-cmb", "no cmb", "no microbleed", "not a microbleed"), 0.0
 )
 """Names of the classes, in lower case; 0 is what is not a microbleed."""
-MIMICS = ("mimic", "mimics", "non-cmb", "no cmb", "no microbleed", "not a microbleed")
-"""Cells that say in any column that a row is not a microbleed."""
-ASKING = re.compile(
-    r"(is[ _]?)?(cmbs?|mbs?|microbleeds?|mikroblutung(en)?|confirmed|definite|true|positive|real|valid|accepted|"
-    r"label)\??"
+NO_MICROBLEED = re.compile(
+    r"((most )?(likely|probably|probable|definitely|definite|clearly) )?(an? )?("
+    r"mimics?|false ?pos(itives?)?|(no|not|non|kein|keine)( an?)?( true| real)? ?"
+    r"(cmbs?|mbs?|microbleeds?|microbleeding|microha?emorrhages?|mikroblutung(en)?)|"
+    r"reject(ed)?|excluded?|discard(ed)?|deleted?|abgelehnt|ausgeschlossen|"
+    r"calcifications?|calcified|calcium|verkalkung(en)?|verkalkt|((small|blood) )?vessels?|gefäße?|veins?|venen?|"
+    r"arter(y|ies)|arterien?|(vascular )?flow ?voids?|artefacts?|artifacts?|artefakte?|cavernomas?|kavernome?)"
 )
-DENIED = ("no", "n", "false", "0", "0.0", "nein", "non")
-"""Headers of a column that asks whether a row is a microbleed, in lower case, and the cells that say no."""
+"""A whole cell that says in any column that a row is not a microbleed: "no calcification" and "near a vein" do not."""
+OF_ITS_PLACE = re.compile(
+    r"\b(locations?|regions?|sites?|lobes?|areas?|structures?|anatom\w*|territor\w*|near\w*|adjacent|next|neighbou?r\w*|"
+    r"differential|ddx?|lokalisation|ort)\b"
+)
+"""In the header of a column in which a vein is what lies beside a microbleed, or was thought of."""
+ASKING = re.compile(
+    r"(is ?)?(an? )?(true )?(cmbs?|mbs?|microbleeds?|mikroblutung(en)?|confirmed|definite|true|positive|real|valid|"
+    r"accept(ed)?|keep|kept|included?|approved|verdict|label)( (status|present|yes ?/? ?no|y ?/? ?n))?"
+)
+DENIED = ("no", "n", "false", "0", "0.0", "nein", "non", "fp", "negative", "absent")
+"""Headers of a column that asks whether a row is a microbleed, as ``_plain`` has them, and the cells that say no."""
 ASKING_OTHERWISE = re.compile(
-    r"(is[ _]?)?(mimics?|false[ _]?positives?|fp|rejected|excluded?|deleted?|artefacts?|artifacts?|vessels?|veins?|"
-    r"calcifications?|ausgeschlossen)\??"
+    r"(is ?)?(an? )?(mimics?|false ?positives?|fp|reject(ed)?|excluded?|discard(ed)?|deleted?|artefacts?|artifacts?|"
+    r"vessels?|veins?|flow ?voids?|calcifications?|calcified|ausgeschlossen)"
 )
 AFFIRMED = ("yes", "y", "true", "1", "1.0", "x", "ja", "j", "oui")
 """The same of a column that asks whether a row is none, and the cells that say yes."""
+JUDGING = re.compile(
+    r"((final|consensus) )?(status|decision|rating|result|outcome|judge?ment|assessment|adjudication|diagnosis|finding|"
+    r"type|kind|category|bewertung|urteil|befund|diagnose|typ)|consensus"
+)
+DISMISSED = ("no", "false", "fp", "negative", "nein", "invalid")
+"""The same of a column that says what a row is, whose numbers may be those of a scale."""
+READER = re.compile(
+    r"(rater|reader|observer|annotator|reviewer|radiologist|(rated|read|marked|annotated) by|befunder|leser)"
+    r"( ?(id|name|initials))?"
+)
+VISIT = re.compile(
+    r"(visit|session|ses|scan|time ?point|wave|exam(ination)?|study|termin|zeitpunkt|untersuchung)"
+    r"( ?(id|name|no|nr|number|label))?|((visit|session|scan|exam(ination)?|study|acquisition|mri?) ?)?(date|datum)"
+)
+"""Headers of a column that says who marked a row, or on which scan of a subject."""
+TIME_OF_DAY = re.compile(r"[ t]\d{1,2}:\d\d.*$", re.IGNORECASE)
+IN_OTHER_UNITS = re.compile(r"voxel[ _]?[ijk]|(.*[ _([])?mm[)\]]?")
+"""Headers of places that are not slice, x and y as an annotator counts them."""
 HEADERS = {
     "slice": r"(slice|schicht)([ _.]*(nr|no|num|number|index|#)\.?)?( *[\[(]z[\])])?|z( *[\[(]slice[\])])?",
     "x": r"x",
@@ -102,9 +133,10 @@ def read_table(path: Path, subject: str | None = None) -> Table:
         if any(_column_name(cell) in columns for cell in first):
             columns = _columns_by_name(path, number, first)
             cells = _rows_of(path, subject, cells[1:], columns.pop("subject", None))
+            cells, of_session = _of_one_reading(path, subject, first, cells, columns)
             _check_no_mimic(path, first, cells, columns)
-            cells, more = _decided(path, cells, columns)
-            notices += more
+            cells, unsure = _decided(path, cells, columns)
+            notices += of_session + unsure
         else:
             columns, by_position = _columns_by_position(path, cells), True
     if len(cells) > MAX_ROWS:
@@ -224,6 +256,50 @@ def _rows_of(
     return [(number, row) for number, row in cells if _cell(row, column) == subject]
 
 
+def _of_one_reading(
+    path: Path, subject: str | None, header: list[Any], cells: list[tuple[int, list[Any]]], columns: dict[str, int]
+) -> tuple[list[tuple[int, list[Any]]], tuple[str, ...]]:
+    """
+    The rows of one reader and one visit: those of several would be added up. Of several sessions, those of the
+    subject's own, with a notice.
+    """
+    notices = ()
+    for column, name in enumerate(header):
+        visit = VISIT.fullmatch(_plain(name))
+        if column in columns.values() or not (visit or READER.fullmatch(_plain(name))):
+            continue
+        named = [_reading(_cell(row, column)) for _, row in cells]
+        found = {value: _cell(row, column) for value, (_, row) in zip(named, cells, strict=True) if value}
+        if len(found) < 2:
+            continue
+        own = [value for value in found if visit and _is_session_of(subject, value)]
+        if len(own) != 1:
+            shown = ", ".join([*found.values()][:5]) + (", ..." if len(found) > 5 else "")
+            what = "visits" if visit else "readers"
+            raise LabelError(
+                f"{path}: the column {name!r} names {len(found)} {what} ({shown}), whose microbleeds would be added "
+                f"up. Expected the rows of one: save a table for each, or keep one of them; if they are no {what}, rename "
+                "the column."
+            )
+        cells = [numbered for numbered, value in zip(cells, named, strict=True) if value == own[0]]
+        notices += (
+            f"{path.name}: only the {len(cells)} row(s) with {found[own[0]]} in the column {name!r} were read.",
+        )
+    return cells, notices
+
+
+def _reading(cell: str) -> str:
+    """How a cell names a reader or a visit: a number in its shortest form, a date without the time of day."""
+    number = cell_number(cell)
+    return TIME_OF_DAY.sub("", cell.lower()) if np.isnan(number) else f"{number:.15g}"
+
+
+def _is_session_of(subject: str | None, value: str) -> bool:
+    match = SUBJECT.match(subject or "")
+    own = (match["session"] or "").removeprefix("ses-").lower() if match else ""
+    return bool(own) and _reading(value.removeprefix("ses-")) == _reading(own)
+
+
 def _decided(
     path: Path, cells: list[tuple[int, list[Any]]], columns: dict[str, int]
 ) -> tuple[list[tuple[int, list[Any]]], tuple[str, ...]]:
@@ -282,22 +358,29 @@ def _check_no_mimic(path: Path, header: list[Any], cells: list[tuple[int, list[A
     """Refuse a table without a class that calls a row a mimic in a column that is not read."""
     if "class" in columns:
         return
-    names = [str(name).strip().lower() for name in header]
+    names = [_plain(name) for name in header]
     denying = {
         column: answers
         for column, name in enumerate(names)
-        for question, answers in ((ASKING, DENIED), (ASKING_OTHERWISE, AFFIRMED))
-        if question.fullmatch(name) and column not in columns.values()
+        for question, answers in ((ASKING, DENIED), (ASKING_OTHERWISE, AFFIRMED), (JUDGING, DISMISSED))
+        if question.fullmatch(name)
     }
+    passed = {*columns.values(), *(column for column, name in enumerate(names) if OF_ITS_PLACE.search(name))}
     for number, row in cells:
         for column, cell in enumerate(row):
-            said = str(cell).strip().lower()
-            if said in MIMICS or said in denying.get(column, ()):
+            said = _plain(cell)
+            if column not in passed and (NO_MICROBLEED.fullmatch(said) or said in denying.get(column, ())):
                 name = header[column] if column < len(header) else ""
                 raise LabelError(
                     f"{path}: row {number}, column {column + 1} ({name}) holds {cell!r}, but there is no column class, "
-                    "so that the row would count as a microbleed. Name the column class, or remove the row."
+                    "so that the row would count as a microbleed. Name the column class, with cmb and mimic in it, or "
+                    "remove the row."
                 )
+
+
+def _plain(cell: Any) -> str:
+    """A text in lower case and without marks, with a space between its words."""
+    return " ".join(re.sub(r"[_\-()\[\]]", " ", str(cell).lower()).split()).rstrip("?!. ")
 
 
 def _check_class_by_position(path: Path, cells: list[tuple[int, list[Any]]], values: dict[str, np.ndarray]) -> None:
