@@ -131,7 +131,7 @@ def test_a_field_map_beside_an_swi_is_not_read(tmp_path):
     touch(tmp_path, "P1/In_gre_field_mapping_20180502123244_3_e2_ph.nii.gz")
     files = found(tmp_path)["P1"]
     assert files["phase"] == f"P1/{SWI}_6_ph.nii.gz"
-    assert "field_mapping_20180502123244_3_e2_ph.nii.gz was not read: there is a better scan" in files["notices"]
+    assert "field_mapping_20180502123244_3_e2_ph.nii.gz were not read: there is a better scan" in files["notices"]
 
 
 def test_numbers_of_patients_are_not_those_of_series(tmp_path):

@@ -207,6 +207,13 @@ def test_an_image_of_an_annotation_server_is_known_by_its_name(tmp_path):
         ("P1_minIP_SWI", "a projection"),
         ("P1_SWAN_angio_mip", "a projection"),
         ("P1_mIP_Images(SW)_7", "a projection"),
+        ("P1_swi_mIP8", "a projection"),
+        ("P1_mip10_swi", "a projection"),
+        ("P1_swi_minip8mm", "a projection"),
+        ("P1_swi_min_ip", "a projection"),
+        ("P1_swi_min-ip", "a projection"),
+        ("P1_swi_projection", "a projection"),
+        ("P1_swi_minimum", "a projection"),
         ("P1_QSM", "a susceptibility map"),
         ("P1_gre_R2star", "a relaxation map"),
         ("P1_T2starmap", "a relaxation map"),
@@ -232,9 +239,9 @@ def test_derived_maps_are_skipped_with_a_notice(tmp_path, name, what, folder):
 
 
 def test_time_points_and_sites_are_no_contrasts(tmp_path):
-    names = ("P1_T1_swi", "P1_T2_swi", "FLAIR_07_swi", "In_01_swi", "P_2_swi")
+    names = ("P1_T1_swi", "P1_T2_swi", "FLAIR_07_swi", "In_01_swi", "P_2_swi", "MIP01_swi", "Min_3_swi")
     files = found(touch(tmp_path, *(f"{name}.nii.gz" for name in names)))
-    assert sorted(files) == ["FLAIR_07", "In_01", "P1_T1", "P1_T2", "P_2"]
+    assert sorted(files) == ["FLAIR_07", "In_01", "MIP01", "Min_3", "P1_T1", "P1_T2", "P_2"]
     assert all(set(one) == {"image"} for one in files.values())
 
 
@@ -263,6 +270,23 @@ def test_a_map_without_its_scan_fails_or_is_logged_but_is_not_lost(tmp_path, cap
     assert files["P2_swi_mip"]["error"].startswith("has only what its name says was computed from a scan: derived ")
     assert "P2_swi_mip.nii.gz. Give the scan itself; if it is the scan, rename it" in files["P2_swi_mip"]["error"]
     assert "masks or maps, not scans: MNI_mask.nii.gz" in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["", "Data/", "P1/"])
+@pytest.mark.parametrize("end", ["bet", "brain"])
+def test_what_a_brain_extraction_left_goes_with_the_other_images_of_its_subject(tmp_path, folder, end):
+    names = [f"{folder}P1_{name}.nii.gz" for name in (f"swi_{end}", "phase", "mag")]
+    touch(tmp_path, *names, "P1/label.csv" if folder == "P1/" else "Label/P1.csv")
+    files = found(tmp_path)["P1"]
+    assert files.pop("label")
+    assert list(found(tmp_path)) == ["P1"]
+    assert files == dict(zip(("image", "phase", "magnitude"), names, strict=True))
+
+
+@pytest.mark.parametrize("end", ["bet", "brain"])
+def test_what_a_brain_extraction_left_in_a_folder_for_each_kind(tmp_path, end):
+    touch(tmp_path, f"Data/SWI/P1_{end}.nii.gz", "Data/Phase/P1.nii.gz")
+    assert found(tmp_path) == {"P1": {"image": f"Data/SWI/P1_{end}.nii.gz", "phase": "Data/Phase/P1.nii.gz"}}
 
 
 @pytest.mark.parametrize("folder", ["", "Data/", "P1/"])

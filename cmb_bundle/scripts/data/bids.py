@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import SubjectError
 from ..files import IMAGE_SUFFIXES, TABLE_SUFFIXES
-from .names import DERIVED, ROLES, T2STAR, derived
+from .names import ROLES, T2STAR, derived, derived_words
 
 DATATYPES = ("anat", "swi", "fmap")
 SUBJECT = re.compile(r"(?P<participant>sub-[^\W_]+)(?:_(?P<session>ses-[^\W_]+))?(?=_|$)")
@@ -174,7 +174,7 @@ def _role(path: Path, name: BidsName) -> str | None:
     """What an image is; "derived" for what was computed, None for another contrast or a field map."""
     suffix, part = name.suffix.lower(), name.entities.get("part")
     said = (name.entities.get(entity, "").lower() for entity in ("desc", "rec", "acq", "proc"))
-    if derived(name.suffix) or any(value in DERIVED for value in said) or part in ("real", "imag"):
+    if derived(name.suffix) or any(derived_words([word]) for word in (suffix, *said)) or part in ("real", "imag"):
         return "derived"
     role = ROLES.get(suffix)
     if path.parent.name == "fmap" and role != "image":

@@ -25,6 +25,7 @@ from .names import (
     WORD,
     ParsedName,
     derived,
+    derived_words,
     leading_initials,
     parse_name,
     without_words,
@@ -42,6 +43,7 @@ OTHER_TEXT = re.compile(r"(readme|licen[sc]e|notes?)\b.*\.txt$", re.IGNORECASE)
 """Texts that lie beside labels and are none."""
 MOST_NAMED = 5
 """Of files that are no scans of ours, a notice names this many."""
+SCANS = {"image", "phase", "magnitude", "t2star"}
 Derived = tuple[Path, str | None, str]
 """A file that was computed from a scan, its role by its name, and the subject whose folder it is in, if any."""
 
@@ -240,16 +242,19 @@ def _add_derived(found: dict, computed: list[Derived]) -> None:
     for path, role, subject in computed:
         stem = stem_of(path)
         bare = EXTRACTED.sub("", stem)
-        if bare != stem and not derived(bare) and role in ("image", "phase", "magnitude", "t2star"):
+        if bare != stem and not derived(bare) and role in SCANS:
             owner = subject or parse_name(bare).subject
             if role in found.get(owner, {}):
                 found[owner]["derived"].append(path)
             else:
-                found[subject or parse_name(bare if derived(stem) else stem).subject][role].append(path)
+                # "brain" belongs to the id, unless there are other images of the id without it
+                same = derived(stem) or SCANS & set(found.get(owner, ()))
+                found[subject or parse_name(bare if same else stem).subject][role].append(path)
             continue
         owners = [name for name in found if name and re.match(re.escape(name) + r"($|[-_. ])", stem)]
         if not owners:  # mIP_Images(SW) is of Images; mIP alone, of the folder's subject
-            rest = [word.group() for word in WORD.finditer(stem) if word.group().lower() not in {*DERIVED, *ROLES}]
+            words = [word.group() for word in WORD.finditer(stem)]
+            rest = [word for word in words if word.lower() not in ROLES and not derived_words([word.lower()])]
             bare = "_".join(rest) or path.parent.name
             owners = [name for name in found if name and f"{bare}_".startswith(f"{name}_")]
         if subject in found or owners:

@@ -278,8 +278,8 @@ def _of_one_reading(
             what = "visits" if visit else "readers"
             raise LabelError(
                 f"{path}: the column {name!r} names {len(found)} {what} ({shown}), whose microbleeds would be added "
-                f"up. Expected the rows of one: save a table for each, or keep one of them; if they are no {what}, rename "
-                "the column."
+                f"up. Expected the rows of one: save a table for each, or keep one of them; if they are no {what}, "
+                "rename the column."
             )
         cells = [numbered for numbered, value in zip(cells, named, strict=True) if value == own[0]]
         notices += (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 ROLES = {
     **dict.fromkeys(("swi", "swip", "swan", "eswan", "swan2", "venobold", "fsbb", "3dswi", "swi3d"), "image"),
@@ -24,13 +25,16 @@ NO_T2STAR = {"t1", "t1w", "mprage", "tof", "field", "fieldmap", "mapping", "loca
 """Words of other gradient echoes: with one of them, a word of ``T2STAR`` does not count."""
 
 DERIVED = {
-    **dict.fromkeys(("mip", "minip", "mnip", "mpr"), "a projection"),
+    **dict.fromkeys(("mip", "minip", "mnip", "mpr", "projection", "minimum"), "a projection"),
     **dict.fromkeys(("qsm", "chimap"), "a susceptibility map"),
     **dict.fromkeys(("r2star", "r2s", "r2starmap", "t2starmap", "t2smap", "r2map", "t2map"), "a relaxation map"),
     **dict.fromkeys(("b0", "b0map", "fieldmap"), "a field map"),
     **dict.fromkeys(("mask", "bet", "seg"), "a mask or what a mask left"),
 }
 """Words of what was computed from a scan, and what it is."""
+
+PROJECTION = re.compile(r"((min|max|m|mn)ip|mpr)\d*(mm)?|projections")
+"""The first of these with the thickness behind them, as in swi_mIP8 and swi_minip8mm."""
 
 PART_OF_COMPLEX = re.compile(r"_(real|imaginary)[a-z]?$", re.IGNORECASE)
 """How dcm2niix ends the names of the parts of a complex image, which GE writes beside the scan itself."""
@@ -162,6 +166,8 @@ def derived(stem: str) -> str | None:
     Example:
         >>> derived("P1_SWI_brain_mask"), derived("P1_swi"), derived("sub-101_space-T2S_desc-masked_T2S")
         ('a mask or what a mask left', None, None)
+        >>> derived("P1_swi_min_ip"), derived("P1_swi_mIP8"), derived("MIP01_swi")
+        ('a projection', 'a projection', None)
         >>> derived("GE_Ax_SWAN_802_real"), derived("Real_swi")
         ('a real or imaginary part', None)
         >>> derived("P1_T1_to_SWI"), derived("P1_SWI_FLAIR"), derived("P1_T1_SWI")
@@ -175,7 +181,25 @@ def derived(stem: str) -> str | None:
     words = [match.group().lower() for match in WORD.finditer(stem[start.end() :] if start else stem)]
     if not start and (ON_ITS_GRID.search(f"_{stem}") or OTHER_CONTRAST & set(words[1:])):
         return "another contrast"
-    return next((DERIVED[word] for word in words if word in DERIVED), None)
+    return derived_words(words, start=bool(start) or stem[:1] in SEPARATORS)
+
+
+def derived_words(words: Sequence[str], start: bool = True) -> str | None:
+    """
+    What words in lower case say of something that was computed; None where they do not say that it was.
+
+    Args:
+        words: of a name.
+        start: whether the first may be followed by a number: MIP01 at the beginning of a name is a person or a site.
+
+    Example:
+        >>> derived_words(["swi", "min", "ip"]), derived_words(["mip01", "swi"], start=False)
+        ('a projection', None)
+    """
+    known = next((DERIVED[word] for word in words if word in DERIVED), None)
+    later = words if start else words[1:]
+    projection = any(map(PROJECTION.fullmatch, later)) or ("min", "ip") in pairwise(words)
+    return known or (DERIVED["mip"] if projection else None)
 
 
 def without_words(stem: str, words=tuple(ROLES)) -> str:
