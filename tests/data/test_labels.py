@@ -283,8 +283,27 @@ def test_wrong_columns_are_errors(tmp_path, rows, parts):
 def test_points_on_the_second_sheet_are_not_overlooked(tmp_path):
     message = error_of(excel(tmp_path / "s.xlsx", [], sheets=[("Points", [(1, 2, 3)])]))
     assert "'Points'" in message and "first sheet" in message
-    path = excel(tmp_path / "notes.xlsx", [(1, 2, 3)], sheets=[("Notes", [("ab",)])])
-    assert len(read_points(path, SHAPE, AFFINE)) == 1
+    path = excel(tmp_path / "notes.xlsx", [(1, 2, 3)], sheets=[("Notes", [("ab",)]), ("Empty", [])])
+    points = read_points(path, SHAPE, AFFINE)
+    assert len(points) == 1
+    assert points.notices == ("notes.xlsx: only the first sheet was read, not 'Notes', which may hold points, too.",)
+
+
+@pytest.mark.parametrize("readme", [[("Labels of study X",)], [("Labels", "of", "study X")]])
+def test_a_first_sheet_of_text_names_the_sheets_that_are_not_read(tmp_path, readme):
+    path = excel(tmp_path / "s.xlsx", readme, sheets=[("Points", [("slice", "x", "y"), (1, 2, 3)])])
+    assert "Only the first sheet is read: if the points are on 'Points', move it to the front." in error_of(path)
+    assert "sheet" not in error_of(excel(tmp_path / "t.xlsx", readme)).removeprefix(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "header", ["ras_r_mm,ras_a_mm,ras_s_mm", "voxel_i,voxel_j,voxel_k", "X (mm),Y (mm),Z (mm)", "x_mm,y_mm,z_mm,class"]
+)
+def test_places_in_mm_and_indices_of_voxels_are_refused_with_what_is_expected(tmp_path, header):
+    row = ",".join("1" * (header.count(",") + 1))
+    message = error_of(text(tmp_path / "s.csv", f"{header}\n{row}\n"))
+    assert f"names {', '.join(header.removesuffix(',class').split(','))}, but not slice, x and y" in message
+    assert "places in mm and indices of voxels are not read" in message
 
 
 @pytest.mark.parametrize("name", ["s.xlsx", "s.csv", "s.nii.gz"])

@@ -16,7 +16,7 @@ from ..errors import LabelError
 from ..files import NIBABEL_SUFFIXES, TABLE_SUFFIXES
 from ..whole import check_whole
 from .bids import SUBJECT
-from .sheets import cell_number, hidden_cells, label_suffix, read_cells
+from .sheets import cell_number, hidden_cells, label_suffix, read_cells, unread_sheets
 
 EXPECTED = (
     "expected the columns slice, x, y and optionally class, as numbers and without a header row, "
@@ -74,7 +74,7 @@ VISIT = re.compile(
 )
 """Headers of a column that says who marked a row, or on which scan of a subject."""
 TIME_OF_DAY = re.compile(r"[ t]\d{1,2}:\d\d.*$", re.IGNORECASE)
-IN_OTHER_UNITS = re.compile(r"voxel[ _]?[ijk]|(.*[ _([])?mm[)\]]?")
+IN_OTHER_UNITS = re.compile(r"voxel[ _]?[ijk]|([a-z].*[ _([])?mm[)\]]?")
 """Headers of places that are not slice, x and y as an annotator counts them."""
 HEADERS = {
     "slice": r"(slice|schicht)([ _.]*(nr|no|num|number|index|#)\.?)?( *[\[(]z[\])])?|z( *[\[(]slice[\])])?",
@@ -127,6 +127,10 @@ def read_table(path: Path, subject: str | None = None) -> Table:
     """
     cells = read_cells(path, _column_name)
     notices = hidden_cells(path, cells)
+    others = unread_sheets(path, _column_name)
+    if others:
+        named = _quoted(others)
+        notices += (f"{path.name}: only the first sheet was read, not {named}, which may hold points, too.",)
     columns, by_position = {"slice": 0, "x": 1, "y": 2}, False
     if cells:
         number, first = cells[0]
@@ -158,7 +162,7 @@ def read_table(path: Path, subject: str | None = None) -> Table:
                     if cell == ""
                     else f"holds {cell!r}, which is not a number{NAMED if name == 'class' else ''}"
                 )
-                raise LabelError(f"{where} {held}; {EXPECTED}.")
+                raise LabelError(f"{where} {held}; {EXPECTED}.{_perhaps_elsewhere(path)}")
             if name in ("slice", "class") and value != int(value) and "lesion" not in columns:
                 raise LabelError(f"{where} holds {cell!r}, which is not a whole number; {EXPECTED}.")
             if name == "diameter_mm" and value <= 0:
@@ -383,6 +387,17 @@ def _plain(cell: Any) -> str:
     return " ".join(re.sub(r"[_\-()\[\]]", " ", str(cell).lower()).split()).rstrip("?!. ")
 
 
+def _perhaps_elsewhere(path: Path) -> str:
+    """For an error of a first sheet that holds no points, as a readme: which sheets are not read."""
+    others = unread_sheets(path, _column_name)
+    said = f" Only the first sheet is read: if the points are on {_quoted(others)}, move it to the front."
+    return said if others else ""
+
+
+def _quoted(names: list[Any]) -> str:
+    return ", ".join(map(repr, names[:5])) + (" and others" if len(names) > 5 else "")
+
+
 def _check_class_by_position(path: Path, cells: list[tuple[int, list[Any]]], values: dict[str, np.ndarray]) -> None:
     """Refuse a fourth column without a header where the four columns may be an index, slice, x and y."""
     advice = (
@@ -405,10 +420,20 @@ def _check_class_by_position(path: Path, cells: list[tuple[int, list[Any]]], val
 
 
 def _columns_by_position(path: Path, cells: list[tuple[int, list[Any]]]) -> dict[str, int]:
+    first, header = cells[0]
+    other = [str(cell) for cell in header if IN_OTHER_UNITS.fullmatch(str(cell).strip().lower())]
+    if other:
+        raise LabelError(
+            f"{path}: the header row {first} names {', '.join(other)}, but not slice, x and y: places in mm and "
+            f"indices of voxels are not read; {EXPECTED}. In a table that this program wrote, keep its columns slice, "
+            "x and y."
+        )
     number, row = max(cells, key=lambda numbered: len(numbered[1]))
     if len(row) not in (3, 4):
         shown = repr(row) if len(row) <= 8 else f"{row[:8]!r} and more"
-        raise LabelError(f"{path}: row {number} has {len(row)} column(s), {shown}; {EXPECTED}.")
+        raise LabelError(
+            f"{path}: row {number} has {len(row)} column(s), {shown}; {EXPECTED}.{_perhaps_elsewhere(path)}"
+        )
     return {name: column for column, name in enumerate(("slice", "x", "y", "class")[: len(row)])}
 
 

@@ -72,13 +72,32 @@ def read_cells(path: Path, names_column: Callable[[Any], Any]) -> list[tuple[int
         ...     read_cells(path, "slice".__eq__)
         [(1, ['slice', 'x', 'y']), (3, ['30', '120,5', '88'])]
     """
+    first, rows = next(iter(_sheets_of(path, names_column).items()))
+    others = unread_sheets(path, names_column)
+    if not rows and others:
+        raise LabelError(
+            f"{path}: the first sheet, {first!r}, is empty and the sheet {others[0]!r} is not; only the first is "
+            "read. Move the points to the first sheet, or delete the other sheets if there are no microbleeds."
+        )
+    return rows
+
+
+def unread_sheets(path: Path, names_column: Callable[[Any], Any]) -> list[Any]:
+    """The names of the sheets of an Excel file, besides the first, that hold something; none of a text."""
+    _, *others = _sheets_of(path, names_column).items()
+    return [name for name, rows in others if rows]
+
+
+def _sheets_of(path: Path, names_column: Callable) -> dict[Any, list[tuple[int, list[Any]]]]:
     label_suffix(path)
     found = path.stat()
     return _cells_of_version(path, names_column, found.st_mtime_ns, found.st_size)
 
 
 @lru_cache(maxsize=1)  # the table of many subjects is asked for each of them
-def _cells_of_version(path: Path, names_column: Callable, mtime_ns: int, size: int) -> list[tuple[int, list[Any]]]:
+def _cells_of_version(
+    path: Path, names_column: Callable, mtime_ns: int, size: int
+) -> dict[Any, list[tuple[int, list[Any]]]]:
     tables = _excel_sheets(path) if label_suffix(path) in EXCEL_SUFFIXES else {"": _text_rows(path, names_column)}
     found = {}
     for name, lines in tables.items():
@@ -87,14 +106,7 @@ def _cells_of_version(path: Path, names_column: Callable, mtime_ns: int, size: i
             while row and row[-1] == "":
                 row.pop()
         found[name] = [(number, row) for number, row in enumerate(rows, start=1) if row]
-    first, *others = found
-    if not found[first] and any(found[name] for name in others):
-        filled = next(name for name in others if found[name])
-        raise LabelError(
-            f"{path}: the first sheet, {first!r}, is empty and the sheet {filled!r} is not; only the first is "
-            "read. Move the points to the first sheet, or delete the other sheets if there are no microbleeds."
-        )
-    return found[first]
+    return found
 
 
 def _excel_sheets(path: Path) -> dict[Any, list[list[Any]]]:
