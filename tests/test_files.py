@@ -1,13 +1,16 @@
 """Files are written whole or not at all."""
 
+import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cmb_bundle.scripts.files import write_csv, write_json, write_whole
+from cmb_bundle.scripts.errors import OutputError
+from cmb_bundle.scripts.files import check_writable, take_lock, write_csv, write_json, write_whole
 
 
 def write_half(path):
@@ -79,3 +82,17 @@ def test_json_and_csv_hold_what_was_given(tmp_path):
     assert text.endswith("}\n")
     table = pd.DataFrame({"a": [1, 2], "b": ["x", None]}, index=[7, 8])
     assert write_csv(tmp_path / "a.csv", table).read_text() == "a,b\n1,x\n2,\n"
+
+
+@pytest.mark.parametrize("use", [check_writable, lambda folder: take_lock(folder / "lock")])
+def test_a_folder_that_the_system_does_not_make_is_named(monkeypatch, tmp_path, use):
+    def refuse(self, **more):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # as of /proc, which is on Linux alone
+    with pytest.raises(OutputError, match="cannot be made") as raised:
+        use(tmp_path / "x")
+    assert str(raised.value) == (
+        f"The folder {tmp_path / 'x'} cannot be made (No such file or directory). Give another output_dir, in a folder "
+        "that can be written to."
+    )

@@ -213,6 +213,9 @@ def take_lock(path: str | os.PathLike) -> FileLock | None:
         the lock, whose ``release()`` frees it; None if another process has it. On a file system without locks it is
         one that nobody holds, and a warning says so.
 
+    Raises:
+        OutputError: its folder cannot be made.
+
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "lock"
@@ -224,7 +227,7 @@ def take_lock(path: str | os.PathLike) -> FileLock | None:
         >>> lock.release()
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -254,17 +257,29 @@ def check_writable(folder: str | os.PathLike) -> None:
     Make a folder where it is missing and write a file of 1 MiB to it for a moment, before hours of work for it begin.
 
     Raises:
-        OutputError: it cannot be written to, or its disk is full.
+        OutputError: it cannot be made or written to, or its disk is full.
     """
     aside = aside_of(Path(folder) / "check")
+    _make_folder(aside.parent)
     try:
-        aside.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(bytes(1 << 20))
     except OSError as error:
         raise_unwritable(error, folder)
         raise
     finally:
         _remove(aside)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise_unwritable(error, folder)
+        # a system's folder, as /proc, has no place for others and says ENOENT whoever asks
+        raise OutputError(
+            f"The folder {folder} cannot be made ({error.strerror}). Give another output_dir, in a folder that can be "
+            "written to."
+        ) from error
 
 
 def replace_folder(new: Path, folder: Path) -> None:
