@@ -204,6 +204,7 @@ def test_sensitivity_by_size_on_ones_own_scans(scans, bundle, tmp_path):
         output_dir="sensitivity", bootstrap=20, compare_with_baseline=False,
     )  # fmt: skip
     metrics = json.loads((tmp_path / "sensitivity" / "metrics.json").read_text())
+    assert metrics["evaluated"]["implanted"] is True
     rows = {row["name"]: row for row in metrics["strata"]["diameter"]}
     truth = [json.loads(path.read_text()) for path in (tmp_path / "implanted" / "Truth").glob("*.json")]
     sizes = np.array([lesion["diameter_mm"] for one in truth for lesion in one["microbleeds"]])

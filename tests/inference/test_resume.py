@@ -91,6 +91,22 @@ def test_a_second_run_does_nothing_again_and_says_the_same(done, capsys):
     assert len(again) == len(told) + 1
 
 
+def test_a_scan_that_is_there_twice_is_warned_of_in_both_runs(done, capsys):
+    scans, output, first = done
+    assert "same values" not in first
+    for path in sorted(scans.glob(f"{ALL[0]}_*")):
+        shutil.copy(path, scans / path.name.replace(ALL[0], "twin"))
+    for skipped in (ALL, [*ALL, "twin"]):
+        engine, error = run(INFERENCE, scans, output)
+        assert error is None and engine.skipped == skipped
+        said = [line for line in capsys.readouterr().out.splitlines() if "same values" in line]
+        assert said == [f"Warning: {ALL[0]}, twin: these scans hold the same values; they may be copies of one."]
+        warnings = pd.read_csv(output / "subjects.csv", keep_default_na=False).set_index("subject")["warnings"]
+        assert warnings["twin"].endswith(f" The scan holds the same values as that of {ALL[0]}; it may be a copy.")
+        assert warnings[ALL[0]].endswith(" The scan holds the same values as that of twin; it may be a copy.")
+        assert [name for name, text in warnings.items() if "same values" in text] == [ALL[0], "twin"]
+
+
 def test_what_has_changed_is_done_again(done):
     scans, output, _ = done
     path = scans / "phantom-002_phase.nii.gz"

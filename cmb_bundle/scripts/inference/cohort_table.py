@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 
 from ..files import write_csv
+from .quality import copies
 
 COLUMNS = ("subject", "microbleeds", "contrast", "warnings", "notices", "failure")
 NAME = "subjects.csv"
@@ -64,14 +65,17 @@ def subjects_table(output_dir: str | Path, done: list[str], failed: dict[str, st
         the columns ``COLUMNS``, sorted by subject; the number of microbleeds is empty, not 0, where there are no
         results.
     """
-    rows = []
+    rows, same = [], {}
+    for group in copies(output_dir, done):
+        for subject in group:
+            others = ", ".join(name for name in group if name != subject)
+            same[subject] = f"The scan holds the same values as that of {others}; it may be a copy."
     for subject in sorted({*done, *failed}):
         path = Path(output_dir) / subject / f"{subject}_cmb.json"
         there = subject in done and path.is_file()
         content = json.loads(path.read_text(encoding="utf-8")) if there else {}
-        rows.append(
-            [subject, len(content["microbleeds"]) if there else None]
-            + [content.get(name) or "" for name in ("contrast", "warnings", "notices")]
-            + [failed.get(subject, "")]
-        )
+        number = len(content["microbleeds"]) if there else None
+        warnings = " ".join(filter(None, (content.get("warnings"), same.get(subject))))
+        read = content.get("contrast") or "", warnings, content.get("notices") or ""
+        rows.append([subject, number, *read, failed.get(subject, "")])
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)

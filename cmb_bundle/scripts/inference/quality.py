@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
+
+from ..data.results import results_of
 
 DIFFERENCE = (1, -2, 1)
 """Second difference of neighbours, which smooth tissue hardly has; noise of 1 gives it a deviation of the root of 6."""
@@ -21,7 +26,8 @@ def scan_quality(batch: Mapping) -> dict[str, object]:
     Returns:
         ``size`` (voxels along R, A, S), ``voxel_mm``, ``echo_ms``, ``field_tesla`` (None where not known), ``head_ml``,
         ``intensity`` (median of the SWI in the head, as stored) and ``noise`` (robust standard deviation of the second
-        differences in the head along R, over the root of 6, as a share of the median intensity).
+        differences in the head along R, over the root of 6, as a share of the median intensity); and ``checksum`` of
+        the values, by which :func:`copies` tells a scan that is there twice.
 
     Example:
         >>> import torch
@@ -50,7 +56,29 @@ def scan_quality(batch: Mapping) -> dict[str, object]:
         "head_ml": round(float(head.sum()) * float(np.prod(spacing)) / 1000, 1),
         "intensity": round(intensity, 4),
         "noise": None if noise is None or not np.isfinite(noise) else round(float(noise), 5),
+        "checksum": hashlib.blake2b(np.ascontiguousarray(values), digest_size=8).hexdigest(),
     }
+
+
+def copies(output_dir: str | Path, subjects: Iterable[str], layout: str = "default") -> list[list[str]]:
+    """
+    Find the scans of a run that hold the same values.
+
+    Args:
+        output_dir: folder of results.
+        subjects: whose results are there.
+        layout: of the results.
+
+    Returns:
+        groups of two subjects or more; a subject whose results say nothing of it is in none.
+    """
+    groups: dict[str, list[str]] = {}
+    for subject in sorted(subjects):
+        manifest = results_of(output_dir, subject, layout).manifest
+        scan = json.loads(manifest.read_text(encoding="utf-8")).get("scan", {}) if manifest.is_file() else {}
+        if "checksum" in scan:
+            groups.setdefault(scan["checksum"], []).append(subject)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _number(value: object) -> float | None:

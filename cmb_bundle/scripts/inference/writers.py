@@ -32,7 +32,7 @@ from ..regions.pictures import draw_regions
 from .bids_output import BidsOutput
 from .findings import to_file_grid
 from .pictures import draw_findings
-from .quality import scan_quality
+from .quality import copies, scan_quality
 
 logger = logging.getLogger(__name__)
 
@@ -352,6 +352,10 @@ class SubjectWriter:
             for subject, read in self.read.items()
             for text in (read["warnings"], read.get("dicom_error"))
             if text
+        ]
+        said += [
+            f"Warning: {', '.join(group)}: these scans hold the same values; they may be copies of one."
+            for group in copies(self.output_dir, self.found, self.layout)
         ]
         print("".join(f"{line}\n" for line in said[:MOST_SAID]) + _more(len(said)), end="")
         if getattr(engine, "skipped", ()):
