@@ -56,7 +56,8 @@ def scan_quality(batch: Mapping) -> dict[str, object]:
         "head_ml": round(float(head.sum()) * float(np.prod(spacing)) / 1000, 1),
         "intensity": round(intensity, 4),
         "noise": None if noise is None or not np.isfinite(noise) else round(float(noise), 5),
-        "checksum": hashlib.blake2b(np.ascontiguousarray(values), digest_size=8).hexdigest(),
+        # of every second voxel along each axis, since the whole takes a fortieth of the time of a scan
+        "checksum": hashlib.blake2b(np.ascontiguousarray(values[::2, ::2, ::2]), digest_size=8).hexdigest(),
     }
 
 
