@@ -150,7 +150,7 @@ def test_a_scan_that_is_there_twice_is_warned_of(done):
     table = pd.read_csv(output / "follow_up" / "follow_up.csv").set_index("patient")["notices"].fillna("")
     assert [name for name, notices in table.items() if "same values" in notices] == ["sub-006"]
     assert f"\n  {warning}\n" in error.printed
-    assert error.printed.count("same values") == 1
+    assert error.printed.count(warning) == 1
 
 
 @pytest.mark.parametrize(

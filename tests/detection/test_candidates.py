@@ -118,6 +118,25 @@ def test_a_lesion_of_many_slices_is_one_candidate():
     np.testing.assert_allclose(apart[1:, [0, 2, 4]], [[10, 7, 0.4]], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        # two microbleeds of a simulated head, 7.5 mm apart: SWI and phase, SWI alone
+        ((0.91, 0.98, 0.79, 0.11, 0.26, 0.97, 0.77), [0.98, 0.97]),
+        ((0.98, 0.99, 0.96, 0.64, 0.59, 0.94, 0.83), [0.99, 0.94]),
+        # nearer, but with next to nothing between
+        ((0.04, 0.98, 0.79, 0.11, 0.97, 0.5), [0.98, 0.97]),
+        # one, in slices of 5 to 6 mm
+        ((0.38, 0.78, 0.65, 0.8, 0.96, 0.95, 0.54), [0.96]),
+        ((0.03, 0.91, 0.97, 0.92, 0.85, 0.8, 0.55, 0.07), [0.97]),
+    ],
+)
+def test_one_lesion_or_two_above_each_other(scores, kept):
+    tower = [(k, box(10, 20), score) for k, score in enumerate(scores, start=2)]
+    found = merged(stack(12, *tower), (0.5, 0.5, 2.0), 4.0)
+    np.testing.assert_allclose(found[:, 4], kept, rtol=1e-6)
+
+
 def test_a_vein_is_not_glued_to_the_microbleed_beside_it():
     """An oblique chain of weak boxes, 2 mm a slice, passes a strong box; chained linking would make it one."""
     vein = [(k, box(4 * k, 0), 0.3) for k in range(12)]
@@ -205,7 +224,17 @@ def slow_merge(entries, spacing, merge_mm, max_gap):
         slices = reached(near)
         members = [e for e in near if e[0] in slices]
         column = [e for e in entries if np.linalg.norm((centre(e) - centre(seed)) * spacing[:2]) <= merge_mm / 4]
-        column = [e for e in column if e[0] in reached(column)]
+        best = {k: max(e[2] for e in column if e[0] == k) for k in reached(column)}
+        on = range(seed[0], 9), range(seed[0], -1, -1)
+        lesion = set()
+        for way in on:
+            there = [k for k in way if k in best]
+            for n, k in enumerate(there):
+                least = min([best[j] for j in there[:n]] + [best[seed[0]]])
+                if best[k] > least and (abs(k - seed[0]) > reach + max_gap or least < best[k] / 4):
+                    break
+                lesion.add(k)
+        column = [e for e in column if e[0] in lesion]
         free = [e for e in free if all(e is not m for m in [*members, *column])]
         weights = np.array([e[2] for e in members])
         position = np.average([[*centre(e), e[0]] for e in members], axis=0, weights=weights)

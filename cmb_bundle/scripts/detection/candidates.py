@@ -12,6 +12,9 @@ from torch import Tensor
 
 from ..candidate import Candidate
 
+DIP = 0.25
+"""Within a microbleed that shows on several thick slices the score may fall this far between two of them."""
+
 CANDIDATE_COLUMNS = (
     "i", "j", "k", "diameter_mm", "detector_score", "n_slices", "classifier_probability", "probability",
 )  # fmt: skip
@@ -87,7 +90,8 @@ def merge_slices(
     own. A large or blooming microbleed shows on slices beyond the cylinder too, most of all where slices are thick or
     a minimum intensity projection. So that it is not counted twice, boxes right above and below the seed, within a
     quarter of ``merge_mm`` in the plane and on slices without a step of more than ``max_gap``, make no candidate of
-    their own; they do not count in the seed's position, diameter and score.
+    their own; they do not count in the seed's position, diameter and score. Another microbleed lies where the score
+    rises again farther than a step beyond the cylinder, or before it from less than ``DIP`` of what it rises to.
 
     Args:
         detections: for each slice k in turn its boxes (N, 4), (axis 0 min, axis 1 min, axis 0 max, axis 1
@@ -156,7 +160,8 @@ def merge_slices(
         members = near[np.isin(slices[near], _run(slices[near], slices[seed], max_gap))]
         aligned = np.asarray(column[seed])
         free[members] = False
-        free[aligned[np.isin(slices[aligned], _run(slices[aligned], slices[seed], max_gap))]] = False
+        lesion = _lesion(slices[aligned], scores[aligned], slices[seed], max_gap, half_height + max_gap)
+        free[aligned[np.isin(slices[aligned], lesion)]] = False
         position = np.average(centres[members], axis=0, weights=weights[members])
         diameter = np.average(diameters[members], weights=weights[members])
         score = scores[seed]
@@ -186,6 +191,21 @@ def _gather(detections: Sequence[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np
 
 def _array(values: Tensor | np.ndarray) -> np.ndarray:
     return torch.as_tensor(values).detach().double().cpu().numpy()
+
+
+def _lesion(slices: np.ndarray, scores: np.ndarray, start: float, max_gap: int, reach: float) -> list[float]:
+    """Return the slices above and below one of them that the scores say to be of the same lesion."""
+    run = _run(slices, start, max_gap)
+    found = []
+    for way in (run[run >= start], run[run < start][::-1]):
+        least = scores[slices == start].max()
+        for k in way:
+            score = scores[slices == k].max()
+            if score > least and (abs(k - start) > reach or least < DIP * score):
+                break
+            least = min(least, score)
+            found.append(k)
+    return found
 
 
 def _run(slices: np.ndarray, start: float, max_gap: int) -> np.ndarray:
