@@ -6,9 +6,9 @@ microbleeds. No threshold or design was chosen by detections in ``test_hr``, ``t
 docs/how_it_was_made/experiments.md says what was seen there first. ``unseen_hr`` and ``unseen_lr`` were simulated and
 scored after everything was fixed.
 
-``kinds_training``, ``kinds_choice``, ``kinds_test`` and ``kinds_unseen`` hold cohorts of the kinds of scan that
-scanners write, see docs/reference/phantom.md; all but the first also scans made from the susceptibility maps of a
-folder, ``--maps FOLDER``. Give ``kinds_choice`` other maps than the rest.
+``kinds_training``, ``kinds_further``, ``kinds_choice``, ``kinds_test`` and ``kinds_unseen`` hold cohorts of the kinds
+of scan that scanners write, see docs/reference/phantom.md; the last three also scans made from the susceptibility maps
+of a folder, ``--maps FOLDER``. Give ``kinds_choice`` other maps than the rest.
 """
 
 from __future__ import annotations
@@ -70,6 +70,14 @@ LATER = {
 }
 """Those that only the second training of stage 2 saw."""
 
+KINDS_FURTHER: dict[str, dict] = {
+    **{f"t2star_{n}": {"subjects": 12, "spec": T2STAR, "seed": 200 + n, "kinds": "t2star"} for n in range(31, 42)},
+    **{f"swi_{n}": {"subjects": 12, "spec": LR, "seed": 100 + n, "kinds": IN_3D} for n in range(31, 38)},
+    **{f"plain_{n}": {**VARIED, "seed": 300 + n} for n in (31, 32)},
+    "plain_hr_31": {"subjects": 6, "spec": HR, "seed": 431, "vary": True},
+}
+"""Those that the third training of stage 2 added."""
+
 KINDS_CHOICE = {
     "t2star": {"subjects": 12, "spec": T2STAR, "seed": 251, "kinds": "t2star"},
     "swi": {"subjects": 12, "spec": LR, "seed": 151, "kinds": IN_3D},
@@ -101,7 +109,16 @@ KINDS_UNSEEN["t2star_many"] = {"subjects": 120, "spec": T2STAR, "seed": 271, "ki
 thresholds were, which they had no part in."""
 
 COHORTS = ["training", "points_hr", "points_lr", "dense_hr", "dense_lr", "test_hr", "test_lr"]
-COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_choice", "kinds_test", "kinds_unseen"]
+COHORTS += [
+    "unseen_hr",
+    "unseen_lr",
+    "robustness",
+    "kinds_training",
+    "kinds_further",
+    "kinds_choice",
+    "kinds_test",
+    "kinds_unseen",
+]
 
 
 def folder_of(change: str) -> str:
@@ -133,6 +150,8 @@ def make(folder: str, *names: str, maps: str | None = None, processes: int | Non
     wanted = names or COHORTS
     if "kinds_training" in wanted:
         make_kinds(folder / "kinds_training", {**KINDS_TRAINING, **LATER}, maps, processes)
+    if "kinds_further" in wanted:
+        make_kinds(folder / "kinds_further", KINDS_FURTHER, maps, processes)
     if "kinds_choice" in wanted:
         make_kinds(folder / "kinds_choice", KINDS_CHOICE, maps, processes)
     if "kinds_test" in wanted:
