@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cmb_bundle.scripts.phantom import PhantomSpec, Processing, draw_kind, make_cohort, simulate
-from cmb_bundle.scripts.phantom.maps import MapPose, load_map, map_veins
+from cmb_bundle.scripts.phantom.maps import MapPose, foci, load_map, map_veins
 from cmb_bundle.scripts.phantom.placement import region_of
 
 # Real maps for validation live beside the repository, if anywhere.
@@ -86,6 +86,51 @@ def test_a_vein_of_the_map_along_the_field_has_positive_phase_and_is_dark_on_swi
     beside = (slice(round(i) - 8, round(i) - 4), round(j), slice(2, 6))
     assert scan.phase[where].mean() > scan.phase[beside].mean() + 0.5
     assert scan.swi[where].mean() < 0.7 * scan.swi[beside].mean()
+
+
+def with_balls(path, balls):
+    """A copy of a map with balls of 6 mm: middle in mm from that of the array, ppm."""
+    image = nib.load(path)
+    ppm, step = image.get_fdata(dtype=np.float32), np.array(image.header.get_zooms())
+    places = np.indices(ppm.shape).reshape(3, -1).T
+    middle = (np.array(ppm.shape) - 1) / 2
+    for centre, value in balls:
+        inside = np.linalg.norm((places - middle) * step - centre, axis=1) < 3
+        ppm[tuple(places[inside].T)] = value
+    nib.save(nib.Nifti1Image(ppm, image.affine), path)
+    return str(path)
+
+
+BALLS = {
+    "strong, deep and alone": ((-25.0, 40.0, 5.0), 0.4),
+    "weak": ((25.0, 40.0, 5.0), 0.2),
+    "of calcium": ((-25.0, -40.0, 5.0), -0.4),
+    "at the surface": ((0.0, 81.5, 0.0), 0.4),
+    "beside the vein": ((24.0, 31.0, 0.0), 0.4),
+}
+
+
+def test_what_may_be_a_microbleed_of_the_map_is_found(tmp_path):
+    """Neither the vein, nor the ball of iron, nor any of the other balls."""
+    found = foci(load_map(with_balls(synthetic(tmp_path / "map.nii.gz"), BALLS.values())))
+    assert len(found) == 1
+    assert found[0].centre == pytest.approx(BALLS["strong, deep and alone"][0], abs=1.3)
+    assert found[0].susceptibility == pytest.approx(0.4)
+    assert found[0].diameter == pytest.approx(6.0, abs=1.0)
+
+
+def test_a_focus_of_the_map_is_in_the_truth_and_not_simulated_twice(tmp_path, spec):
+    centre, ppm = BALLS["strong, deep and alone"]
+    path = with_balls(synthetic(tmp_path / "map.nii.gz"), [(centre, ppm)])
+    scan = simulate(spec.changed(chi_map=path, microbleeds=0, centre_mm=(0.0, 0.0, 5.0)))
+    (focus,) = scan.truth["mimics"]
+    assert (focus["kind"], focus["region"]) == ("focus", "map")
+    assert np.linalg.norm(np.array(focus["ras_mm"]) - centre) < 3
+    voxel = np.round(focus["voxel"]).astype(int)
+    assert voxel == pytest.approx(np.array([51.5 - 25 / 1.6, 61.5 + 40 / 1.6, 3.5]), abs=2)
+    assert scan.swi[tuple(voxel)] < 0.7 * np.median(scan.swi[20:80, 20:100, 3])
+    below = simulate(spec.changed(chi_map=path, microbleeds=0, centre_mm=(0.0, 0.0, -20.0)))
+    assert below.truth["mimics"] == []
 
 
 def test_truth_names_the_file_and_not_where_it_lies(scan):

@@ -22,8 +22,8 @@ class Lesion:
     """A sphere in scanner mm.
 
     Attributes:
-        kind: "microbleed", "calcification", "mineral" (iron of old age), "flow_void", "vein", or one of those that
-            old_brain.py draws into the maps.
+        kind: "microbleed", "calcification", "mineral" (iron of old age), "flow_void", "vein", one of those that
+            old_brain.py draws into the maps, or "focus", what in a susceptibility map may be a microbleed.
         centre: (3,) scanner mm.
         radius: true radius in mm.
         diameter: apparent diameter in mm.

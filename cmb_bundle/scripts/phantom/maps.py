@@ -12,10 +12,13 @@ from scipy import ndimage
 
 from .anatomy import Head, Shape, load_template, outside_brain, soft
 from .grid import Grid, covering, resample
+from .lesions import Lesion
 from .veins import Vessels
 
 WHITE_AT_PPM, WIDTH_PPM = 0.0, 0.06  # white matter lies below, grey above; see tissue_shares
 VEIN_PPM = 0.12  # above it a voxel outside the deep nuclei holds a vein
+FOCUS_PPM, FOCUS_EDGE_PPM, FOCUS_MM, FOCUS_DEPTH_MM = 0.25, 0.08, 8.0, 6.0  # see foci
+FOCUS_AROUND_MM, FOCUS_AROUND_PPM = (5.0, 7.5), 0.06
 
 
 @dataclass(frozen=True)
@@ -151,3 +154,39 @@ def map_veins(chi_map: SusceptibilityMap) -> Vessels:
     index = np.argwhere(chi_map.ppm > VEIN_PPM)
     points = np.array(chi_map.grid.origin) + index * np.array(chi_map.grid.step)
     return Vessels(points.reshape(-1, 3), np.full(len(points), 0.5, np.float32))
+
+
+def foci(chi_map: SusceptibilityMap) -> list[Lesion]:
+    """What in a map may itself be a microbleed: a strong, small source, deep in the brain, with nothing around it.
+
+    Voxels of more than 0.08 ppm that hang together, of 0.25 ppm or more at most, no longer than 8 mm, 6 mm or more from
+    the surface; about it, at 5 to 7.5 mm, 95 of 100 voxels lie within 0.06 ppm. Nobody has read these heads, so that
+    such a place can be called neither microbleed nor mimic: findings there should not be counted.
+
+    Args:
+        chi_map: the map.
+
+    Returns:
+        Lesions of kind "focus", centres in scanner mm. Their susceptibility is the highest of their voxels.
+    """
+    step = np.array(chi_map.grid.step)
+    depth = ndimage.distance_transform_edt(chi_map.brain, sampling=step)
+    labels, _ = ndimage.label(chi_map.ppm > FOCUS_EDGE_PPM)
+    found = []
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels[box] == number
+        peak = float(chi_map.ppm[box][inside].max())
+        if peak < FOCUS_PPM or max(inside.shape * step) > FOCUS_MM:
+            continue
+        middle = np.argwhere(inside).mean(axis=0) + [side.start for side in box]
+        reach = np.ceil(FOCUS_AROUND_MM[1] / step).astype(int)
+        low, high = np.maximum(np.round(middle).astype(int) - reach, 0), np.round(middle).astype(int) + reach + 1
+        around = chi_map.ppm[tuple(map(slice, low, high))]
+        index = np.indices(around.shape).reshape(3, -1).T + low
+        distance = np.linalg.norm((index - middle) * step, axis=1)
+        ring = np.abs(around.ravel()[(distance > FOCUS_AROUND_MM[0]) & (distance < FOCUS_AROUND_MM[1])])
+        if depth[tuple(np.round(middle).astype(int))] < FOCUS_DEPTH_MM or np.percentile(ring, 95) > FOCUS_AROUND_PPM:
+            continue
+        diameter = float((6 / np.pi * inside.sum() * step.prod()) ** (1 / 3))
+        found.append(Lesion("focus", chi_map.grid.origin + middle * step, diameter / 2, diameter, peak, "map"))
+    return found

@@ -13,7 +13,7 @@ from .acquire import acquire, background_field, coil_curves, contrast, fine_grid
 from .anatomy import Head, Pose, Shape, build_head
 from .grid import Grid, resample
 from .lesions import Lesion, companions, draw_count, signal_factor
-from .maps import MapPose, SusceptibilityMap, load_map, map_head, map_veins
+from .maps import MapPose, SusceptibilityMap, foci, load_map, map_head, map_veins
 from .old_brain import draw_large, place_small
 from .placement import Placer, artery_of, continued, place_microbleeds, place_mimics
 from .profiles import lobes
@@ -24,7 +24,7 @@ from .vendor import finish, head_mask, rough_mask
 
 ODD_PHASE_SCALE = 0.00367
 MAP_AIR_SCALE = 0.75
-IN_THE_MAPS = ("vein", "lacune", "siderosis", "haemorrhage", "cavernoma")  # drawn as tissue, not as spheres
+IN_THE_MAPS = ("vein", "lacune", "siderosis", "haemorrhage", "cavernoma", "focus")  # drawn as tissue, not as spheres
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Patient:
         added_iron: ppm on the head's grid, of lesions that are drawn into the maps; None without any.
         vessels: veins and arteries.
         microbleeds: in the order in which they were placed.
-        mimics: and large lesions.
+        mimics: and large lesions, and what in a map may be a microbleed.
         parts: the spheres that make up each microbleed and each mimic beside its own.
         pose: scanner to template.
         chi_map: takes the place of the tissues' own susceptibility.
@@ -234,18 +234,19 @@ def make_patient(
     grown = [lobes(x, lesion_rng) if x.profile == "lobed" else companions(x, lesion_rng) for x in lesions + twins]
     mimics = mimics + more
     courses = [artery_of(x, head, lesion_rng) if x.kind == "flow_void" else () for x in mimics]
+    own = [] if chi_map is None else [x for x in foci(chi_map) if np.all((x.centre > bottom) & (x.centre < top))]
     # The veins of a map are in its susceptibility already; no artery is drawn there, so the list has no vessel.
     everything = [veins] if chi_map is None else [arteries]
     everything += [continued(vein, head, lesion_rng) for vein in (*cut_veins, *more_veins)]
     veins = Vessels(np.concatenate([v.points for v in everything]), np.concatenate([v.radii for v in everything]))
-    parts = [*grown[: len(lesions)], *courses, *grown[len(lesions) :], *([()] * len(large))]
+    parts = [*grown[: len(lesions)], *courses, *grown[len(lesions) :], *([()] * len(large + own))]
     patient = Patient(
         shape,
         head,
         added_iron,
         (veins, arteries),
         tuple(lesions),
-        tuple(mimics + twins + large),
+        tuple(mimics + twins + large + own),
         tuple(map(tuple, parts)),
         pose,
         chi_map,
