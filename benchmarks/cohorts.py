@@ -76,7 +76,7 @@ KINDS_FURTHER: dict[str, dict] = {
     **{f"plain_{n}": {**VARIED, "seed": 300 + n} for n in (31, 32)},
     "plain_hr_31": {"subjects": 6, "spec": HR, "seed": 431, "vary": True},
 }
-"""Those that the third training of stage 2 added."""
+"""Those of a further training of both stages, which was not kept."""
 
 KINDS_CHOICE = {
     "t2star": {"subjects": 12, "spec": T2STAR, "seed": 251, "kinds": "t2star"},
