@@ -4,8 +4,9 @@
 reports in DIR/results: those of ``kinds_test`` and ``kinds_unseen``, a table by kind of scan, with the mean sensitivity
 over 1/8 to 4 false positives per scan by the detector's score alone, the classifier alone, and both, and the
 sensitivity for microbleeds of 2 mm and more at one false positive, also for heads with common mimics and for those with
-many, findings at a focus of a susceptibility map left out; test and unseen, HR and LR, and the classical baseline on
-the same cohorts; then a table over protocols.
+many; the same for those of ``second_simulator.py DIR/second``; test and unseen, HR and LR, and the classical baseline
+on the same cohorts; then a table over protocols. Findings at a focus of a susceptibility map are left out of the
+columns by rank and of those at one false positive, and are false positives in all others.
 ``--checkpoint FILE`` scores other weights; further ``--key value`` pairs override the bundle's configs.
 """
 
@@ -143,6 +144,7 @@ def main(folder: str, **overrides: object) -> None:
     results = folder / "results"
     kinds = by_kind(folder / "kinds_test", results / "kinds", **overrides)
     others = by_kind(folder / "kinds_unseen", results / "kinds_unseen", **overrides)
+    second = by_kind(folder / "second", results / "second", **overrides)
     rows = {}
     for name in ("test_hr", "test_lr", "unseen_hr", "unseen_lr"):
         if not (folder / name).is_dir():
@@ -156,7 +158,7 @@ def main(folder: str, **overrides: object) -> None:
         if (folder / "robustness" / cohort).is_dir():
             values = {"compare_with_baseline": False, "bootstrap": 0, **values, **overrides}
             protocols[change] = row(evaluate(folder / "robustness" / cohort, where, **values))
-    for table in filter(None, (kinds, others, rows, protocols)):
+    for table in filter(None, (kinds, others, second, rows, protocols)):
         print(pd.DataFrame(table).T.astype(float).round(3).to_string(), end="\n\n")
 
 

@@ -8,7 +8,8 @@ scored after everything was fixed.
 
 ``kinds_training``, ``kinds_further``, ``kinds_choice``, ``kinds_test`` and ``kinds_unseen`` hold cohorts of the kinds
 of scan that scanners write, see docs/reference/phantom.md; the last three also scans made from the susceptibility maps
-of a folder, ``--maps FOLDER``. Give ``kinds_choice`` other maps than the rest.
+of a folder, ``--maps FOLDER``. Give ``kinds_choice`` other maps than the rest. ``kinds_further`` is made only where it
+is named: no shipped weights learned from it.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ KINDS_FURTHER: dict[str, dict] = {
     **{f"plain_{n}": {**VARIED, "seed": 300 + n} for n in (31, 32)},
     "plain_hr_31": {"subjects": 6, "spec": HR, "seed": 431, "vary": True},
 }
-"""Those of a further training of both stages, which was not kept."""
+"""Those that both stages were trained on with once more, which was not kept."""
 
 KINDS_CHOICE = {
     "t2star": {"subjects": 12, "spec": T2STAR, "seed": 251, "kinds": "t2star"},
@@ -109,16 +110,7 @@ KINDS_UNSEEN["t2star_many"] = {"subjects": 120, "spec": T2STAR, "seed": 271, "ki
 thresholds were, which they had no part in."""
 
 COHORTS = ["training", "points_hr", "points_lr", "dense_hr", "dense_lr", "test_hr", "test_lr"]
-COHORTS += [
-    "unseen_hr",
-    "unseen_lr",
-    "robustness",
-    "kinds_training",
-    "kinds_further",
-    "kinds_choice",
-    "kinds_test",
-    "kinds_unseen",
-]
+COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_choice", "kinds_test", "kinds_unseen"]
 
 
 def folder_of(change: str) -> str:

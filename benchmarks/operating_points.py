@@ -26,11 +26,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from accuracy import RATES, curve_of, own
+from accuracy import own
 from scipy.spatial.distance import cdist
 from scipy.special import logit
 
-from cmb_bundle.scripts.evaluation.froc import mean_sensitivity
 from cmb_bundle.scripts.evaluation.matching import match, suppress
 from cmb_bundle.scripts.evaluation.records import SubjectRecord, load_records
 from cmb_bundle.scripts.evaluation.stages import places_of
@@ -41,8 +40,6 @@ LIMITS = {"specific": (1.0, 0.5), "balanced": (2.0, 1.25), "sensitive": (6.0, 3.
 THRESHOLDS = tuple(np.round(np.arange(0.02, 0.99, 0.02), 2))
 DUPLICATE_MM, MATCH_MM = 3.0, 5.0
 MIMIC_WEIGHT = 0.2
-RATIOS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 1.0)
-"""Weights of the detector's logit that are tried, where the classifier's has 1."""
 
 
 def findings(record: SubjectRecord, probability: float) -> tuple[np.ndarray, np.ndarray]:
@@ -93,48 +90,28 @@ def choose(kinds: Mapping[str, Sequence[SubjectRecord]]) -> dict[str, float]:
     }
 
 
-def refit(folders: Sequence[Sequence[SubjectRecord]], before: str, after: str) -> None:
-    """Fit the decision of weights to candidates, write the new weights, and set the candidates' probabilities.
-
-    Of ``RATIOS`` that is taken which ranks best: by the mean sensitivity over 1/8 to 4 false positives per scan, in the
-    mean over the folders. Most candidates are far from any threshold, and a likelihood would listen to those. Slope and
-    offset are then those that make the labels most probable.
-    """
-    records = [record for folder in folders for record in folder]
-    labels, weights = [], []
+def refit(records: Sequence[SubjectRecord], before: str, after: str) -> None:
+    """Fit the decision of weights to candidates, write the new weights, and set the candidates' probabilities."""
+    scores, logits, labels, weights = [], [], [], []
     for record in records:
         places = places_of(record.candidates)
-        scores = np.array([c.detector_score for c in record.candidates], dtype=float)
-        found = match(places, scores, places_of(record.lesions), MATCH_MM)
+        scores += [c.detector_score for c in record.candidates]
+        logits += [c.classifier_probability for c in record.candidates]
+        found = match(places, np.array(scores[-len(places) :], dtype=float), places_of(record.lesions), MATCH_MM)
         is_lesion = found.is_true_positive | found.is_duplicate
         labels += is_lesion.tolist()
         weights += np.where(is_lesion, 1.0, counts(record, places, MIMIC_WEIGHT)).tolist()
-    candidates = [c for record in records for c in record.candidates]
-    first = np.array([c.detector_score for c in candidates], dtype=float)
-    second = np.array([c.classifier_probability for c in candidates], dtype=float)
-    first = logit(np.clip(first, JointDecision.clip, 1 - JointDecision.clip))
-    second = logit(np.clip(second, 1e-6, 1 - 1e-6))
-
-    def decide(ratio: float) -> JointDecision:
-        joint = JointDecision()
-        joint.fit(np.full(len(first), 0.5), ratio * first + second, np.array(labels), np.array(weights))
-        joint.weights[0] = ratio * joint.weights[1]
-        for candidate, value in zip(
-            candidates, joint(torch.tensor(first).sigmoid(), torch.tensor(second)), strict=True
-        ):
-            candidate.probability = float(value)
-        return joint
-
-    quality = {}
-    for ratio in RATIOS:
-        decide(ratio)
-        quality[ratio] = float(np.mean([mean_sensitivity(curve_of(part, "probability"), RATES) for part in folders]))
-    print(f"mean sensitivity by ratio: { ({ratio: round(value, 4) for ratio, value in quality.items()}) }")
-    decision = decide(max(quality, key=quality.get))
+    scores, logits = np.array(scores, dtype=float), logit(np.clip(np.array(logits, dtype=float), 1e-6, 1 - 1e-6))
+    decision = JointDecision()
+    decision.fit(scores, logits, np.array(labels), np.array(weights))
     print(f"decision: {decision.weights.tolist()}, {decision.offset.item()}")
     state = torch.load(before, weights_only=True)
     state |= {f"decision.{key}": value for key, value in decision.state_dict().items()}
     torch.save(state, after)
+    probabilities = iter(decision(torch.tensor(scores), torch.tensor(logits)).tolist())
+    for record in records:
+        for candidate in record.candidates:
+            candidate.probability = next(probabilities)
 
 
 def reliability(axes, records: Sequence[SubjectRecord], title: str) -> float:
@@ -171,10 +148,10 @@ def reliability(axes, records: Sequence[SubjectRecord], title: str) -> float:
 
 def main(picture: str, *choice: str, tests: Sequence[str] = (), weights: str = "", refitted: str = "") -> None:
     """Print the tables and draw the diagrams."""
-    folders = [own(load_records(folder)) for folder in choice]
+    chosen_by = [record for folder in choice for record in own(load_records(folder))]
     if refitted:
-        refit(folders, weights, refitted)
-    kinds = by_kind([record for folder in folders for record in folder])
+        refit(chosen_by, weights, refitted)
+    kinds = by_kind(chosen_by)
     for kind, records in kinds.items():
         table = {p: figures(records, p, MIMIC_WEIGHT) for p in THRESHOLDS[4::5]}
         print(f"{kind}\n{pd.DataFrame(table).T.round(3).to_string()}\n")

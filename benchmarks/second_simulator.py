@@ -1,15 +1,18 @@
-"""Scans by a forward model that shares nothing with the phantom: does what was learned there hold elsewhere?
+"""Scans by a forward model of its own: does what was learned on the phantom's hold elsewhere?
 
-``python benchmarks/second_simulator.py DIR --maps FOLDER`` makes labelled cohorts from real susceptibility maps (NIfTI,
-ppm), two scans of each kind from each map, to be evaluated with ``--subset all`` (docs/evaluate.md).
+``python benchmarks/second_simulator.py DIR --maps FOLDER`` makes labelled cohorts from measured susceptibility maps
+(NIfTI, ppm), two scans of each kind from each map, for ``accuracy.py`` or to be evaluated with ``--subset all``
+(docs/evaluate.md).
 
-Microbleeds are spheres of 0.8 to 3.2 mm (2 to 8 mm on the scan, as they bloom); nothing else is planted, so that false
-positives are at real veins, nuclei and edges, or at noise. The tissue is made up: smooth contrast, decay in proportion
-to susceptibility, a scalp. Phase is filtered by a Hanning window of a quarter of k-space.
+Microbleeds are spheres of 0.8 to 3.2 mm (2 to 8 mm on the scan, as they bloom). No mimics are planted: false positives
+are at the map's own veins, nuclei and edges, or at noise. What may be a microbleed of the map itself is named in the
+truth, by ``phantom.maps.foci``; nothing else here is the phantom's. The tissue is made up: smooth contrast, decay in
+proportion to susceptibility, a scalp. Phase is filtered by a Hanning window of a quarter of k-space.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import fire
@@ -18,12 +21,16 @@ import numpy as np
 from scipy import fft, ndimage
 from tqdm import tqdm
 
+from cmb_bundle.scripts.phantom.maps import foci, load_map
+
 GAMMA_MHZ = 42.577
 KINDS = ("swi_phase", "swi_only", "t2star")
 COUNTS = {0: 0.2, 1: 0.2, 2: 0.2, 3: 0.15, 5: 0.15, 8: 0.1}
 """Microbleeds of a scan, and how often."""
 SUPPORT = 4
 """Samples along each side of a voxel that tell how much of it a sphere fills."""
+RIM = np.array([12, 12, 8])
+"""Voxels added on either side of a map."""
 
 
 def sphere(shape: tuple, voxel: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarray:
@@ -71,7 +78,7 @@ def window_of(shape: tuple, share: float, hanning: bool) -> np.ndarray:
     return sides[0][:, None] * sides[1]
 
 
-def simulate(path: Path, kind: str, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def simulate(path: Path, kind: str, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray, dict]:
     """One scan.
 
     Args:
@@ -80,12 +87,12 @@ def simulate(path: Path, kind: str, rng: np.random.Generator) -> tuple[dict[str,
         rng: source of randomness.
 
     Returns:
-        Images by folder, ``Label`` among them, each (X, Y, Z), and their affine (4, 4).
+        Images by folder, ``Label`` among them, each (X, Y, Z); their affine (4, 4); and the truth, as the phantom's.
     """
-    image = nib.load(path)
+    image = nib.as_closest_canonical(nib.load(path))
     ppm, thick = image.get_fdata(dtype=np.float32), kind == "t2star"
     voxel = np.array(image.header.get_zooms()) / (2, 2, 2)
-    chi = np.pad(ndimage.zoom(ppm, 2, order=1, grid_mode=True, mode="nearest"), [(12, 12), (12, 12), (8, 8)])
+    chi = np.pad(ndimage.zoom(ppm, 2, order=1, grid_mode=True, mode="nearest"), [(n, n) for n in RIM])
     brain = ndimage.binary_closing(chi != 0, iterations=4) | (chi != 0)
     depth = ndimage.distance_transform_edt(brain, sampling=voxel)
     tesla = rng.choice([1.5, 3.0])
@@ -102,7 +109,7 @@ def simulate(path: Path, kind: str, rng: np.random.Generator) -> tuple[dict[str,
 
     smooth = ndimage.uniform_filter(np.abs(chi), 5)
     places = np.argwhere((depth > 5) & (smooth < 0.03)) * voxel
-    bleeds, label, centres = np.zeros_like(chi), np.zeros(chi.shape, np.uint8), []
+    bleeds, label, centres, diameters = np.zeros_like(chi), np.zeros(chi.shape, np.uint8), [], []
     for _ in range(rng.choice(list(COUNTS), p=list(COUNTS.values()))):
         far = [
             p for p in places[rng.integers(len(places), size=50)] if all(np.linalg.norm(p - c) > 12 for c in centres)
@@ -113,7 +120,8 @@ def simulate(path: Path, kind: str, rng: np.random.Generator) -> tuple[dict[str,
         filled = sphere(chi.shape, voxel, far[0], radius)
         bleeds += filled * rng.uniform(0.8, 2.5)
         density *= 1 - 0.6 * filled
-        label[sphere(chi.shape, voxel, far[0], max(1.5 * radius, 1.2)) > 0.5] = 1
+        diameters.append(max(3 * radius, 2.4))
+        label[sphere(chi.shape, voxel, far[0], diameters[-1] / 2) > 0.5] = 1
         centres.append(far[0])
 
     slope = sum(
@@ -136,38 +144,50 @@ def simulate(path: Path, kind: str, rng: np.random.Generator) -> tuple[dict[str,
     spacing = voxel * (1, 1, slices)
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -spacing * magnitude.shape / 2
+    first = affine[:3, 3] - (spacing - voxel) * (0, 0, 0.5)  # the middle of the first voxel before slices were averaged
+    chi_map = load_map(path)
+    own = [chi_map.grid.index(x.centre[None])[0] - 1 for x in foci(chi_map)]  # it has a rim of one voxel
+    truth = {
+        "spec": {"chi_map": path.name, "field_tesla": float(tesla), "te_ms": round(1000 * te, 1)},
+        "microbleeds": [
+            {"ras_mm": (first + c).round(3).tolist(), "diameter_mm": round(d, 3)}
+            for c, d in zip(centres, diameters, strict=True)
+        ],
+        "mimics": [{"kind": "focus", "ras_mm": (first + (2 * x + 0.5 + RIM) * voxel).round(3).tolist()} for x in own],
+    }
     if thick:
-        return {"Data/T2star": magnitude.astype(np.int16), "Label": label}, affine
+        return {"Data/T2star": magnitude.astype(np.int16), "Label": label}, affine, truth
     swi = magnitude * np.clip(1 - phase / np.pi, 0, 1) ** 4
     images = {"Data/SWI": swi.astype(np.int16), "Label": label}
     if kind == "swi_phase":
         images["Data/Phase"] = (2048 + 2047 * phase / np.pi).astype(np.int16)
-    return images, affine
+    return images, affine, truth
 
 
-def make(folder: str, maps: str, kinds: tuple[str, ...] = KINDS, scans: int = 2, seed: int = 0) -> None:
+def make(folder: str, maps: str, scans: int = 2, seed: int = 0) -> None:
     """Make a cohort of each kind from all maps of a folder.
 
     Args:
         folder: where the cohorts go, a folder for each kind.
         maps: folder with susceptibility maps, ``*.nii.gz``.
-        kinds: of :data:`KINDS`.
         scans: of each map and kind.
         seed: of everything drawn.
     """
     paths = sorted(Path(maps).glob("*.nii.gz"))
     if not paths:
         raise SystemExit(f"{maps}: no susceptibility map; expected files *.nii.gz.")
-    todo = [(kind, path, scan) for kind in kinds for path in paths for scan in range(scans)]
+    todo = [(kind, path, scan) for kind in KINDS for path in paths for scan in range(scans)]
     for kind, path, scan in tqdm(todo, unit="scan"):
         rng = np.random.default_rng([seed, KINDS.index(kind), paths.index(path), scan])
-        images, affine = simulate(path, kind, rng)
+        images, affine, truth = simulate(path, kind, rng)
+        name = f"{path.name.split('.')[0]}-{scan + 1}"
+        for part in (*images, "Truth"):
+            (Path(folder) / kind / part).mkdir(parents=True, exist_ok=True)
         for part, data in images.items():
-            to = Path(folder) / kind / part / f"{path.name.split('.')[0]}-{scan + 1}.nii.gz"
-            to.parent.mkdir(parents=True, exist_ok=True)
             image = nib.Nifti1Image(data, affine)
             image.header.set_xyzt_units("mm", "sec")
-            nib.save(image, to)
+            nib.save(image, Path(folder) / kind / part / f"{name}.nii.gz")
+        (Path(folder) / kind / "Truth" / f"{name}.json").write_text(json.dumps(truth, indent=2))
 
 
 if __name__ == "__main__":

@@ -157,11 +157,12 @@ def map_veins(chi_map: SusceptibilityMap) -> Vessels:
 
 
 def foci(chi_map: SusceptibilityMap) -> list[Lesion]:
-    """What in a map may itself be a microbleed: a strong, small source, deep in the brain, with nothing around it.
+    """What may be a microbleed of the map itself: a small, strong source deep in the brain with nothing around it.
 
-    Voxels of more than 0.08 ppm that hang together, of 0.25 ppm or more at most, no longer than 8 mm, 6 mm or more from
-    the surface; about it, at 5 to 7.5 mm, 95 of 100 voxels lie within 0.06 ppm. Nobody has read these heads, so that
-    such a place can be called neither microbleed nor mimic: findings there should not be counted.
+    That is a group of connected voxels above 0.08 ppm, at most 8 mm long and at least 6 mm from the surface, whose
+    highest value is 0.25 ppm or more; at 5 to 7.5 mm from its middle 95 % of the voxels lie within 0.06 ppm of 0. The
+    values are choices. Nobody has read these heads, so that such a place is neither a microbleed nor a mimic, and
+    findings there should not be counted.
 
     Args:
         chi_map: the map.
