@@ -11,7 +11,8 @@ from monai.data import MetaTensor
 
 from cmb_bundle.scripts.errors import OptionError, SubjectError
 from cmb_bundle.scripts.transforms import CheckRangesd
-from cmb_bundle.scripts.transforms.load import LoadSubjectd, is_background
+from cmb_bundle.scripts.transforms.load import LoadSubjectd
+from cmb_bundle.scripts.transforms.volume import is_background
 
 from ..helpers import CONFIGS
 

@@ -17,7 +17,8 @@ from ..data.layouts import find_subjects
 from ..errors import SubjectError, root_cause
 from ..files import IMAGE_SUFFIXES, write_csv, write_json, write_whole
 from ..transforms.head_mask import HeadMaskd
-from ..transforms.load import MODALITIES, LoadSubjectd
+from ..transforms.image_files import MODALITIES
+from ..transforms.load import LoadSubjectd
 from .picture import CROP_MM, draw_audit
 from .verdict import CONVENTIONS, MINIMUM_LESIONS, Darkness, Verdict, darkness, judge
 
