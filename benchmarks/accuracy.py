@@ -1,12 +1,12 @@
 """Accuracy of the shipped weights by kind of scan, on the test cohorts, and with one protocol parameter changed.
 
 ``python benchmarks/accuracy.py DIR`` scores the cohorts made by ``cohorts.py DIR``, as far as they are there, with
-reports in DIR/results: those of ``kinds_test`` and ``kinds_unseen``, a table by kind of scan, with the mean sensitivity
-over 1/8 to 4 false positives per scan by the detector's score alone, the classifier alone, and both, and the
-sensitivity for microbleeds of 2 mm and more at one false positive, also for heads with common mimics and for those with
-many; the same for those of ``second_simulator.py DIR/second``; test and unseen, HR and LR, and the classical baseline
-on the same cohorts; then a table over protocols. Findings at a focus of a susceptibility map are left out of the
-columns by rank and of those at one false positive, and are false positives in all others.
+reports in DIR/results: those of ``kinds_test``, ``kinds_unseen`` and ``kinds_maps``, a table by kind of scan, with the
+mean sensitivity over 1/8 to 4 false positives per scan by the detector's score alone, the classifier alone, and both,
+that of both at 0.3 and at 1, and the sensitivity for microbleeds of 2 mm and more at 1, also for heads with common
+mimics and for those with many; the same for those of ``second_simulator.py DIR/second``; test and unseen, HR and LR,
+and the classical baseline on the same cohorts; then a table over protocols. Findings at a focus of a susceptibility map
+are left out of the columns by rank and of those at 0.3 and 1, and are false positives in all others.
 ``--checkpoint FILE`` scores other weights; further ``--key value`` pairs override the bundle's configs.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import fire
 import numpy as np
 import pandas as pd
-from cohorts import CHANGES, KINDS_TEST, KINDS_UNSEEN, folder_of
+from cohorts import CHANGES, KINDS_MAPS, KINDS_TEST, KINDS_UNSEEN, folder_of
 from monai.bundle import ConfigWorkflow
 from scipy.spatial.distance import cdist
 
@@ -35,6 +35,7 @@ ROBUSTNESS = [(change, folder_of(change), {}) for change in CHANGES] + [
 
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4)
+AIMS = (0.3, 1.0)
 
 
 def evaluate(cohort: Path, results: Path, **overrides: object) -> dict:
@@ -115,7 +116,7 @@ def at_one(records: list) -> float | None:
 def by_kind(folder: Path, results: Path, smallest_mm: float = 0.0, **overrides: object) -> dict[str, dict]:
     """The table by kind of scan; lesions smaller than ``smallest_mm`` count neither way in the columns by rank."""
     table = {}
-    for name in KINDS_TEST | KINDS_UNSEEN:
+    for name in KINDS_TEST | KINDS_UNSEEN | KINDS_MAPS:
         if not (folder / name).is_dir():
             continue
         metrics = evaluate(
@@ -127,6 +128,9 @@ def by_kind(folder: Path, results: Path, smallest_mm: float = 0.0, **overrides: 
             f"ranked by {label}": mean_sensitivity(curve_of(records, score, smallest_mm), RATES)
             for label, score in scores.items()
         }
+        found = sensitivity_at(curve_of(records, "probability", smallest_mm), AIMS)
+        if found is not None:
+            table[name] |= {f"at {rate:g} FPavg": value for rate, value in zip(AIMS, found, strict=True)}
         many = [has_many_mimics(folder / name / "Truth" / f"{record.subject}.json") for record in records]
         groups = {
             "": records,
@@ -144,6 +148,7 @@ def main(folder: str, **overrides: object) -> None:
     results = folder / "results"
     kinds = by_kind(folder / "kinds_test", results / "kinds", **overrides)
     others = by_kind(folder / "kinds_unseen", results / "kinds_unseen", **overrides)
+    alone = by_kind(folder / "kinds_maps", results / "kinds_maps", **overrides)
     second = by_kind(folder / "second", results / "second", **overrides)
     rows = {}
     for name in ("test_hr", "test_lr", "unseen_hr", "unseen_lr"):
@@ -158,7 +163,7 @@ def main(folder: str, **overrides: object) -> None:
         if (folder / "robustness" / cohort).is_dir():
             values = {"compare_with_baseline": False, "bootstrap": 0, **values, **overrides}
             protocols[change] = row(evaluate(folder / "robustness" / cohort, where, **values))
-    for table in filter(None, (kinds, others, second, rows, protocols)):
+    for table in filter(None, (kinds, others, alone, second, rows, protocols)):
         print(pd.DataFrame(table).T.astype(float).round(3).to_string(), end="\n\n")
 
 

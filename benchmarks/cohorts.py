@@ -8,8 +8,8 @@ scored after everything was fixed.
 
 ``kinds_training``, ``kinds_further``, ``kinds_choice``, ``kinds_test`` and ``kinds_unseen`` hold cohorts of the kinds
 of scan that scanners write, see docs/reference/phantom.md; the last three also scans made from the susceptibility maps
-of a folder, ``--maps FOLDER``. Give ``kinds_choice`` other maps than the rest. ``kinds_further`` is made only where it
-is named: no shipped weights learned from it.
+of a folder, ``--maps FOLDER``. ``kinds_maps`` has such scans alone. Give ``kinds_choice`` other maps than the rest.
+``kinds_further`` is made only where it is named: no shipped weights learned from it.
 """
 
 from __future__ import annotations
@@ -109,8 +109,18 @@ KINDS_UNSEEN["t2star_many"] = {"subjects": 120, "spec": T2STAR, "seed": 271, "ki
 """Kinds again with other seeds, simulated when the convolutions were settled; those of ``t2star_many`` before the
 thresholds were, which they had no part in."""
 
+ALONE = LR.changed(mimics=False)
+KINDS_MAPS = {
+    "map_swi_phase": {"subjects": 24, "spec": ALONE, "seed": 3902, "kinds": "map_swi_phase"},
+    "map_swi_only": {"subjects": 24, "spec": ALONE, "seed": 3904, "kinds": "map_swi_only"},
+    "map_magnitude_phase": {"subjects": 24, "spec": ALONE, "seed": 3905, "kinds": "map_magnitude_phase"},
+    "map_t2star": {"subjects": 24, "spec": ALONE, "seed": 3903, "kinds": "map_t2star"},
+}
+"""Microbleeds alone put into maps: what else looks like one is the map's own."""
+
 COHORTS = ["training", "points_hr", "points_lr", "dense_hr", "dense_lr", "test_hr", "test_lr"]
 COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_choice", "kinds_test", "kinds_unseen"]
+COHORTS += ["kinds_maps"]
 
 
 def folder_of(change: str) -> str:
@@ -150,6 +160,8 @@ def make(folder: str, *names: str, maps: str | None = None, processes: int | Non
         make_kinds(folder / "kinds_test", KINDS_TEST, maps, processes)
     if "kinds_unseen" in wanted:
         make_kinds(folder / "kinds_unseen", KINDS_UNSEEN, maps, processes)
+    if "kinds_maps" in wanted:
+        make_kinds(folder / "kinds_maps", KINDS_MAPS, maps, processes)
     if "training" in wanted:
         make_cohort(folder / "training", 170, LR, seed=1000, vary=True, vary_geometry=True)
     if "points_hr" in wanted:

@@ -102,6 +102,21 @@ def test_draws_stay_in_their_ranges_and_repeat(kind):
     assert height.max() < 150 and max(s.shape[2] for s in specs) <= 60
 
 
+def test_without_mimics_nothing_but_microbleeds_is_put_in():
+    base = SPEC.changed(mimics=True, microbleeds=3)
+    drawn = [
+        (draw_kind("swi_phase", n, 4, base), draw_kind("swi_phase", n, 4, replace(base, mimics=False)))
+        for n in range(20)
+    ]
+    for full, alone in drawn:
+        assert alone.content.profiles == full.content.profiles and alone.content.air_scale == full.content.air_scale
+        assert alone == full.changed(mimics=False, content=alone.content)
+    full, alone = next(pair for pair in drawn if pair[0].content.mineral_clusters > 0.1 and pair[0].content.pairs)
+    assert {x["kind"] for x in simulate(full).truth["mimics"]} >= {"calcification", "vein"}
+    truth = simulate(alone).truth
+    assert truth["mimics"] == [] and len(truth["microbleeds"]) == 3
+
+
 def test_names_of_kinds():
     assert chosen("all", False) == list(OUTPUTS_OF)
     assert chosen("all", True) == list(KINDS)

@@ -8,6 +8,7 @@ for a detector has to meet it in training.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,6 +41,16 @@ SWI_POWERS = (2, 5)
 HIGHPASS_MM = (3.0, 10.0)
 # Signal of large arteries in 2D: from a flow void to fresh, unsaturated blood.
 T2STAR_ARTERY = (0.1, 2.0)
+WITHOUT_MIMICS = {
+    "pairs": 0,
+    "mineral_clusters": 0.0,
+    "end_on_veins": 0.0,
+    "flow_voids": 0.0,
+    "lacunes": 0,
+    "haemorrhages": 0,
+    "siderosis": 0,
+    "cavernomas": 0,
+}
 
 
 def chosen(kinds: str | Sequence[str], with_maps: bool) -> list[str]:
@@ -165,7 +176,7 @@ def draw_kind(
         index: number of the scan.
         seed: seed of the cohort.
         base: gives the extent in mm, and the number of microbleeds if it has one; else five scans of six have some, 1
-            to 39 in a whole head (log-uniform).
+            to 39 in a whole head (log-uniform). Without its ``mimics``, nothing but microbleeds is put into the head.
         chi_map: path of a susceptibility map; the kinds of "map_" need one.
 
     Raises:
@@ -181,13 +192,14 @@ def draw_kind(
     height = geometry["shape"][2] * geometry["spacing"][2]
     count, positive = _log_uniform(rng, 1, 1 + 39 * min(1.0, height / 140)), rng.random() < 5 / 6
     microbleeds = int(count) * positive if base.microbleeds is None else base.microbleeds
+    content = _content(plain, microbleeds, rng)
     changes = {
         "chi_map": str(chi_map or ""),
         "microbleeds": microbleeds,
         "homodyne_cutoff": float(round(_log_uniform(rng, *HOMODYNE_CYCLES_PER_MM), 3)),
         "atrophy": float(round(rng.uniform(0, 3), 2)) if rng.random() < 0.4 else 0.0,
         "skull_stripped": bool(rng.random() < 0.15),
-        "content": _content(plain, microbleeds, rng),
+        "content": content if base.mimics else replace(content, **WITHOUT_MIMICS),
         "processing": _processing(plain, zoom, geometry["shape"][2], rng),
     }
     if plain == "t2star":
