@@ -95,6 +95,8 @@ def refusal(tmp_path, wanted=None, echo=-1):
         ({"description": "FILT_PHA: Ax SWAN", "image_type": ("DERIVED", "SECONDARY", "OTHER")}, "phase"),
         ({"description": "FILT_PHA: Ax SWAN", "ge_component": 0}, "phase"),
         ({"description": "minIP: Ax SWAN", "image_type": ("DERIVED", "SECONDARY", "REFORMATTED")}, "other"),
+        ({"description": "swi_mIP8", "image_type": ("DERIVED", "SECONDARY", "M")}, "other"),
+        ({"description": "SWI minIP10mm", "image_type": ("DERIVED", "SECONDARY", "M")}, "other"),
         ({"description": "MPR Ob_Ax_I -> S_Min IP_sp:5.0_th:5", "ge_component": 0}, "other"),
         ({"description": "Ax 3D GRE", "image_type": ("ORIGINAL", "PRIMARY", "OTHER"), "ge_component": 0}, "magnitude"),
         ({"description": "Ax 3D GRE", "image_type": ("ORIGINAL", "PRIMARY", "OTHER"), "ge_component": 1}, "phase"),

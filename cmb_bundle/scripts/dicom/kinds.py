@@ -33,7 +33,9 @@ USUAL_ECHO_MS = (20.0, 25.0)
 """Of several echoes of a T2*-weighted scan, the one nearest to this range is read: what such scans are made with."""
 
 # patterns for a description in lower case, in which everything except letters and digits has become a space
-PROJECTION = re.compile(r"\b(mip|mnip|minip|min ip|max ip|minimum intensity|mpr|projection( image)?|reformatted)\b")
+PROJECTION = re.compile(
+    r"\b((mip|mnip|minip|min ip|max ip|mpr)(\d+(mm)?)?|minimum intensity|projection( image)?|reformatted)\b"
+)
 PROJECTED = ("MIN_IP", "MAX_IP", "MPR", "CURVED_MPR", "VOLUME_RENDER", "SURFACE_RENDER")
 DERIVED_MAP = re.compile(r"\b(qsm|r2star|r2 map|t2star map|susceptibility map)\b")
 PHASE = re.compile(r"\b(pha|phase|ph)\b")
