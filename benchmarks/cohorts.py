@@ -9,7 +9,7 @@ scored after everything was fixed.
 ``kinds_training``, ``kinds_further``, ``kinds_choice``, ``kinds_test`` and ``kinds_unseen`` hold cohorts of the kinds
 of scan that scanners write, see docs/reference/phantom.md; the last three also scans made from the susceptibility maps
 of a folder, ``--maps FOLDER``. ``kinds_maps`` has such scans alone. Give ``kinds_choice`` other maps than the rest.
-``kinds_further`` is made only where it is named: no shipped weights learned from it.
+Stage 2 learned from ``kinds_further`` last.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ KINDS_FURTHER: dict[str, dict] = {
     **{f"plain_{n}": {**VARIED, "seed": 300 + n} for n in (31, 32)},
     "plain_hr_31": {"subjects": 6, "spec": HR, "seed": 431, "vary": True},
 }
-"""Those that both stages were trained on with once more, which was not kept."""
+"""Those that stage 2 was trained on with once more; their vessels go on."""
 
 KINDS_CHOICE = {
     "t2star": {"subjects": 12, "spec": T2STAR, "seed": 251, "kinds": "t2star"},
@@ -88,6 +88,10 @@ KINDS_CHOICE = {
     "plain_hr": {"subjects": 6, "spec": HR, "seed": 451, "vary": True},
     "map_swi_phase": {"subjects": 8, "spec": LR, "seed": 7801, "kinds": "map_swi_phase"},
     "map_t2star": {"subjects": 8, "spec": LR, "seed": 7802, "kinds": "map_t2star"},
+    "t2star_2": {"subjects": 36, "spec": T2STAR, "seed": 255, "kinds": "t2star"},
+    "swi_only_2": {"subjects": 16, "spec": LR, "seed": 156, "kinds": "swi_only"},
+    "magnitude_phase_2": {"subjects": 16, "spec": LR, "seed": 157, "kinds": "magnitude_phase"},
+    "swi_phase_2": {"subjects": 16, "spec": LR, "seed": 158, "kinds": "swi_phase"},
 }
 """Cohorts that decided on the surroundings of stage 2, and that decision and thresholds were fitted to."""
 
@@ -119,8 +123,8 @@ KINDS_MAPS = {
 """Microbleeds alone put into maps: what else looks like one is the map's own."""
 
 COHORTS = ["training", "points_hr", "points_lr", "dense_hr", "dense_lr", "test_hr", "test_lr"]
-COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_choice", "kinds_test", "kinds_unseen"]
-COHORTS += ["kinds_maps"]
+COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_further"]
+COHORTS += ["kinds_choice", "kinds_test", "kinds_unseen", "kinds_maps"]
 
 
 def folder_of(change: str) -> str:

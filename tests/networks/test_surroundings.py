@@ -21,41 +21,54 @@ def patches(number=3, channels=2):
     return 0.2 + 0.6 * torch.rand(number, channels, *SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def test_rings_by_hand():
+def test_parts_by_hand():
     around = Surroundings(SIZE, SPACING)
     swi = torch.full((1, 1, *SIZE), 0.5)
-    swi[0, 0, 30 + 8, 30, 7] = 0.9  # 4.8 mm away in the candidate's slice: the second ring, 4 to 6 mm
-    swi[0, 0, 30, 30 - 5, 7 - 2] = 0.1  # 3 mm away and two slices below: the first ring, 3 to 5 mm off
-    swi[0, 0, 30, 30, 7] = 0.0  # the candidate itself is in no ring
-    i, j = torch.meshgrid(*2 * [0.6 * (torch.arange(60) - 30)], indexing="ij")
-    radius = torch.hypot(i, j)
-    second = int(((radius >= 4) & (radius < 6)).sum())
-    first = 2 * int(((radius >= 2.4) & (radius < 4)).sum())  # slices on both sides
-    found = around.measure(swi)[0].view(3, -1)
-    assert found.shape[1] == 25
-    changed = (found[0] != 0.5).nonzero().flatten().tolist()
-    assert changed == [2, 5]
-    assert float(found[0, 5] - 0.5) == pytest.approx(0.4 / second, rel=1e-3)
-    assert float(found[0, 2] - 0.5) == pytest.approx(-0.4 / first, rel=1e-3)
-    assert float(found[1, 5] - found[1, 0]) == pytest.approx(1 / second, rel=0.02)  # bright
-    assert float(found[2, 2] - found[2, 0]) == pytest.approx(1 / first, rel=0.02)  # dark
+    swi[0, 0, 30 + 8, 30, 7] = 0.9  # 4.8 mm to the right in the candidate's slice
+    swi[0, 0, 30 - 8, 30, 7] = 0.7  # and as far to the left
+    swi[0, 0, 30, 30 - 12, 7 - 2] = 0.1  # 7.2 mm behind, two slices below
+    swi[0, 0, 30, 30, 7] = 0.0  # the candidate itself is in no part
+    right, front = torch.meshgrid(*2 * [0.6 * (torch.arange(60) - 30)], indexing="ij")
+    radius, degrees = torch.hypot(right, front), torch.rad2deg(torch.atan2(front, right))
+    beside = int(((radius >= 2.4) & (radius < 6) & (degrees.abs() < 22.5)).sum())
+    behind = 2 * int(((radius >= 6) & (radius < 9) & ((degrees + 90).abs() < 22.5)).sum())  # on two slices
+    found = around.measure(swi)[0].view(3, 3, 5, 8)  # mean, bright, dark; rings; heights; parts
+    changed = (found[0] != 0.5).nonzero().tolist()
+    # front, back, the lower and then the higher of right and left, of front right and left, and of back right and left
+    assert changed == [[0, 2, 2], [0, 2, 5], [1, 1, 1]]
+    assert float(found[0, 0, 2, 2] - 0.5) == pytest.approx(0.2 / beside, rel=1e-3)
+    assert float(found[0, 0, 2, 5] - 0.5) == pytest.approx(0.4 / beside, rel=1e-3)
+    assert float(found[0, 1, 1, 1] - 0.5) == pytest.approx(-0.4 / behind, rel=1e-3)
+    assert float(found[1, 0, 2, 5] - found[1, 0, 0, 0]) == pytest.approx(1 / beside, rel=0.02)  # bright
+    assert float(found[2, 1, 1, 1] - found[2, 0, 0, 0]) == pytest.approx(1 / behind, rel=0.02)  # dark
 
 
-def test_what_a_patch_does_not_reach_is_in_no_ring():
-    assert Surroundings((24, 24, 8), SPACING).number < Surroundings(SIZE, SPACING).number == 25
+def test_every_voxel_of_a_ring_is_in_one_part():
+    around = Surroundings(SIZE, SPACING)
+    right, front, up = torch.meshgrid(
+        *(float(s) * (torch.arange(n) - n // 2) for n, s in zip(SIZE, SPACING, strict=True)), indexing="ij"
+    )
+    radius = torch.hypot(right, front)
+    wanted = (radius >= 2.4) & (radius < 17) & (up.abs() < 13)
+    assert torch.equal(around.part.view(SIZE) > 0, wanted)
+    assert around.voxels[1:].sum() == wanted.sum() and around.number == 120
+
+
+def test_what_a_patch_does_not_reach_is_in_no_part():
+    assert Surroundings((24, 24, 8), SPACING).number < Surroundings(SIZE, SPACING).number
     with pytest.raises(ValueError, match=r"patch_size is \(4, 4, 2\); expected more than 2.4 mm"):
         Surroundings((4, 4, 2), SPACING)
 
 
-def test_the_evidence_does_not_depend_on_mirrors_or_turns():
+def test_a_mirrored_head_gives_the_same_and_one_turned_round_does_not():
     around = both().surroundings
     swi = patches(channels=1)
     swi[:, :, 0], swi[:, :, :, 0], swi[..., 0] = 0, 0, 0  # the outermost have no partner on the other side
     inner = swi[:, :, 1:, 1:, 1:]
-    for other in (inner.flip(2), inner.flip(4), inner.transpose(2, 3), inner.rot90(dims=(2, 3))):
+    for other, same in ((inner.flip(2), True), (inner.flip(3), False), (inner.flip(4), False)):
         changed = swi.clone()
         changed[:, :, 1:, 1:, 1:] = other
-        torch.testing.assert_close(around(changed), around(swi))
+        assert torch.allclose(around(changed), around(swi), rtol=1e-3, atol=1e-4) == same
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -107,12 +120,12 @@ def test_one_number_makes_a_cube():
 
 
 def test_surroundings_of_another_size_are_refused():
-    """Rings of 48 x 48 x 14 voxels are as many as those of 60 x 60 x 14."""
+    """Parts of 58 x 58 x 14 voxels are as many as those of 60 x 60 x 14."""
     state = both().state_dict()
-    other = ContextClassifier(spacing=SPACING, channels=(4, 8, 16), surroundings_size=(48, 48, 14))
+    other = ContextClassifier(spacing=SPACING, channels=(4, 8, 16), surroundings_size=(58, 58, 14))
     assert other.surroundings.number == both().surroundings.number
     before = {name: value.clone() for name, value in other.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"new.pt was trained with surroundings_size \[60, 60, 14\]; this .*48"):
+    with pytest.raises(CheckpointError, match=r"new.pt was trained with surroundings_size \[60, 60, 14\]; this .*58"):
         fit_weights(other, state, "new.pt")
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
     without_size = {name: value for name, value in state.items() if name != "surroundings.patch_size"}

@@ -8,11 +8,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-RADII_MM = (2.4, 4.0, 6.0, 9.0, 13.0, 17.0)
+RADII_MM = (2.4, 6.0, 9.0, 17.0)
 """Edges of the rings in the plane of a slice. The lesion itself, within the first, is left to the convolutions."""
 
-HEIGHTS_MM = (0.0, 1.0, 3.0, 5.0, 9.0, 13.0)
-"""Edges of the distance from the candidate's slice."""
+HEIGHTS_MM = (-13.0, -5.0, -1.0, 1.0, 5.0, 13.0)
+"""Edges of the height above the candidate's slice."""
+
+FRONT, BACK, SIDES = 2, 6, ((0, 4), (1, 3), (7, 5))
+"""The eight parts of a ring, counted from the patient's right over the front; sides mirror each other."""
 
 
 class Surroundings(nn.Module):
@@ -21,11 +24,13 @@ class Surroundings(nn.Module):
 
     A choroid plexus calcified in its ventricle, the pineal gland in its cistern, or an artery in a sulcus is as dark
     and round as a microbleed, but a microbleed has brain around it. The mean of SWI and the shares of bright and of
-    dark voxels in rings about the candidate, as far as 17 mm, go through two hidden layers. Rings do not change when a
-    patch is turned or mirrored. Untrained, the evidence is 0.
+    dark voxels in rings about the candidate, as far as 17 mm, above it and below, each in eight parts, go through two
+    hidden layers. What is to the left and to the right is put in order by its value, so that a mirrored head gives
+    the same. Untrained, the evidence is 0.
 
     Args:
-        patch_size: voxels of a patch along its three axes; the candidate is voxel ``size // 2``.
+        patch_size: voxels of a patch along its three axes, which point to the right, the front and the top of the
+            head; the candidate is voxel ``size // 2``. Rings that a patch does not reach are left out.
         spacing: their size, mm.
         hidden: units of the hidden layers.
         dropout: probability of dropout after each.
@@ -54,24 +59,28 @@ class Surroundings(nn.Module):
         self, patch_size: Sequence[int], spacing: Sequence[float], hidden: int = 64, dropout: float = 0.3
     ) -> None:
         super().__init__()
-        distance = [(torch.arange(n) - n // 2) * float(s) for n, s in zip(patch_size, spacing, strict=True)]
-        radius = torch.hypot(distance[0][:, None], distance[1])[..., None]
-        height = distance[2].abs()
-        ring, number = torch.zeros(tuple(patch_size), dtype=torch.long), 0
+        right, front, up = ((torch.arange(n) - n // 2) * float(s) for n, s in zip(patch_size, spacing, strict=True))
+        radius = torch.hypot(right[:, None], front)
+        eighth = ((torch.atan2(front.expand_as(radius), right[:, None].expand_as(radius)) / (torch.pi / 4)).round()) % 8
+        part, number = torch.zeros(tuple(patch_size), dtype=torch.long), 0
         for inner, outer in pairwise(RADII_MM):
+            ring = (radius >= inner) & (radius < outer)
             for low, high in pairwise(HEIGHTS_MM):
-                inside = (radius >= inner) & (radius < outer) & (height >= low) & (height < high)
-                if inside.any():
-                    number += 1
-                    ring[inside] = number
+                level = (up > low) & (up < high)
+                if level.any() and len(eighth[ring].unique()) == 8:
+                    inside = ring[..., None] & level
+                    part[inside] = 1 + number + eighth.long()[..., None].expand_as(inside)[inside]
+                    number += 8
         if number == 0:
             raise ValueError(f"patch_size is {tuple(patch_size)}; expected more than {RADII_MM[0]} mm to each side.")
         self.number = number
-        # not saved with the weights: they follow from the arguments; 0 is in no ring
-        self.register_buffer("ring", ring.flatten(), persistent=False)
-        self.register_buffer("voxels", torch.bincount(ring.flatten(), minlength=number + 1).float(), persistent=False)
-        # saved, as other sizes can have as many rings, which mean something else
+        # not saved with the weights: they follow from the arguments; 0 is in no part
+        self.register_buffer("part", part.flatten(), persistent=False)
+        self.register_buffer("voxels", torch.bincount(part.flatten(), minlength=number + 1).float(), persistent=False)
+        # saved, as other sizes can have as many parts, which mean something else
         self.register_buffer("patch_size", torch.tensor(tuple(patch_size)))
+        self.register_buffer("middle", torch.tensor((FRONT, BACK)), persistent=False)
+        self.register_buffer("sides", torch.tensor(SIDES), persistent=False)
         self.register_buffer("mean", torch.zeros(3 * number))
         self.register_buffer("scale", torch.ones(3 * number))
         self.layers = nn.Sequential(
@@ -96,13 +105,14 @@ class Surroundings(nn.Module):
         }
 
     def measure(self, swi: Tensor) -> Tensor:
-        """Look at the rings.
+        """Look at the parts of the rings.
 
         Args:
             swi: (B, 1, *patch_size), in [0, 1], tissue at 0.5.
 
         Returns:
-            (B, 3 n) for n rings: the mean of each, then the share of bright voxels, then of dark ones.
+            (B, 3 n) for n parts: means, then shares of bright voxels, then of dark ones. Of each ring at each height
+            the front, the back, and of each pair of sides the lower and the higher value.
         """
         values = swi.flatten(1).float()
         bright, dark = (values - self.bright) / self.blur, (self.dark - values) / self.blur
@@ -111,8 +121,10 @@ class Surroundings(nn.Module):
 
     def _means(self, values: Tensor) -> Tensor:
         # not a product of matrices, which mixed precision would round
-        sums = torch.zeros(values.shape[0], self.number + 1, device=values.device).index_add(1, self.ring, values)
-        return (sums / self.voxels.float())[:, 1:]
+        sums = torch.zeros(values.shape[0], self.number + 1, device=values.device).index_add(1, self.part, values)
+        parts = (sums / self.voxels.float())[:, 1:].unflatten(1, (-1, 8))
+        sides = parts[..., self.sides]
+        return torch.cat([parts[..., self.middle], sides.amin(dim=-1), sides.amax(dim=-1)], dim=-1).flatten(1)
 
     def judge(self, measured: Tensor) -> Tensor:
         """(B,) evidence from what :meth:`measure` gave, to be added to the logit of a microbleed."""
