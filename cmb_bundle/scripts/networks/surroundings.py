@@ -30,7 +30,7 @@ class Surroundings(nn.Module):
 
     Args:
         patch_size: voxels of a patch along its three axes, which point to the right, the front and the top of the
-            head; the candidate is voxel ``size // 2``. Rings that a patch does not reach are left out.
+            head; the candidate is voxel ``size // 2``. Rings that a patch does not reach are left out; parts are 0.
         spacing: their size, mm.
         hidden: units of the hidden layers.
         dropout: probability of dropout after each.
@@ -66,9 +66,8 @@ class Surroundings(nn.Module):
         for inner, outer in pairwise(RADII_MM):
             ring = (radius >= inner) & (radius < outer)
             for low, high in pairwise(HEIGHTS_MM):
-                level = (up > low) & (up < high)
-                if level.any() and len(eighth[ring].unique()) == 8:
-                    inside = ring[..., None] & level
+                inside = ring[..., None] & (up > low) & (up < high)
+                if inside.any():
                     part[inside] = 1 + number + eighth.long()[..., None].expand_as(inside)[inside]
                     number += 8
         if number == 0:
@@ -76,11 +75,13 @@ class Surroundings(nn.Module):
         self.number = number
         # not saved with the weights: they follow from the arguments; 0 is in no part
         self.register_buffer("part", part.flatten(), persistent=False)
-        self.register_buffer("voxels", torch.bincount(part.flatten(), minlength=number + 1).float(), persistent=False)
+        voxels = torch.bincount(part.flatten(), minlength=number + 1).clamp(min=1)  # a narrow patch lacks some parts
+        self.register_buffer("voxels", voxels.float(), persistent=False)
         # saved, as other sizes can have as many parts, which mean something else
         self.register_buffer("patch_size", torch.tensor(tuple(patch_size)))
         self.register_buffer("middle", torch.tensor((FRONT, BACK)), persistent=False)
-        self.register_buffer("sides", torch.tensor(SIDES), persistent=False)
+        self.register_buffer("one_side", torch.tensor([one for one, _ in SIDES]), persistent=False)
+        self.register_buffer("other_side", torch.tensor([other for _, other in SIDES]), persistent=False)
         self.register_buffer("mean", torch.zeros(3 * number))
         self.register_buffer("scale", torch.ones(3 * number))
         self.layers = nn.Sequential(
@@ -123,8 +124,9 @@ class Surroundings(nn.Module):
         # not a product of matrices, which mixed precision would round
         sums = torch.zeros(values.shape[0], self.number + 1, device=values.device).index_add(1, self.part, values)
         parts = (sums / self.voxels.float())[:, 1:].unflatten(1, (-1, 8))
-        sides = parts[..., self.sides]
-        return torch.cat([parts[..., self.middle], sides.amin(dim=-1), sides.amax(dim=-1)], dim=-1).flatten(1)
+        middle = parts.index_select(2, self.middle)
+        one, other = parts.index_select(2, self.one_side), parts.index_select(2, self.other_side)
+        return torch.cat([middle, torch.minimum(one, other), torch.maximum(one, other)], dim=2).flatten(1)
 
     def judge(self, measured: Tensor) -> Tensor:
         """(B,) evidence from what :meth:`measure` gave, to be added to the logit of a microbleed."""

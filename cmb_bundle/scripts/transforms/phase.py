@@ -137,9 +137,10 @@ and 5.7.1) and falls on those of GE. Radiologists call the first left-handed and
 count Philips' filtered phase among the second; software and processing after the scan differ, so that this is a guess.
 """
 
-SIGN_MARGIN = 0.03
+SIGN_MARGIN = 0.06
 """Correlation of darkness and phase below which the automatic check of the sign does not decide. Without veins in
-the phase it is within 0.01 (simulated without susceptibility) to 0.02 (a scan with echoes of 4 to 12 ms)."""
+the phase it is within 0.01 (simulated without susceptibility) to 0.02 (a scan with echoes of 4 to 12 ms). Of 188
+simulated scans, 8 of the 30 with less than this got the wrong sign by it alone, and one of the 158 with more."""
 
 SIGN_SLICES = 16
 """Slices that the check of the sign looks at, evenly spaced."""
