@@ -175,6 +175,24 @@ def test_without_evidence_the_sign_is_the_manufacturers(manufacturer, sign, word
     assert "sign_guessed" not in NormalizePhased(filter_phase=False, sign=1)(d)
 
 
+@pytest.mark.parametrize(
+    "correlation,manufacturer,sign,words",
+    [
+        (-0.04, "", -1, "turned, as its veins faintly say, for want of evidence (dark structures correlate at -0.04)"),
+        (-0.02, "", 1, "kept, for want of evidence"),
+        (0.04, "", 1, "kept, for want of evidence"),
+        (-0.04, "SIEMENS", 1, "kept, as is usual for Siemens"),
+    ],
+)
+def test_faint_veins_are_a_guess_where_no_manufacturer_is_named(monkeypatch, correlation, manufacturer, sign, words):
+    monkeypatch.setattr("cmb_bundle.scripts.transforms.phase.paramagnetic_sign", lambda *_: (0, correlation))
+    d = scan(simulated(0), "magnitude")
+    d["phase"].meta["manufacturer"] = manufacturer
+    done = NormalizePhased(filter_phase=False)(d)
+    torch.testing.assert_close(done["phase"].as_tensor(), sign * d["phase"].as_tensor())
+    assert words in done["notices"] and done["sign_guessed"].startswith(words.partition(" (")[0])
+
+
 def sign_of(d):
     image = d["image"]
     return paramagnetic_sign(d["phase"].as_tensor(), image.as_tensor(), d["mask"].as_tensor().bool(), image.pixdim)

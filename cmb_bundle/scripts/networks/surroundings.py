@@ -61,14 +61,15 @@ class Surroundings(nn.Module):
         super().__init__()
         right, front, up = ((torch.arange(n) - n // 2) * float(s) for n, s in zip(patch_size, spacing, strict=True))
         radius = torch.hypot(right[:, None], front)
-        eighth = ((torch.atan2(front.expand_as(radius), right[:, None].expand_as(radius)) / (torch.pi / 4)).round()) % 8
+        angle = torch.atan2(front.expand_as(radius), right[:, None].expand_as(radius))
+        eighth = (angle / (torch.pi / 4)).round().long() % 8
         part, number = torch.zeros(tuple(patch_size), dtype=torch.long), 0
         for inner, outer in pairwise(RADII_MM):
             ring = (radius >= inner) & (radius < outer)
             for low, high in pairwise(HEIGHTS_MM):
                 inside = ring[..., None] & (up > low) & (up < high)
                 if inside.any():
-                    part[inside] = 1 + number + eighth.long()[..., None].expand_as(inside)[inside]
+                    part[inside] = 1 + number + eighth[..., None].expand_as(inside)[inside]
                     number += 8
         if number == 0:
             raise ValueError(f"patch_size is {tuple(patch_size)}; expected more than {RADII_MM[0]} mm to each side.")

@@ -245,7 +245,7 @@ def _untrained_surroundings(network: torch.nn.Module, state: Mapping) -> dict[st
 
 
 def _check_surroundings(network: torch.nn.Module, state: Mapping, path: str | Path) -> None:
-    """Refuse what was learned from patches of another size: its rings may be as many, but lie elsewhere."""
+    """Refuse what was learned from patches of another size: its parts may be as many, but lie elsewhere."""
     for name, module in network.named_modules():
         found = state.get(f"{name}.patch_size")
         if isinstance(module, Surroundings) and torch.is_tensor(found):

@@ -8,7 +8,6 @@ for a detector has to meet it in training.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -41,16 +40,6 @@ SWI_POWERS = (2, 5)
 HIGHPASS_MM = (3.0, 10.0)
 # Signal of large arteries in 2D: from a flow void to fresh, unsaturated blood.
 T2STAR_ARTERY = (0.1, 2.0)
-WITHOUT_MIMICS = {
-    "pairs": 0,
-    "mineral_clusters": 0.0,
-    "end_on_veins": 0.0,
-    "flow_voids": 0.0,
-    "lacunes": 0,
-    "haemorrhages": 0,
-    "siderosis": 0,
-    "cavernomas": 0,
-}
 
 
 def chosen(kinds: str | Sequence[str], with_maps: bool) -> list[str]:
@@ -163,6 +152,12 @@ def _content(kind: str, microbleeds: int, rng: np.random.Generator) -> Content:
     )
 
 
+def _without_mimics(content: Content) -> Content:
+    """Of what a head holds, that which is true of its microbleeds, arteries and air."""
+    kept = ("profiles", "decay", "arterial_signal", "air_scale")
+    return Content(**{name: getattr(content, name) for name in kept})
+
+
 def draw_kind(
     kind: str, index: int = 0, seed: int = 0, base: PhantomSpec = SMALL, chi_map: str | None = None
 ) -> PhantomSpec:
@@ -199,7 +194,7 @@ def draw_kind(
         "homodyne_cutoff": float(round(_log_uniform(rng, *HOMODYNE_CYCLES_PER_MM), 3)),
         "atrophy": float(round(rng.uniform(0, 3), 2)) if rng.random() < 0.4 else 0.0,
         "skull_stripped": bool(rng.random() < 0.15),
-        "content": content if base.mimics else replace(content, **WITHOUT_MIMICS),
+        "content": content if base.mimics else _without_mimics(content),
         "processing": _processing(plain, zoom, geometry["shape"][2], rng),
     }
     if plain == "t2star":
