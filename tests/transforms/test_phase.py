@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
@@ -19,7 +19,6 @@ from cmb_bundle.scripts.transforms.phase import (
     NormalizePhased,
     homodyne_filter,
     is_raw,
-    paramagnetic_sign,
     susceptibility_weighted,
 )
 from cmb_bundle.scripts.transforms.phase_scale import phase_to_radians, wrap
@@ -154,71 +153,6 @@ def scan(phantom, image="swi"):
     return HeadMaskd()(tensors | {"subject": "phantom"})
 
 
-@pytest.mark.parametrize(
-    "manufacturer,sign,words",
-    [
-        ("SIEMENS", 1, "kept, as is usual for Siemens"),
-        ("Philips Medical Systems", 1, "kept, as is usual for Philips"),
-        ("GE MEDICAL SYSTEMS", -1, "turned, as is usual for GE"),
-        ("Genuine", 1, "kept, for want of evidence"),
-        ("", 1, "kept, for want of evidence"),
-    ],
-)
-def test_without_evidence_the_sign_is_the_manufacturers(manufacturer, sign, words):
-    d = scan(simulated(0), "magnitude")
-    noise = torch.as_tensor(np.random.default_rng(0).uniform(-1.5, 1.5, d["phase"].shape).astype(np.float32))
-    d["phase"] = MetaTensor(noise, affine=d["phase"].affine, meta={"manufacturer": manufacturer})
-    done = NormalizePhased(filter_phase=False)(d)
-    torch.testing.assert_close(done["phase"].as_tensor(), sign * noise)
-    assert words in done["notices"]
-    assert words in done["sign_guessed"]
-    assert "sign_guessed" not in NormalizePhased(filter_phase=False, sign=1)(d)
-
-
-@pytest.mark.parametrize(
-    "correlation,manufacturer,sign,words",
-    [
-        (-0.04, "", -1, "turned, as its veins faintly say, for want of evidence (dark structures correlate at -0.04)"),
-        (-0.02, "", 1, "kept, for want of evidence"),
-        (0.04, "", 1, "kept, for want of evidence"),
-        (-0.04, "SIEMENS", 1, "kept, as is usual for Siemens"),
-    ],
-)
-def test_faint_veins_are_a_guess_where_no_manufacturer_is_named(monkeypatch, correlation, manufacturer, sign, words):
-    monkeypatch.setattr("cmb_bundle.scripts.transforms.phase.paramagnetic_sign", lambda *_: (0, correlation))
-    d = scan(simulated(0), "magnitude")
-    d["phase"].meta["manufacturer"] = manufacturer
-    done = NormalizePhased(filter_phase=False)(d)
-    torch.testing.assert_close(done["phase"].as_tensor(), sign * d["phase"].as_tensor())
-    assert words in done["notices"] and done["sign_guessed"].startswith(words.partition(" (")[0])
-
-
-def sign_of(d):
-    image = d["image"]
-    return paramagnetic_sign(d["phase"].as_tensor(), image.as_tensor(), d["mask"].as_tensor().bool(), image.pixdim)
-
-
-# Margins seen over 5 seeds (correlation on SWI): 0.40 to 0.47 by default, 0.23 to 0.33 at 1.5 T and 20 ms, 0.51 to 0.55
-# at 7 T, 0.43 to 0.48 with 20 microbleeds, 0.27 to 0.42 above the sinuses.
-@pytest.mark.parametrize(
-    "seed,changes,least",
-    [
-        (0, {"microbleeds": 20}, 0.3),
-        (1, {"field_tesla": 1.5}, 0.15),
-        (3, SEVEN_TESLA, 0.4),
-        (4, {"centre_mm": (0, -20, -40), "snr": 10.0}, 0.15),
-    ],
-)
-def test_sign_is_found_on_phantoms_of_both_polarities(seed, changes, least):
-    plain = simulated(seed, **changes)
-    turned = dataclasses.replace(plain, phase=-plain.phase)
-    sign, correlation = sign_of(scan(plain))
-    assert (sign, correlation > least) == (1, True), correlation
-    sign, opposite = sign_of(scan(turned))
-    assert sign == -1
-    assert opposite == pytest.approx(-correlation, abs=1e-6)
-
-
 @pytest.mark.parametrize("storage", ["radians", "milliradians", "+-4096", "0..4095", "odd float", "unsigned 16 bit"])
 def test_the_other_polarity_is_turned_in_every_storage(storage):
     store, tolerance, _ = STORAGES[storage]
@@ -231,61 +165,6 @@ def test_the_other_polarity_is_turned_in_every_storage(storage):
     assert "filtered" not in d["notices"]
     apart = wrap(d["phase"].as_tensor() + torch.as_tensor(swapped.phase)[None])
     assert float(apart.abs().max()) < max(tolerance, 2e-3)
-
-
-def test_sign_from_the_magnitude_decides_right_or_not_at_all():
-    # Seen over 5 seeds at 3 T, 20 ms: 0.05 to 0.15; at 1.5 T, 20 ms: 0.015 to 0.055.
-    for seed, changes, decided in [(0, {}, 1), (3, SEVEN_TESLA, 1), (1, {"field_tesla": 1.5}, 0)]:
-        sign, correlation = sign_of(scan(simulated(seed, **changes), "magnitude"))
-        assert correlation > 0
-        assert sign == decided, (seed, changes, correlation)
-
-
-def test_sign_is_undecided_without_evidence():
-    d = scan(simulated(0))
-    d["image"] = scan(simulated(0), "magnitude")["image"]
-    noise = np.random.default_rng(0).normal(0, 0.3, d["phase"].shape).astype(np.float32)
-    d["phase"] = MetaTensor(torch.as_tensor(noise), affine=d["phase"].affine)
-    sign, correlation = sign_of(d)
-    assert sign == 0
-    assert abs(correlation) < 0.02
-    kept = NormalizePhased(scale=1.0, filter_phase=False)(d)
-    assert "kept, for want of evidence" in kept["notices"]
-    torch.testing.assert_close(kept["phase"].as_tensor(), torch.as_tensor(noise))
-    d["phase"] = MetaTensor(torch.zeros_like(d["phase"].as_tensor()), affine=d["phase"].affine)
-    assert sign_of(d) == (0, 0.0)
-
-
-@settings(max_examples=5, deadline=None)
-@given(st.floats(1e-3, 1e6))
-def test_sign_and_raw_do_not_depend_on_the_units_of_the_image(factor):
-    rng = torch.Generator().manual_seed(0)
-    image = torch.rand((1, 40, 40, 4), generator=rng) + 1
-    phase = 0.3 * (1.5 - image)
-    mask = torch.ones_like(image, dtype=torch.bool)
-    sign, correlation = paramagnetic_sign(phase, image * factor, mask, (0.8, 0.8, 2.0))
-    assert sign == 1
-    assert correlation == pytest.approx(paramagnetic_sign(phase, image, mask, (0.8, 0.8, 2.0))[1], rel=1e-2)
-    assert is_raw(phase, image * factor, mask) == is_raw(phase, image, mask)
-
-
-def test_wild_phase_does_not_vote_on_the_sign():
-    image = torch.rand((1, 120, 80, 4), generator=torch.Generator().manual_seed(0)) + 1
-    mask = torch.ones_like(image, dtype=torch.bool)
-    phase = 0.3 * (1.5 - image)
-    phase[:, :75] = 3 * torch.sign(
-        image[:, :75] - 1.5
-    )  # two thirds of what is away from the edges say the opposite, at 3 rad
-    sign, correlation = paramagnetic_sign(phase, image, mask, (0.8, 0.8, 2.0))
-    assert sign == 1
-    assert correlation > 0.5
-
-
-def test_voxels_wider_than_veins_decide_nothing():
-    image = torch.rand((1, 40, 40, 4), generator=torch.Generator().manual_seed(0)) + 1
-    mask = torch.ones_like(image, dtype=torch.bool)
-    assert paramagnetic_sign(1.5 - image, image, mask, (3.0, 3.0, 3.0)) == (0, 0.0)
-    assert paramagnetic_sign(1.5 - image, image, mask, (0.8, 0.8, 3.0))[0] == 1
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real scans at {REAL}")

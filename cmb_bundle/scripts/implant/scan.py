@@ -15,8 +15,9 @@ from scipy import ndimage
 from ..errors import SubjectError
 from ..transforms.head_mask import HeadMaskd
 from ..transforms.load import LoadSubjectd
-from ..transforms.phase import PHASE_META, homodyne_filter, is_raw, paramagnetic_sign
+from ..transforms.phase import PHASE_META, homodyne_filter, is_raw
 from ..transforms.phase_scale import phase_to_radians
+from ..transforms.sign import find_sign
 from .change import View
 
 FIELD_TESLA, TE_MS = 3.0, 20.0
@@ -154,13 +155,13 @@ def read_scan(
         mask = head.as_tensor().bool()
         raw = is_raw(read, volume.as_tensor(), mask)
         filtered = homodyne_filter(read, volume.as_tensor()) if raw else read
-        sign, correlation = phase_sign, 0.0
+        sign = phase_sign
         if phase_sign == "auto":
-            sign, correlation = paramagnetic_sign(filtered, volume.as_tensor(), mask, spacing)
+            sign, _, evidence = find_sign(filtered, volume.as_tensor(), mask, spacing)
             if not sign:
                 sign = 1
                 notices.append(
-                    f"The sign of the phase could not be told (dark structures correlate at {correlation:+.2f}); it "
+                    f"The sign of the phase could not be told ({evidence}); it "
                     "was taken as positive in veins. Set phase_sign if that is wrong."
                 )
         notices.append(notice)

@@ -13,11 +13,11 @@ from .phase import (
     NormalizePhased,
     homodyne_filter,
     is_raw,
-    paramagnetic_sign,
     susceptibility_weighted,
 )
 from .phase_scale import phase_to_radians, wrap
 from .resample import ResampleSpacingd
+from .sign import find_sign, paramagnetic_sign
 from .slices import RandSlicesd, average_slices, neighbouring_slices, stack_slices
 from .tested import CheckRangesd
 
@@ -39,6 +39,7 @@ __all__ = [
     "add_warning",
     "average_slices",
     "cut_patch",
+    "find_sign",
     "homodyne_filter",
     "is_raw",
     "neighbouring_slices",

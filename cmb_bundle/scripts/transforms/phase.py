@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 
-import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.transforms.utils import generate_spatial_bounding_box
-from scipy import ndimage
 
 from ..errors import SubjectError
 from .notices import add_notice, add_warning
 from .phase_scale import phase_to_radians
+from .sign import FAINT, find_sign, sign_of_manufacturer
 
 
 class NormalizePhased(MapTransform):
@@ -83,7 +80,7 @@ class NormalizePhased(MapTransform):
                 add_notice(d, f"It was high-pass filtered ({self.lines} lines).")
             sign = self.sign
             if sign == "auto":
-                sign, correlation = paramagnetic_sign(phase, image.as_tensor(), mask, image.pixdim)
+                sign, correlation, evidence = find_sign(phase, image.as_tensor(), mask, image.pixdim)
                 decided = {1: "kept", -1: "turned", 0: "kept, for want of evidence"}[sign]
                 if sign == 0:
                     maker, sign = sign_of_manufacturer(str(stored.meta.get("manufacturer") or ""))
@@ -93,7 +90,7 @@ class NormalizePhased(MapTransform):
                     elif correlation <= -FAINT:
                         sign, decided = -1, "turned, as its veins faintly say, for want of evidence"
                     d["sign_guessed"] = decided
-                add_notice(d, f"Its sign was {decided} (dark structures correlate at {correlation:+.2f}).")
+                add_notice(d, f"Its sign was {decided} ({evidence}).")
             d[key] = MetaTensor(phase if sign >= 0 else -phase, meta=stored.meta)
         return d
 
@@ -131,29 +128,6 @@ PHASE_META = ("units", "manufacturer", "echo_ms", "field_tesla")
 RAW_PHASE = 0.2
 """Median absolute phase of tissue in rad above which a phase counts as raw: the simulator's filtered scans stay below
 0.15, down to a signal-to-noise ratio of 8, and its raw ones at 3 T and 20 ms are near 0.6."""
-
-MANUFACTURER_SIGNS = {"siemens": 1, "philips": 1, "ge": -1}
-"""Sign of the phase of what is paramagnetic, such as a vein along B0, in the phase that scanners write: it rises with
-the field on those of Siemens and Philips (seen above the air of the sphenoid sinus in a scan of each, of software XA30
-and 5.7.1) and falls on those of GE. Radiologists call the first left-handed and the second right-handed, and often
-count Philips' filtered phase among the second; software and processing after the scan differ, so that this is a guess.
-"""
-
-SIGN_MARGIN = 0.06
-"""Correlation of darkness and phase below which the automatic check of the sign does not decide. Without veins in
-the phase it is within 0.01 (simulated without susceptibility) to 0.02 (a scan with echoes of 4 to 12 ms). Of 188
-simulated scans, 8 of the 30 with less than this got the wrong sign by it alone, and one of the 158 with more."""
-
-FAINT = 0.03
-"""Correlation that decides nothing, but is a better guess than the stored sign where no manufacturer is named."""
-
-SIGN_SLICES = 16
-"""Slices that the check of the sign looks at, evenly spaced."""
-
-VEIN_MM, EDGE_MM, AROUND_MM = 2.5, 20.0, 5.0
-"""For the check of the sign: dark structures up to twice the first wide are veins and microbleeds; the scalp, the skull
-and the fluid around the brain lie within the second of the head's edge; the surroundings of a voxel reach to the third.
-"""
 
 
 def homodyne_filter(phase: torch.Tensor, magnitude: torch.Tensor, lines: int = 64) -> torch.Tensor:
@@ -205,70 +179,6 @@ def is_raw(phase: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -> bool
         phase, image, mask = phase[..., ::3, ::3, :], image[..., ::3, ::3, :], some
     tissue = mask & (image > 0.5 * image[mask].mean())
     return float(phase[tissue].abs().median()) > RAW_PHASE
-
-
-def paramagnetic_sign(
-    phase: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, spacing: Sequence[float]
-) -> tuple[int, float]:
-    """
-    The sign that makes paramagnetic tissue positive, from the veins: they are dark on SWI (and on magnitude).
-
-    Darkness is that of thin structures: the black top-hat (closing minus image) in the plane of the slice, relative
-    to the local mean. The rim of the head and places of wild phase, as above the sinuses, are left out.
-
-    Args:
-        phase: (1, i, j, k) high-pass filtered, in rad.
-        image: the same shape, SWI or magnitude. SWI decides far more clearly: the phase is in it.
-        mask: the same shape, bool, the head.
-        spacing: voxel size (i, j, ...) in mm.
-
-    Returns:
-        +1 or -1 to multiply the phase with, or 0 where it cannot be told, as with voxels wider than a vein; and the
-        correlation between phase and darkness (in [-1, 1]) that decided.
-    """
-    if max(float(s) for s in spacing[:2]) > VEIN_MM:
-        return 0, 0.0
-    chosen = np.unique(np.linspace(0, image.shape[-1] - 1, SIGN_SLICES + 2).round().astype(int)[1:-1])
-    image, phase, inside = (x[0, ..., chosen].movedim(-1, 0).numpy() for x in (image.float(), phase, mask))
-    deep = _interior(inside, spacing)
-    inside = deep if deep.any() else inside
-    around, vein = _window(AROUND_MM, spacing), _window(VEIN_MM, spacing)
-    start, end = generate_spatial_bounding_box(inside[None], margin=around, allow_smaller=True)
-    box = tuple(map(slice, start, end))
-    image, phase, inside = image[box], phase[box], inside[box]
-    inside = inside & (ndimage.uniform_filter(np.square(phase), around) < 1)
-    darkness = ndimage.grey_closing(image, vein) - image
-    darkness /= np.maximum(ndimage.uniform_filter(image, around), 1e-6)
-    if inside.sum() < 2:
-        return 0, 0.0
-    with np.errstate(invalid="ignore"):
-        correlation = float(np.nan_to_num(np.corrcoef(darkness[inside], phase[inside].clip(-1, 1))[0, 1]))
-    if abs(correlation) < SIGN_MARGIN:
-        return 0, correlation
-    return (1 if correlation > 0 else -1), correlation
-
-
-def sign_of_manufacturer(manufacturer: str) -> tuple[str, int]:
-    """
-    The manufacturer's name in short, and the sign of the phase that its scanners usually write; 0 where not known.
-
-    Example:
-        >>> sign_of_manufacturer("SIEMENS"), sign_of_manufacturer("GE MEDICAL SYSTEMS"), sign_of_manufacturer("Canon")
-        (('Siemens', 1), ('GE', -1), ('', 0))
-    """
-    first = (re.findall(r"[a-z]+", manufacturer.lower()) or [""])[0]
-    sign = MANUFACTURER_SIGNS.get(first, 0)
-    return (first.upper() if first == "ge" else first.title()) if sign else "", sign
-
-
-def _window(reach_mm: float, spacing: Sequence[float]) -> tuple[int, int, int]:
-    """A window (1, i, j) in voxels that reaches so far to each side in the plane."""
-    return 1, *(2 * max(1, round(reach_mm / float(s))) + 1 for s in spacing[:2])
-
-
-def _interior(inside: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """The part of slices (k, i, j) that is farther than EDGE_MM, along each axis, from what is outside."""
-    return ndimage.minimum_filter(inside.astype(np.uint8), _window(EDGE_MM, spacing), mode="constant").astype(bool)
 
 
 def susceptibility_weighted(magnitude: torch.Tensor, phase: torch.Tensor, power: int = 4) -> torch.Tensor:
