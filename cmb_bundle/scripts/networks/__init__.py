@@ -4,6 +4,7 @@ from .blocks import convolution_block, scaled_channels, side_by_side
 from .classifier import ContextClassifier, PatchClassifier
 from .decision import JointDecision
 from .dipole import DipoleEvidence
+from .profile import Profile
 from .surroundings import Surroundings
 from .two_stage import TwoStageNetwork
 from .weights import fit_weights, initialize, load_weights, plain_weights, read_state, save_weights
@@ -14,6 +15,7 @@ __all__ = [
     "DipoleEvidence",
     "JointDecision",
     "PatchClassifier",
+    "Profile",
     "Stages",
     "Surroundings",
     "TwoStageNetwork",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import OptionError
 from .blocks import scaled_channels, side_by_side
 from .dipole import DipoleEvidence
+from .profile import Profile
 from .surroundings import Surroundings
 
 
@@ -109,7 +110,8 @@ class ContextClassifier(nn.Module):
     over the patch and the largest value about its centre, 32 units and two logits. Convolutions learn the sign of the
     phase poorly, so that what is known of it is given: the dipole of a small sphere, correlated with the phase
     (:class:`~.dipole.DipoleEvidence`), adds to the logit of the microbleed by a weight that is learned. So does what is
-    farther away than a patch of the convolutions reaches (:class:`~.surroundings.Surroundings`).
+    farther away than a patch of the convolutions reaches (:class:`~.surroundings.Surroundings`), and, with it, what the
+    profile of the phase says (:class:`~.profile.Profile`).
 
     Args:
         in_channels: 2 for SWI and complement phase, 1 for SWI alone.
@@ -164,6 +166,7 @@ class ContextClassifier(nn.Module):
         if self.dipole is not None:
             self.dipole_weight = nn.Parameter(torch.tensor(1.0))
         self.surroundings = Surroundings(around, spacing) if around != core else None
+        self.profile = Profile(core, spacing) if around != core and in_channels == 2 else None
 
     @staticmethod
     def standardise(x: Tensor) -> Tensor:
@@ -192,7 +195,7 @@ class ContextClassifier(nn.Module):
 
         Args:
             x: (B, in_channels, *surroundings_size), values in [0, 1]; or (B, in_channels, *patch_size), as in the
-                training of the convolutions, which leaves the surroundings out.
+                training of the convolutions, which leaves surroundings and profile out.
             mirrored: False leaves out the mirror images of ``average_flips``.
 
         Returns:
@@ -218,6 +221,8 @@ class ContextClassifier(nn.Module):
             logits = logits + _for_last(self.dipole_weight * self.dipole(x[:, 1:]))
         if self.surroundings is not None and size == self.surroundings_size:
             logits = logits + _for_last(self.surroundings(around))
+        if self.profile is not None and size == self.surroundings_size:
+            logits = logits + _for_last(self.profile(self.standardise(x)))
         return logits
 
     @torch.no_grad()
@@ -228,6 +233,8 @@ class ContextClassifier(nn.Module):
             self.dipole_weight.mul_(slope)
         if self.surroundings is not None:
             scale_last(self.surroundings.layers[-1], slope, 0.0)
+        if self.profile is not None:
+            scale_last(self.profile.layers[-1], slope, 0.0)
 
     def _logits(self, x: Tensor) -> Tensor:
         found = self.features(self.standardise(x))

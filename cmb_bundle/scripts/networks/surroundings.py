@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from .evidence import Evidence, means_of_parts
 
 RADII_MM = (2.4, 6.0, 9.0, 17.0)
 """Edges of the rings in the plane of a slice. The lesion itself, within the first, is left to the convolutions."""
@@ -18,7 +20,7 @@ FRONT, BACK, SIDES = 2, 6, ((0, 4), (1, 3), (7, 5))
 """The eight parts of a ring, counted from the patient's right over the front; sides mirror each other."""
 
 
-class Surroundings(nn.Module):
+class Surroundings(Evidence):
     """
     Evidence for a microbleed from what lies around a candidate on SWI or T2*-weighted magnitude.
 
@@ -58,7 +60,6 @@ class Surroundings(nn.Module):
     def __init__(
         self, patch_size: Sequence[int], spacing: Sequence[float], hidden: int = 64, dropout: float = 0.3
     ) -> None:
-        super().__init__()
         right, front, up = ((torch.arange(n) - n // 2) * float(s) for n, s in zip(patch_size, spacing, strict=True))
         radius = torch.hypot(right[:, None], front)
         angle = torch.atan2(front.expand_as(radius), right[:, None].expand_as(radius))
@@ -73,6 +74,7 @@ class Surroundings(nn.Module):
                     number += 8
         if number == 0:
             raise ValueError(f"patch_size is {tuple(patch_size)}; expected more than {RADII_MM[0]} mm to each side.")
+        super().__init__(3 * number, hidden, dropout)
         self.number = number
         # not saved with the weights: they follow from the arguments; 0 is in no part
         self.register_buffer("part", part.flatten(), persistent=False)
@@ -83,28 +85,6 @@ class Surroundings(nn.Module):
         self.register_buffer("middle", torch.tensor((FRONT, BACK)), persistent=False)
         self.register_buffer("one_side", torch.tensor([one for one, _ in SIDES]), persistent=False)
         self.register_buffer("other_side", torch.tensor([other for _, other in SIDES]), persistent=False)
-        self.register_buffer("mean", torch.zeros(3 * number))
-        self.register_buffer("scale", torch.ones(3 * number))
-        self.layers = nn.Sequential(
-            nn.Linear(3 * number, hidden),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, 1),
-        )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
-        self.requires_grad_(False)  # fitted when the convolutions have been trained
-
-    def untrained(self) -> dict[str, Tensor]:
-        """The state in which the evidence is 0."""
-        last = {f"layers.{len(self.layers) - 1}.{name}" for name in ("weight", "bias")}
-        return {
-            name: torch.zeros_like(value) if name in last else value.clone()
-            for name, value in self.state_dict().items()
-        }
 
     def measure(self, swi: Tensor) -> Tensor:
         """Look at the parts of the rings.
@@ -122,16 +102,10 @@ class Surroundings(nn.Module):
         return torch.cat([self._means(of_voxels) for of_voxels in found], dim=1)
 
     def _means(self, values: Tensor) -> Tensor:
-        # not a product of matrices, which mixed precision would round
-        sums = torch.zeros(values.shape[0], self.number + 1, device=values.device).index_add(1, self.part, values)
-        parts = (sums / self.voxels.float())[:, 1:].unflatten(1, (-1, 8))
+        parts = means_of_parts(values, self.part, self.voxels).unflatten(1, (-1, 8))
         middle = parts.index_select(2, self.middle)
         one, other = parts.index_select(2, self.one_side), parts.index_select(2, self.other_side)
         return torch.cat([middle, torch.minimum(one, other), torch.maximum(one, other)], dim=2).flatten(1)
-
-    def judge(self, measured: Tensor) -> Tensor:
-        """(B,) evidence from what :meth:`measure` gave, to be added to the logit of a microbleed."""
-        return self.layers((measured.to(self.mean) - self.mean) / self.scale)[:, 0]
 
     def forward(self, swi: Tensor) -> Tensor:
         """(B, 1, *patch_size), SWI in [0, 1], to (B,) evidence."""

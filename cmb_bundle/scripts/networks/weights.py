@@ -15,6 +15,7 @@ import torch
 from ..errors import CheckpointError
 from ..files import write_whole
 from ..options import check_flags
+from .evidence import Evidence
 from .surroundings import Surroundings
 
 logger = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ def _has_tensors(part: object) -> bool:
 def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> None:
     """Load a state_dict, with an error that says how ``path`` differs from the network if it does not fit."""
     expected = network.state_dict()
-    state = {**_untrained_surroundings(network, state), **state}
+    state = {**_untrained_evidence(network, state), **state}
     _check_surroundings(network, state, path)
     for name in [name for name in expected if name in state]:
         value, floating = state[name], expected[name].is_floating_point()
@@ -232,14 +233,15 @@ def fit_weights(network: torch.nn.Module, state: Mapping, path: str | Path) -> N
     network.load_state_dict(state)
 
 
-def _untrained_surroundings(network: torch.nn.Module, state: Mapping) -> dict[str, torch.Tensor]:
-    """What weights of a stage 2 that did not look at the surroundings lack: such as say nothing."""
+def _untrained_evidence(network: torch.nn.Module, state: Mapping) -> dict[str, torch.Tensor]:
+    """What weights of a stage 2 that did not look at surroundings or profile lack: such as say nothing."""
     found = {}
     for name, module in network.named_modules():
-        if isinstance(module, Surroundings):
-            there = any(str(key).startswith(f"{name}.") for key in state)
-            # weights from before their size was saved have all else
-            lacking = {"patch_size": module.patch_size} if there else module.untrained()
+        if isinstance(module, Evidence):
+            lacking = module.untrained()
+            if any(str(key).startswith(f"{name}.") for key in state):
+                # weights from before its size was saved have all else
+                lacking = {key: tensor for key, tensor in lacking.items() if key == "patch_size"}
             found |= {f"{name}.{key}": tensor for key, tensor in lacking.items()}
     return found
 

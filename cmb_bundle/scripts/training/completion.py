@@ -13,7 +13,7 @@ from ..files import write_whole
 from ..inference.evaluator import raise_failures
 from ..networks.weights import load_weights
 from .calibration import calibrate
-from .surroundings import fit_surroundings
+from .evidence import fit_evidence
 
 
 def join_weights(
@@ -35,7 +35,7 @@ def join_weights(
         path: file to write.
         data_loader: validation patches to calibrate the probability on, see :func:`~.calibration.calibrate`; None
             skips that.
-        patches: training patches, for :func:`~.surroundings.fit_surroundings`; none skip that.
+        patches: training patches, for :func:`~.evidence.fit_evidence`; none skip that.
         surroundings_epochs: its epochs; 0 skips it.
 
     Returns:
@@ -47,7 +47,7 @@ def join_weights(
     load_weights(network.detector, detector_weights)
     load_weights(network.classifier, classifier_weights)
     if len(patches):
-        fit_surroundings(network, patches, surroundings_epochs)
+        fit_evidence(network, patches, surroundings_epochs)
     if data_loader is not None:
         calibrate(network, data_loader, next(network.classifier.parameters()).device)
     if idist.get_rank() == 0:

@@ -6,7 +6,7 @@ import logging
 import torch
 
 from cmb_bundle.scripts.networks import ContextClassifier, JointDecision, TwoStageNetwork
-from cmb_bundle.scripts.training.surroundings import FEWEST, fit_surroundings
+from cmb_bundle.scripts.training.evidence import FEWEST, fit_evidence
 
 SIZE = (28, 28, 8)
 
@@ -44,7 +44,7 @@ def test_a_spot_in_fluid_is_no_microbleed(caplog):
     both, patches = network(), candidates()
     before = copy.deepcopy(both.state_dict())
     with caplog.at_level(logging.INFO):
-        fit_surroundings(both, patches)
+        fit_evidence(both, patches)
     assert "Surroundings fitted on 240 candidates: cross-entropy 0.0" in caplog.text
     x = torch.stack([p["image"].float() for p in candidates(20)])
     evidence = both.classifier.eval().surroundings(x[:, :1])
@@ -59,10 +59,10 @@ def test_the_same_seed_gives_the_same_and_the_generator_is_left_alone():
     first, second, third = network(), network(), network()
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    fit_surroundings(first, candidates(), epochs=2)
+    fit_evidence(first, candidates(), epochs=2)
     assert torch.equal(torch.get_rng_state(), state)
-    fit_surroundings(second, candidates(), epochs=2)
-    fit_surroundings(third, candidates(), epochs=2, seed=1)
+    fit_evidence(second, candidates(), epochs=2)
+    fit_evidence(third, candidates(), epochs=2, seed=1)
     weights = [n.classifier.surroundings.layers[0].weight for n in (first, second, third)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -71,18 +71,18 @@ def test_the_same_seed_gives_the_same_and_the_generator_is_left_alone():
 def test_a_margin_is_left_out():
     wide, narrow = network(), network()
     patches = candidates(20, margin=2)
-    fit_surroundings(wide, patches, epochs=2, fewest=5)
-    fit_surroundings(narrow, [p | {"image": p["image"][:, 2:-2, 2:-2, 2:-2]} for p in patches], epochs=2, fewest=5)
+    fit_evidence(wide, patches, epochs=2, fewest=5)
+    fit_evidence(narrow, [p | {"image": p["image"][:, 2:-2, 2:-2, 2:-2]} for p in patches], epochs=2, fewest=5)
     for one, other in zip(wide.state_dict().values(), narrow.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_it_goes_on_from_the_weights_that_are_there():
     both = network()
-    fit_surroundings(both, candidates())
+    fit_evidence(both, candidates())
     around = both.classifier.surroundings
     mean, weight = around.mean.clone(), around.layers[0].weight.clone()
-    fit_surroundings(both, candidates(6), epochs=1, fewest=3)
+    fit_evidence(both, candidates(6), epochs=1, fewest=3)
     assert torch.equal(around.mean, mean)
     assert 0 < float((around.layers[0].weight - weight).abs().max()) < 0.01
 
@@ -92,11 +92,11 @@ def test_few_microbleeds_change_nothing(caplog):
     before = copy.deepcopy(both.state_dict())
     patches = candidates()
     few = [p for n, p in enumerate(patches) if n % 2 or n < 2 * (FEWEST - 1)]
-    fit_surroundings(both, few)
+    fit_evidence(both, few)
     assert "99 of 219 candidates are microbleeds; expected 100 or more, and others. What they say stays" in caplog.text
     assert all(torch.equal(value, before[name]) for name, value in both.state_dict().items())
     one_more = [p for n, p in enumerate(patches) if n % 2 or n < 2 * FEWEST]
-    fit_surroundings(both, one_more, epochs=1)
+    fit_evidence(both, one_more, epochs=1)
     assert not all(torch.equal(value, before[name]) for name, value in both.state_dict().items())
 
 
@@ -104,14 +104,14 @@ def test_lesions_and_random_places_do_not_count(caplog):
     both = network()
     before = copy.deepcopy(both.state_dict())
     patches = [p | {"source": "lesion" if p["label"] else "random"} for p in candidates()]
-    fit_surroundings(both, patches)
+    fit_evidence(both, patches)
     assert "Surroundings not fitted: 0 of 0 candidates are microbleeds; expected 100" in caplog.text
-    fit_surroundings(both, candidates(), epochs=0)
+    fit_evidence(both, candidates(), epochs=0)
     assert all(torch.equal(value, before[name]) for name, value in both.state_dict().items())
 
 
 def test_a_classifier_without_surroundings_is_left_alone():
     both = TwoStageNetwork(torch.nn.Identity(), ContextClassifier(2, (8, 8, 4), channels=(4, 4, 4)))
     before = copy.deepcopy(both.state_dict())
-    fit_surroundings(both, candidates())
+    fit_evidence(both, candidates())
     assert all(torch.equal(value, before[name]) for name, value in both.state_dict().items())
