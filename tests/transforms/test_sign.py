@@ -91,8 +91,8 @@ def test_sign_is_found_on_phantoms_of_both_polarities(seed, changes, least):
 
 
 def test_sign_from_the_magnitude_decides_right_or_not_at_all():
-    # Seen over 5 seeds at 3 T, 20 ms: 0.05 to 0.15; at 1.5 T, 20 ms: 0.015 to 0.055.
-    for seed, changes, decided in [(0, {}, 1), (3, SEVEN_TESLA, 1), (1, {"field_tesla": 1.5}, 0)]:
+    # Seen over 8 seeds at 3 T, 20 ms: 0.05 to 0.17; at 1.5 T, 20 ms: 0.015 to 0.055.
+    for seed, changes, decided in [(7, {}, 1), (0, {}, 0), (3, SEVEN_TESLA, 1), (1, {"field_tesla": 1.5}, 0)]:
         sign, correlation = sign_of(scan(simulated(seed, **changes), "magnitude"))
         assert correlation > 0
         assert sign == decided, (seed, changes, correlation)
@@ -199,10 +199,9 @@ def test_a_magnitude_with_faint_veins_tells_the_sign_by_susceptibility_or_not_at
     "veins,source,expected",
     [
         ((1, 0.3), (-1, -0.1, -0.2), 1),  # clear veins are not asked twice
-        ((1, 0.08), (-1, -0.1, -0.2), -1),
-        ((-1, -0.08), (0, 0.01, -0.2), -1),
+        ((0, 0.11), (-1, -0.1, -0.2), -1),
+        ((0, -0.11), (0, 0.01, -0.2), 0),
         ((0, 0.02), (1, 0.1, 0.2), 1),
-        ((0, 0.02), (0, 0.01, 0.02), 0),
     ],
 )
 def test_susceptibility_decides_where_veins_are_faint(monkeypatch, veins, source, expected):

@@ -17,10 +17,10 @@ and 5.7.1) and falls on those of GE. Radiologists call the first left-handed and
 count Philips' filtered phase among the second; software and processing after the scan differ, so that this is a guess.
 """
 
-CLEAR, SIGN_MARGIN = 0.12, 0.06
-"""Correlation of darkness and phase from which the veins decide alone, and below which they do not. Without veins in
-the phase it is within 0.01 (simulated without susceptibility) to 0.02 (a scan with echoes of 4 to 12 ms). Of 188
-simulated scans, 8 of the 30 below the second had the wrong sign by it, and one of the 158 above."""
+SIGN_MARGIN = 0.12
+"""Correlation of darkness and phase below which the veins do not decide. Without veins in the phase it is within 0.01
+(simulated without susceptibility) to 0.02 (a scan with echoes of 4 to 12 ms). Of 188 simulated scans, 8 of the 30 below
+0.06 had the wrong sign by it, and one of the others; of 48 made from susceptibility maps, one at 0.11."""
 
 FAINT = 0.03
 """Correlation that decides nothing, but is a better guess than the stored sign where no manufacturer is named."""
@@ -59,11 +59,14 @@ def find_sign(
     """
     sign, correlation = paramagnetic_sign(phase, image, mask, spacing)
     evidence = f"dark structures correlate at {correlation:+.2f}"
-    if abs(correlation) >= CLEAR or _too_wide(spacing):
+    if sign or _too_wide(spacing):
         return sign, correlation, evidence
-    by_source, with_source, skewness = susceptibility_sign(phase, image, mask, spacing)
-    evidence += f", with susceptibility at {with_source:+.2f}, which is skewed by {skewness:+.2f}"
-    return by_source or sign, correlation, evidence
+    sign, with_source, skewness = susceptibility_sign(phase, image, mask, spacing)
+    return (
+        sign,
+        correlation,
+        f"{evidence}, with susceptibility at {with_source:+.2f}, which is skewed by {skewness:+.2f}",
+    )
 
 
 def paramagnetic_sign(
