@@ -24,8 +24,8 @@ class NormalizePhased(MapTransform):
         keys: key of the phase.
         scale: radians a stored unit; None finds it from the range.
         sign: 1 if the stored phase of a vein is positive, -1 if it is negative, ``"auto"`` to find it from the dark
-            structures of the image; where that does not decide, it is the manufacturer's, where known, else the stored
-            one is kept: a guess, which ``sign_guessed`` of the dictionary describes.
+            structures of the image (:func:`~.sign.find_sign`); where that does not decide, it is the manufacturer's,
+            where known, else the stored one is kept: a guess, which ``sign_guessed`` of the dictionary describes.
         filter_phase: whether to apply the homodyne filter; ``"auto"`` applies it to a raw phase only.
         lines: width of the homodyne filter's window in k-space lines.
 

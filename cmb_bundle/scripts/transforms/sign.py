@@ -32,8 +32,8 @@ TAIL = 0.005
 """Share of the voxels in each tail of the susceptibility that its skewness looks at."""
 
 CONE = 0.2
-"""Where the field of a source, in k-space, is less than this part of it, its inverse is cut off: source of the usual
-value is Shmueli et al., Magn Reson Med 62:1510-1522 (2009)."""
+"""Where the field of a source, in k-space, is less than this part of it, it is divided by this instead. Source: Shmueli
+et al., Magn Reson Med 62:1510-1522 (2009)."""
 
 SIGN_SLICES = 16
 """Slices that the check of the sign looks at, evenly spaced."""
@@ -62,11 +62,8 @@ def find_sign(
     if sign or _too_wide(spacing):
         return sign, correlation, evidence
     sign, with_source, skewness = susceptibility_sign(phase, image, mask, spacing)
-    return (
-        sign,
-        correlation,
-        f"{evidence}, with susceptibility at {with_source:+.2f}, which is skewed by {skewness:+.2f}",
-    )
+    evidence += f", with susceptibility at {with_source:+.2f}, which is skewed by {skewness:+.2f}"
+    return sign, correlation, evidence
 
 
 def paramagnetic_sign(
@@ -192,10 +189,11 @@ def _susceptibility(phase: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     square[0, 0, 0] = 1
     dipole = 1 / 3 - k / square
     dipole = np.where(np.abs(dipole) < CONE, np.copysign(np.float32(CONE), dipole), dipole)
-    spectrum = fft.rfftn(phase, shape, workers=-1)
+    threads = torch.get_num_threads()  # as many as the rest of the program may use
+    spectrum = fft.rfftn(phase, shape, workers=threads)
     spectrum /= dipole
     spectrum[0, 0, 0] = 0
-    return fft.irfftn(spectrum, shape, workers=-1)[tuple(slice(n) for n in phase.shape)]
+    return fft.irfftn(spectrum, shape, workers=threads)[tuple(slice(n) for n in phase.shape)]
 
 
 def _window(reach_mm: float, spacing: Sequence[float]) -> tuple[int, int, int]:
