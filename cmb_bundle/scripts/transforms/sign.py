@@ -87,12 +87,8 @@ def paramagnetic_sign(
     """
     if _too_wide(spacing):
         return 0, 0.0
-    chosen = _chosen(image)
-    darkness, inside, box = _thin_and_dark(
-        *(x[0, ..., chosen].movedim(-1, 0).numpy() for x in (image, phase, mask)), spacing
-    )
-    values = phase[0, ..., chosen].movedim(-1, 0).numpy()[box]
-    correlation = _correlation(darkness[inside], values[inside].clip(-1, 1))
+    darkness, places = _thin_and_dark(phase, image, mask, spacing)
+    correlation = _correlation(darkness, _at(phase[0].numpy(), places).clip(-1, 1))
     if abs(correlation) < SIGN_MARGIN:
         return 0, correlation
     return (1 if correlation > 0 else -1), correlation
@@ -122,15 +118,13 @@ def susceptibility_sign(
     around = (*_window(AROUND_MM, spacing)[1:], 1)
     quiet = head & (ndimage.uniform_filter(np.square(volume), around) < 1)
     source = _susceptibility(np.where(quiet, volume, 0), spacing)
-    chosen = _chosen(image)
-    of_slices = (x[0, ..., chosen].movedim(-1, 0).numpy() for x in (image, phase, mask))
-    darkness, inside, box = _thin_and_dark(*of_slices, spacing)
-    source = np.moveaxis(source[..., chosen], -1, 0)[box][inside]
+    darkness, places = _thin_and_dark(phase, image, mask, spacing)
+    source = _at(source, places)
     if source.size < 2:
         return 0, 0.0, 0.0
     low, middle, high = np.quantile(source, (TAIL, 0.5, 1 - TAIL))
     skewness = float((high + low - 2 * middle) / max(high - low, 1e-12))
-    correlation = _correlation(darkness[inside], source.clip(low, high))
+    correlation = _correlation(darkness, source.clip(low, high))
     agree = correlation * skewness > 0 and abs(correlation) >= SOURCE_MARGIN and abs(skewness) >= SKEW_MARGIN
     return int(np.sign(skewness)) if agree else 0, correlation, skewness
 
@@ -152,24 +146,28 @@ def _too_wide(spacing: Sequence[float]) -> bool:
     return max(float(s) for s in spacing[:2]) > VEIN_MM
 
 
-def _chosen(image: torch.Tensor) -> np.ndarray:
-    return np.unique(np.linspace(0, image.shape[-1] - 1, SIGN_SLICES + 2).round().astype(int)[1:-1])
-
-
 def _thin_and_dark(
-    image: np.ndarray, phase: np.ndarray, inside: np.ndarray, spacing: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray, tuple[slice, ...]]:
-    """Of slices (k, i, j): how dark thin structures are, where to trust that and the phase, and the box of both."""
+    phase: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, spacing: Sequence[float]
+) -> tuple[np.ndarray, tuple]:
+    """How dark thin structures are (N,), on some slices, where that and the phase can be trusted; and these places."""
+    chosen = np.unique(np.linspace(0, image.shape[-1] - 1, SIGN_SLICES + 2).round().astype(int)[1:-1])
+    image, phase, inside = (x[0, ..., chosen].movedim(-1, 0).numpy() for x in (image.float(), phase, mask))
     deep = _interior(inside, spacing)
     inside = deep if deep.any() else inside
     around, vein = _window(AROUND_MM, spacing), _window(VEIN_MM, spacing)
     start, end = generate_spatial_bounding_box(inside[None], margin=around, allow_smaller=True)
     box = tuple(map(slice, start, end))
-    image, phase, inside = image[box].astype(np.float32), phase[box], inside[box]
+    image, phase, inside = image[box], phase[box], inside[box]
     inside = inside & (ndimage.uniform_filter(np.square(phase), around) < 1)
     darkness = ndimage.grey_closing(image, vein) - image
     darkness /= np.maximum(ndimage.uniform_filter(image, around), 1e-6)
-    return darkness, inside, box
+    return darkness[inside], (chosen, box, inside)
+
+
+def _at(volume: np.ndarray, places: tuple) -> np.ndarray:
+    """(N,) values of a volume (i, j, k) where :func:`_thin_and_dark` looked."""
+    chosen, box, inside = places
+    return np.moveaxis(volume[..., chosen], -1, 0)[box][inside]
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
