@@ -110,10 +110,12 @@ def test_a_lesion_of_many_slices_is_one_candidate():
     tall = [(k, box(10, 20), score) for k, score in enumerate((0.3, 0.5, 0.8, 0.9, 0.7, 0.6, 0.4), start=1)]
     (found,) = merged(stack(9, *tall), spacing, 4.0).tolist()
     assert found[4:] == [pytest.approx(0.9), 5]
-    assert found[2] == pytest.approx(np.average(range(2, 7), weights=(0.5, 0.8, 0.9, 0.7, 0.6)), rel=1e-6)
+    scores = [score for *_, score in tall]
+    assert found[2] == pytest.approx(np.average(range(1, 8), weights=scores), rel=1e-6)
     # what is not above it, or apart from it by a slice, is another
     beside = merged(stack(9, *tall[:-1], (7, box(13, 20), 0.4)), spacing, 4.0)
-    np.testing.assert_allclose(beside[:, [0, 2, 4]], [[10, found[2], 0.9], [13, 7, 0.4]], rtol=1e-5)
+    without = np.average(range(1, 7), weights=scores[:-1])
+    np.testing.assert_allclose(beside[:, [0, 2, 4]], [[10, without, 0.9], [13, 7, 0.4]], rtol=1e-5)
     apart = merged(stack(9, *tall[:-2], (7, box(10, 20), 0.4)), spacing, 4.0)
     np.testing.assert_allclose(apart[1:, [0, 2, 4]], [[10, 7, 0.4]], rtol=1e-5)
 
@@ -135,6 +137,29 @@ def test_one_lesion_or_two_above_each_other(scores, kept):
     tower = [(k, box(10, 20), score) for k, score in enumerate(scores, start=2)]
     found = merged(stack(12, *tower), (0.5, 0.5, 2.0), 4.0)
     np.testing.assert_allclose(found[:, 4], kept, rtol=1e-6)
+
+
+PLATEAU = (0.12, 0.94, 0.96, 0.93, 0.88, 0.91, 0.98, 0.98, 0.18)
+"""A microbleed of 3.4 mm in a minimum intensity projection over four slices of 3.6 mm: nine slices of 2 mm."""
+
+
+@pytest.mark.parametrize(
+    ("bright", "kept"),
+    [
+        ((), [(5.06, 0.98)]),  # dark all the way: one microbleed, in the middle of the column
+        ((4,), [(6.15, 0.98), (2.42, 0.96)]),  # two, where it is bright between
+        ((5,), [(6.15, 0.98), (2.42, 0.96)]),
+        ((8,), [(5.06, 0.98)]),
+    ],
+)
+def test_what_is_dark_between_ends_that_score_best_is_one_microbleed(bright, kept):
+    tower = [(k, box(10, 20), score) for k, score in enumerate(PLATEAU, start=1)]
+    swi = np.full((40, 40, 12), 0.6, dtype=np.float32)
+    swi[9:12, 19:22, 1:10] = 0.1
+    swi[9:12, 19:22, list(bright)] = 0.5
+    found = merge_slices(stack(12, *tower), (0.5, 0.5, 2.0), 4.0, swi=torch.from_numpy(swi))
+    assert [(round(c.model_voxel[2], 2), round(c.detector_score, 2)) for c in found] == kept
+    assert len(merge_slices(stack(12, *tower), (0.5, 0.5, 2.0), 4.0)) == 2  # nothing is known of what is between
 
 
 def test_a_vein_is_not_glued_to_the_microbleed_beside_it():
@@ -235,9 +260,10 @@ def slow_merge(entries, spacing, merge_mm, max_gap):
                     break
                 lesion.add(k)
         column = [e for e in column if e[0] in lesion]
-        free = [e for e in free if all(e is not m for m in [*members, *column])]
-        weights = np.array([e[2] for e in members])
-        position = np.average([[*centre(e), e[0]] for e in members], axis=0, weights=weights)
+        whole = [e for e in free if any(e is m for m in [*members, *column])]
+        free = [e for e in free if all(e is not m for m in whole)]
+        weights = np.array([e[2] for e in whole])
+        position = np.average([[*centre(e), e[0]] for e in whole], axis=0, weights=weights)
         result.append([*position, seed[2], len(slices)])
     return np.array(result)
 

@@ -15,6 +15,9 @@ from ..candidate import Candidate
 DIP = 0.25
 """Within a microbleed that shows on several thick slices the score may fall this far between two of them."""
 
+SURROUNDINGS_MM = 10.0
+"""Half the edge of the square whose median is what SWI is around a candidate."""
+
 CANDIDATE_COLUMNS = (
     "i", "j", "k", "diameter_mm", "detector_score", "n_slices", "classifier_probability", "probability",
 )  # fmt: skip
@@ -78,6 +81,7 @@ def merge_slices(
     max_gap: int = 1,
     score_slices: int = 1,
     missing_slice_score: float = 0.005,
+    swi: Tensor | np.ndarray | None = None,
 ) -> list[Candidate]:
     """Merge the boxes of all slices of a volume to candidates.
 
@@ -90,8 +94,10 @@ def merge_slices(
     own. A large or blooming microbleed shows on slices beyond the cylinder too, most of all where slices are thick or
     a minimum intensity projection. So that it is not counted twice, boxes right above and below the seed, within a
     quarter of ``merge_mm`` in the plane and on slices without a step of more than ``max_gap``, make no candidate of
-    their own; they do not count in the seed's position, diameter and score. Another microbleed lies where the score
-    rises again farther than a step beyond the cylinder, or before it from less than ``DIP`` of what it rises to.
+    their own. They count in the seed's position, which would be at one end otherwise where the ends have the best
+    scores, and not in its diameter and score. Another microbleed lies where the score rises again from less than
+    ``DIP`` of what it rises to, or, farther than a step beyond the cylinder, rises at all, unless ``swi`` is dark
+    all the way to there.
 
     Args:
         detections: for each slice k in turn its boxes (N, 4), (axis 0 min, axis 1 min, axis 0 max, axis 1
@@ -105,10 +111,13 @@ def merge_slices(
             ranked lower.
         missing_slice_score: what a slice without a box counts in such a score, and the least that a box counts: a
             score below the detector's ``score_thresh``, as the detector reports no box with less.
+        swi: (i, j, k) SWI, 0 in the background: dark is what lies nearer to the seed's value than to the median around.
+            Without it, a score that rises again is always another microbleed.
 
     Returns:
-        the candidates, by best box, in numbers of single precision. Position and diameter are means weighted by score
-        over the boxes taken; the centre of a box is at voxel index (min + max) / 2 - 0.5.
+        the candidates, by best box, in numbers of single precision. Positions are means weighted by score over the
+        boxes taken and those right above and below, diameters over the boxes taken; the centre of a box is at voxel
+        index (min + max) / 2 - 0.5.
 
     Raises:
         ValueError: if ``merge_mm`` is not positive, ``max_gap`` or ``score_slices`` is below 1,
@@ -148,6 +157,7 @@ def merge_slices(
     tolerance = 1 + 1e-9
     neighbours = cKDTree(scaled).query_ball_point(scaled, np.sqrt(2) * tolerance)
     column = cKDTree(scaled[:, :2]).query_ball_point(scaled[:, :2], 0.25 * tolerance)
+    values = None if swi is None else torch.as_tensor(swi).detach().float().cpu().numpy()
     free = np.ones(len(scores), dtype=bool)
     rows = []
     for seed in range(len(scores)):
@@ -159,10 +169,12 @@ def merge_slices(
         near = near[(np.hypot(distance[:, 0], distance[:, 1]) <= tolerance) & (distance[:, 2] <= tolerance)]
         members = near[np.isin(slices[near], _run(slices[near], slices[seed], max_gap))]
         aligned = np.asarray(column[seed])
-        free[members] = False
-        lesion = _lesion(slices[aligned], scores[aligned], slices[seed], max_gap, half_height + max_gap)
-        free[aligned[np.isin(slices[aligned], lesion)]] = False
-        position = np.average(centres[members], axis=0, weights=weights[members])
+        dark = None if values is None else _dark(values, centres[seed], spacing)
+        lesion = _lesion(slices[aligned], scores[aligned], slices[seed], max_gap, half_height + max_gap, dark)
+        column_of_seed = aligned[free[aligned] & np.isin(slices[aligned], lesion)]
+        whole = np.union1d(members, column_of_seed)
+        free[whole] = False
+        position = np.average(centres[whole], axis=0, weights=weights[whole])
         diameter = np.average(diameters[members], weights=weights[members])
         score = scores[seed]
         if score_slices > 1:
@@ -193,19 +205,35 @@ def _array(values: Tensor | np.ndarray) -> np.ndarray:
     return torch.as_tensor(values).detach().double().cpu().numpy()
 
 
-def _lesion(slices: np.ndarray, scores: np.ndarray, start: float, max_gap: int, reach: float) -> list[float]:
-    """Return the slices above and below one of them that the scores say to be of the same lesion."""
+def _lesion(
+    slices: np.ndarray, scores: np.ndarray, start: float, max_gap: int, reach: float, dark: np.ndarray | None
+) -> list[float]:
+    """Return the slices above and below one of them that scores and darkness say to be of the same lesion."""
     run = _run(slices, start, max_gap)
     found = []
     for way in (run[run >= start], run[run < start][::-1]):
         least = scores[slices == start].max()
         for k in way:
             score = scores[slices == k].max()
-            if score > least and (abs(k - start) > reach or least < DIP * score):
+            between = slice(int(min(k, start)), int(max(k, start)) + 1)
+            apart = least < DIP * score
+            if abs(k - start) > reach:
+                apart = dark is None or not dark[between].all()
+            if score > least and apart:
                 break
             least = min(least, score)
             found.append(k)
     return found
+
+
+def _dark(swi: np.ndarray, seed: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """(k,) Whether each slice is as dark above or below the seed as it is there: see :func:`merge_slices`."""
+    i, j, k = np.round(seed).astype(int)
+    x, y = np.ceil(SURROUNDINGS_MM / spacing[:2]).astype(int)
+    around = swi[max(i - x, 0) : i + x + 1, max(j - y, 0) : j + y + 1, k]
+    column = swi[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].min(axis=(0, 1))
+    tissue = around[around > 0]
+    return column <= (np.median(tissue) + column[k]) / 2 if len(tissue) else np.zeros(len(column), dtype=bool)
 
 
 def _run(slices: np.ndarray, start: float, max_gap: int) -> np.ndarray:

@@ -184,7 +184,7 @@ class TwoStageInferer(Inferer):
     @torch.no_grad()
     def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module) -> list[Candidate]:
         """Stage 1: the candidates of a volume (2, i, j, k), best score first."""
-        options = {"merge_mm": self.merge_mm, "score_slices": self.score_slices}
+        options = {"merge_mm": self.merge_mm, "score_slices": self.score_slices, "swi": volume[0]}
         if self.score_slices > 1:
             options["missing_slice_score"] = 0.5 * detector.score_thresh
         candidates = merge_slices(self.detect(volume, detector), self.spacing, **options)
