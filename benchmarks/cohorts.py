@@ -79,6 +79,13 @@ KINDS_FURTHER: dict[str, dict] = {
 }
 """Those that stage 2 was trained on with once more; their vessels go on."""
 
+KINDS_MORE: dict[str, dict] = {
+    **{f"t2star_{n}": {"subjects": 12, "spec": T2STAR, "seed": 200 + n, "kinds": "t2star"} for n in range(81, 97)},
+    **{f"swi_{n}": {"subjects": 12, "spec": LR, "seed": 500 + n, "kinds": IN_3D} for n in range(1, 6)},
+    **{f"swi_only_{n}": {"subjects": 12, "spec": LR, "seed": 520 + n, "kinds": "swi_only"} for n in range(1, 7)},
+}
+"""Those that stage 2 was trained on with last."""
+
 KINDS_CHOICE = {
     "t2star": {"subjects": 12, "spec": T2STAR, "seed": 251, "kinds": "t2star"},
     "swi": {"subjects": 12, "spec": LR, "seed": 151, "kinds": IN_3D},
@@ -123,7 +130,7 @@ KINDS_MAPS = {
 """Microbleeds alone put into maps: what else looks like one is the map's own."""
 
 COHORTS = ["training", "points_hr", "points_lr", "dense_hr", "dense_lr", "test_hr", "test_lr"]
-COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_further"]
+COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_further", "kinds_more"]
 COHORTS += ["kinds_choice", "kinds_test", "kinds_unseen", "kinds_maps"]
 
 
@@ -158,6 +165,8 @@ def make(folder: str, *names: str, maps: str | None = None, processes: int | Non
         make_kinds(folder / "kinds_training", {**KINDS_TRAINING, **LATER}, maps, processes)
     if "kinds_further" in wanted:
         make_kinds(folder / "kinds_further", KINDS_FURTHER, maps, processes)
+    if "kinds_more" in wanted:
+        make_kinds(folder / "kinds_more", KINDS_MORE, maps, processes)
     if "kinds_choice" in wanted:
         make_kinds(folder / "kinds_choice", KINDS_CHOICE, maps, processes)
     if "kinds_test" in wanted:
