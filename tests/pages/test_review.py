@@ -28,7 +28,7 @@ from ..helpers.browser import Browser, needs_chromium
 from ..helpers.commands import commands
 from ..helpers.processes import run_module
 
-LOWEST = 0.01
+LOWEST = 0.005
 
 
 @pytest.fixture(scope="module")
