@@ -162,6 +162,12 @@ def test_what_is_dark_between_ends_that_score_best_is_one_microbleed(bright, kep
     assert len(merge_slices(stack(12, *tower), (0.5, 0.5, 2.0), 4.0)) == 2  # nothing is known of what is between
 
 
+def test_a_column_beyond_the_edge_of_the_slices_is_one_candidate_too():
+    tower = [(k, box(-3, 41), score) for k, score in enumerate(PLATEAU, start=1)]
+    (found,) = merge_slices(stack(12, *tower), (0.5, 0.5, 2.0), 4.0, swi=np.full((40, 40, 12), 0.1, dtype=np.float32))
+    assert found.model_voxel == pytest.approx((-3, 41, 5.06), abs=0.01)
+
+
 def test_a_vein_is_not_glued_to_the_microbleed_beside_it():
     """An oblique chain of weak boxes, 2 mm a slice, passes a strong box; chained linking would make it one."""
     vein = [(k, box(4 * k, 0), 0.3) for k in range(12)]

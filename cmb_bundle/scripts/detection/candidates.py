@@ -230,7 +230,7 @@ def _lesion(
 
 def _dark(swi: np.ndarray, seed: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """(k,) Whether each slice is as dark above or below the seed as it is there: see :func:`merge_slices`."""
-    i, j, k = np.round(seed).astype(int)
+    i, j, k = np.clip(np.round(seed).astype(int), 0, np.array(swi.shape) - 1)  # a box may reach beyond the slice
     x, y = np.ceil(SURROUNDINGS_MM / spacing[:2]).astype(int)
     around = swi[max(i - x, 0) : i + x + 1, max(j - y, 0) : j + y + 1, k]
     column = swi[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].min(axis=(0, 1))
