@@ -16,11 +16,11 @@ DIP = 0.25
 """Within a microbleed that shows on several thick slices the score may fall this far between two of them."""
 
 BRIGHTER = 0.15
-"""Between two ends of one microbleed SWI may be this much brighter, of its contrast to the surroundings. Two of 3 and
-4 mm whose middles are 7 mm apart have 0.23."""
+"""By this share of a microbleed's contrast to its surroundings SWI may brighten between its two ends. Between two
+microbleeds of 3 and 4 mm, 7 mm apart, it brightens by 0.23."""
 
 SURROUNDINGS_MM = 10.0
-"""Half the edge of the square whose median is what SWI is around a candidate."""
+"""Half the edge of the square whose median is taken for the surroundings of a candidate."""
 
 CANDIDATE_COLUMNS = (
     "i", "j", "k", "diameter_mm", "detector_score", "n_slices", "classifier_probability", "probability",
@@ -98,10 +98,10 @@ def merge_slices(
     own. A large or blooming microbleed shows on slices beyond the cylinder too, most of all where slices are thick or
     a minimum intensity projection. So that it is not counted twice, boxes right above and below the seed, within a
     quarter of ``merge_mm`` in the plane and on slices without a step of more than ``max_gap``, make no candidate of
-    their own. They count in the seed's position, which would be at one end otherwise where the ends have the best
-    scores, and not in its diameter and score. Another microbleed lies where the score rises again from less than
-    ``DIP`` of what it rises to, or, farther than a step beyond the cylinder, rises at all, unless ``swi`` is as dark
-    all the way to there.
+    their own. They count towards the seed's position, which would otherwise be at one end where the ends have the best
+    scores, but not towards its diameter and score. Another microbleed lies where the score rises again from less than
+    ``DIP`` of what it rises to, or rises at all farther than a step beyond the cylinder, unless ``swi`` stays as dark
+    as the seed all the way there.
 
     Args:
         detections: for each slice k in turn its boxes (N, 4), (axis 0 min, axis 1 min, axis 0 max, axis 1
@@ -115,8 +115,9 @@ def merge_slices(
             ranked lower.
         missing_slice_score: what a slice without a box counts in such a score, and the least that a box counts: a
             score below the detector's ``score_thresh``, as the detector reports no box with less.
-        swi: (i, j, k) SWI, 0 in the background: as dark as the seed is what is at most ``BRIGHTER`` of the seed's
-            contrast brighter. Without it, a score that rises again there is always another microbleed.
+        swi: (i, j, k) SWI, 0 in the background. A slice is as dark as the seed if it is brighter by at most
+            ``BRIGHTER`` of the seed's contrast. Without ``swi``, a score that rises again there is always another
+            microbleed.
 
     Returns:
         the candidates, by best box, in numbers of single precision. Positions are means weighted by score over the
