@@ -117,6 +117,14 @@ def test_without_mimics_nothing_but_microbleeds_is_put_in():
     assert truth["mimics"] == [] and len(truth["microbleeds"]) == 3
 
 
+def test_where_microbleeds_lie_is_that_of_the_base():
+    base = SPEC.changed(content=Content(anywhere=0.5, lacunes=7))
+    for alone in (base, base.changed(mimics=False)):
+        assert {draw_kind("t2star", n, 4, alone).content.anywhere for n in range(5)} == {0.5}
+    usual = draw_kind("swi_phase", 2, 4, SPEC)
+    assert draw_kind("swi_phase", 2, 4, base) == usual.changed(content=replace(usual.content, anywhere=0.5))
+
+
 def test_names_of_kinds():
     assert chosen("all", False) == list(OUTPUTS_OF)
     assert chosen("all", True) == list(KINDS)
@@ -159,6 +167,7 @@ def test_a_sheet_of_kinds_is_a_picture(young, tmp_path, monkeypatch):
     [
         ({"profiles": ("ring",)}, "profiles is 'ring'"),
         ({"mineral_clusters": 2.0}, "mineral_clusters is 2.0"),
+        ({"anywhere": -0.1}, "anywhere is -0.1"),
         ({"decay": (2.0, 1.0)}, "decay is"),
         ({"diameter_range_mm": (5.0, 2.0)}, "diameter_range_mm is"),
     ],

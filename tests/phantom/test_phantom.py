@@ -16,10 +16,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial import cKDTree
 
 from cmb_bundle.scripts.phantom import (
     PRESETS,
     TINY,
+    Content,
     PhantomSpec,
     cohort,
     default_cohort,
@@ -313,6 +315,35 @@ def test_places_follow_the_published_regions(whole_head):
     shares = [regions.count(r) / len(regions) for r in ("lobar", "deep", "infratentorial")]
     # Three standard errors of 180 draws.
     assert shares == pytest.approx([0.74, 0.13, 0.13], abs=0.1)
+
+
+def test_microbleeds_anywhere_lie_against_veins_too(whole_head):
+    def placed(share):
+        placer = whole_head(1)
+        return placer, place_microbleeds(placer, 60, 3.0, 20.0, Content(anywhere=share))
+
+    def from_vein(placer, lesions):
+        veins = placer.made_of[1]
+        gaps, _ = cKDTree(veins.points[veins.radii > 0.3]).query([x.centre for x in lesions])
+        return gaps - [x.diameter / 2 for x in lesions]
+
+    sheltered, anywhere, some = placed(0.0), placed(1.0), placed(0.5)
+    assert [x.centre.tolist() for x in sheltered[1]] == [
+        x.centre.tolist() for x in place_microbleeds(whole_head(1), 60, 3.0, 20.0)
+    ]
+    assert from_vein(*sheltered).min() > 1.0
+    assert (from_vein(*anywhere) < 1.0).mean() > 0.5 > (from_vein(*some) < 1.0).mean() > 0.15
+    for placer, lesions in (anywhere, some):
+        centres, radii = np.array([x.centre for x in lesions]), np.array([x.diameter / 2 for x in lesions])
+        gaps = np.linalg.norm(centres[:, None] - centres, axis=-1) - radii[:, None] - radii
+        assert gaps[~np.eye(len(lesions), dtype=bool)].min() > 3
+        assert (from_vein(placer, lesions) + 0.301 * radii).min() > 0
+        index = tuple(np.rint(placer.head.grid.index(centres)).astype(int).T)
+        assert placer.head.fluid[index].max() < 0.4
+        assert placer.head.iron[index].max() < 0.13
+        assert placer.head.brain_distance[index].max() < -1.5
+    index = np.rint(anywhere[0].head.grid.index(np.array([x.centre for x in anywhere[1]]))).astype(int)
+    assert np.abs(anywhere[0].head.template_mm[(slice(None), *index.T)][0]).min() < 3  # at the midline too
 
 
 def test_calcifications_lie_where_physiology_puts_them(whole_head):

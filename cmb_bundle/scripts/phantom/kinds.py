@@ -8,6 +8,7 @@ for a detector has to meet it in training.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -154,7 +155,7 @@ def _content(kind: str, microbleeds: int, rng: np.random.Generator) -> Content:
 
 def _without_mimics(content: Content) -> Content:
     """Of what a head holds, that which is true of its microbleeds, arteries and air."""
-    kept = ("profiles", "decay", "arterial_signal", "air_scale")
+    kept = ("profiles", "decay", "arterial_signal", "air_scale", "anywhere")
     return Content(**{name: getattr(content, name) for name in kept})
 
 
@@ -172,6 +173,7 @@ def draw_kind(
         seed: seed of the cohort.
         base: gives the extent in mm, and the number of microbleeds if it has one; else five scans of six have some, 1
             to 39 in a whole head (log-uniform). Without its ``mimics``, nothing but microbleeds is put into the head.
+            Of its content, ``anywhere`` counts.
         chi_map: path of a susceptibility map; the kinds of "map_" need one.
 
     Raises:
@@ -187,7 +189,7 @@ def draw_kind(
     height = geometry["shape"][2] * geometry["spacing"][2]
     count, positive = _log_uniform(rng, 1, 1 + 39 * min(1.0, height / 140)), rng.random() < 5 / 6
     microbleeds = int(count) * positive if base.microbleeds is None else base.microbleeds
-    content = _content(plain, microbleeds, rng)
+    content = replace(_content(plain, microbleeds, rng), anywhere=base.content.anywhere)
     changes = {
         "chi_map": str(chi_map or ""),
         "microbleeds": microbleeds,

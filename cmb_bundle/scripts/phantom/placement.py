@@ -15,7 +15,14 @@ from .variety import Content
 from .veins import Vessels
 
 REGION_SHARE = {"lobar": 0.73, "deep": 0.13, "infratentorial": 0.13}
-STEEPEST = 1.5  # radians of background phase across a slice; at pi about a third of the signal is lost
+SHELTERED, ANYWHERE = "sheltered", "anywhere"
+DEPTH_MM = {SHELTERED: 2.5, ANYWHERE: 1.5}
+# Radians of background phase across a slice; at pi about a third of the signal is lost.
+STEEPEST = {SHELTERED: 1.5, ANYWHERE: 2.5}
+MOST_FLUID = {SHELTERED: 0.15, ANYWHERE: 0.4}
+# More ppm than that are in the pallidum, whose grains of mineral cannot be told from microbleeds.
+MOST_IRON = {SHELTERED: 0.09, ANYWHERE: 0.13}
+AGAINST_VEIN_MM, PREFERENCE = 1.0, 20.0
 
 
 def region_of(template_mm: np.ndarray) -> np.ndarray:
@@ -55,6 +62,7 @@ class Placer:
         low: np.ndarray,
         high: np.ndarray,
         rng: np.random.Generator,
+        where: str = SHELTERED,
     ) -> None:
         """Sample candidate places.
 
@@ -65,13 +73,15 @@ class Placer:
             low: lowest corner of the box.
             high: highest corner.
             rng: source of randomness.
+            where: "sheltered" or "anywhere", see :attr:`~.variety.Content.anywhere`.
         """
-        self.head, self.rng = head, rng
+        self.head, self.rng, self.where = head, rng, where
         self.low, self.high = low, high
+        self.made_of = head, veins, steepness, low, high, rng
         points = rng.uniform(low, high, (60_000, 3))
-        inside = _sample(head.brain_distance, head.grid, points) < -2.5
+        inside = _sample(head.brain_distance, head.grid, points) < -DEPTH_MM[where]
         # No reader sees a microbleed within the loss of signal above an air cavity.
-        inside &= _sample(*steepness, points) < STEEPEST
+        inside &= _sample(*steepness, points) < STEEPEST[where]
         self.points = points[inside]
         self.white = _sample(head.white, head.grid, self.points)
         self.fluid = _sample(head.fluid, head.grid, self.points)
@@ -84,6 +94,17 @@ class Placer:
         self.vein_distance, _ = tree.query(self.points, distance_upper_bound=12, workers=1)
         self.iron = iron
         self.taken: list[tuple[np.ndarray, float]] = []
+
+    def anywhere(self) -> Placer:
+        """One that chooses places anywhere in the tissue, free of what this one placed and places."""
+        other = Placer(*self.made_of, where=ANYWHERE)
+        other.taken = self.taken
+        return other
+
+    def tissue(self) -> np.ndarray:
+        """Which points microbleeds may lie at."""
+        tissue = (self.fluid < MOST_FLUID[self.where]) & (self.iron < MOST_IRON[self.where])
+        return tissue if self.where == ANYWHERE else tissue & ~self.near_midline
 
     def free(self, points: np.ndarray, radius: float, gap: float = 3.0) -> np.ndarray:
         """Whether spheres of a radius at points (n, 3) keep a gap to all that is placed."""
@@ -125,11 +146,9 @@ def place_microbleeds(
         content: profiles and sizes, and how many have a calcified twin, which follows its microbleed in the list.
     """
     content = content or Content()
-    pairs = 0
-    white, rng = placer.white, placer.rng
-    tissue = (placer.fluid < 0.15) & (placer.iron < 0.09) & ~placer.near_midline
-    border = 0.35 + 4 * white * (1 - white)
-    present = {r: (tissue & (placer.region == r)).mean() > 0.004 for r in REGION_SHARE}
+    pairs, rng, sheltered = 0, placer.rng, placer
+    anywhere = placer.anywhere() if content.anywhere else None
+    present = {r: (placer.tissue() & (placer.region == r)).mean() > 0.004 for r in REGION_SHARE}
     names = [r for r in REGION_SHARE if present[r]]
     share = np.array([REGION_SHARE[r] for r in names])
     lesions = []
@@ -138,15 +157,22 @@ def place_microbleeds(
             break
         region = names[rng.choice(len(names), p=share / share.sum())]
         diameter, chi = float(np.clip(draw_diameter(rng), *content.diameter_range_mm)), draw_susceptibility(rng)
-        weights = tissue * (placer.region == region) * (border if region == "lobar" else 1.0)
-        index = placer.place(weights, diameter / 2, 1.0)
+        placer = anywhere if anywhere is not None and rng.random() < content.anywhere else sheltered
+        weights, vein_gap = placer.tissue() * (placer.region == region) * 1.0, 1.0
+        if region == "lobar":
+            weights *= 0.35 + 4 * placer.white * (1 - placer.white)
+        if placer is anywhere:
+            # The vein may run along the microbleed's edge, or just into it.
+            vein_gap = -0.15 * diameter
+            weights *= 1 + PREFERENCE * (placer.vein_distance < diameter / 2 + AGAINST_VEIN_MM)
+        index = placer.place(weights, diameter / 2, vein_gap)
         if index is None:
             continue
         radius = apparent_to_true_radius(diameter, chi, field_tesla, te_ms)
         lesion = Lesion("microbleed", placer.points[index], radius, diameter, chi, region)
         if content.profiles:
             lesion = with_profile(lesion, str(rng.choice(content.profiles)), content.decay, field_tesla, te_ms, rng)
-        other = placer.place(weights, diameter / 2, 1.0) if pairs < content.pairs else None
+        other = placer.place(weights, diameter / 2, vein_gap) if pairs < content.pairs else None
         if other is None:
             lesions.append(lesion)
             continue

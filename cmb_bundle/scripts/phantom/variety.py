@@ -35,6 +35,8 @@ class Content:
             places, and of the opposite susceptibility. Twins go to the first microbleeds.
         pairs_alike: whether a twin's SWI is made as if it were paramagnetic, so that the phase alone tells it from a
             microbleed; else the phase mask tells them apart too, by its ring about the twin.
+        anywhere: share of microbleeds that lie anywhere in the tissue: most of all against a vein, where there is room
+            too at the surface, at the midline, above air and in nuclei. The others keep away from all of these.
         mineral_clusters: probability, for each side, of mineralised pallidum and of mineralised choroid plexus.
         end_on_veins: mean number of cortical veins that run along the slice normal in sulci.
         flow_voids: mean number of flow voids in fluid beyond the common ones.
@@ -51,6 +53,7 @@ class Content:
     decay: tuple[float, float] = (1.0, 1.0)
     pairs: int = 0
     pairs_alike: bool = True
+    anywhere: float = 0.0
     mineral_clusters: float = 0.0
     end_on_veins: float = 0.0
     flow_voids: float = 0.0
@@ -66,6 +69,7 @@ class Content:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for profile in self.profiles:
             _one_of("profiles", profile, PROFILES)
+        _within("anywhere", self.anywhere, 0, 1)
         _within("mineral_clusters", self.mineral_clusters, 0, 1)
         _within("air_scale", self.air_scale, 0.5, 1.6)
         if not 0 < self.diameter_range_mm[0] < self.diameter_range_mm[1]:
