@@ -1,15 +1,15 @@
 """Make the cohorts behind the shipped weights: training and validation, thresholds, test, and protocol changes.
 
-``python benchmarks/cohorts.py DIR`` makes all of them (27 GB), or those named after DIR. Their seeds are disjoint. The
+``python benchmarks/cohorts.py DIR`` makes all of them (34 GB), or those named after DIR. Their seeds are disjoint. The
 seeds of the test cohorts were chosen before anything was simulated, so that a third of the 40 subjects have no
 microbleeds. No threshold or design was chosen by detections in ``test_hr``, ``test_lr`` or ``robustness``;
 docs/how_it_was_made/experiments.md says what was seen there first. ``unseen_hr`` and ``unseen_lr`` were simulated and
 scored after everything was fixed.
 
-``kinds_training``, ``kinds_further``, ``kinds_more``, ``kinds_choice``, ``kinds_test`` and ``kinds_unseen`` hold
-cohorts of the kinds of scan that scanners write, see docs/reference/phantom.md; the last three also scans made from the
-susceptibility maps of a folder, ``--maps FOLDER``. ``kinds_maps`` has such scans alone. Give ``kinds_choice`` other
-maps than the rest. Stage 2 learned from ``kinds_more`` last.
+``kinds_training``, ``kinds_further``, ``kinds_more``, ``kinds_last``, ``kinds_choice``, ``kinds_test`` and
+``kinds_unseen`` hold cohorts of the kinds of scan that scanners write, see docs/reference/phantom.md; the last three
+also scans made from the susceptibility maps of a folder, ``--maps FOLDER``. ``kinds_maps`` has such scans alone. Give
+``kinds_choice`` other maps than the rest. Stage 2 learned from ``kinds_last`` last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import fire
 
-from cmb_bundle.scripts.phantom import HR, LR, T2STAR, make_cohort
+from cmb_bundle.scripts.phantom import HR, LR, T2STAR, Content, make_cohort
 
 PROTOCOL = LR.changed(shape=(240, 280, 36), centre_mm=(0.0, 0.0, 10.0), microbleeds=10)
 """The slab in which one parameter is changed at a time: 3 T, 20 ms, SNR 25, 0.8 x 0.8 x 2 mm."""
@@ -84,6 +84,19 @@ KINDS_MORE: dict[str, dict] = {
     **{f"swi_{n}": {"subjects": 12, "spec": LR, "seed": 500 + n, "kinds": IN_3D} for n in range(1, 6)},
     **{f"swi_only_{n}": {"subjects": 12, "spec": LR, "seed": 520 + n, "kinds": "swi_only"} for n in range(1, 7)},
 }
+"""Those that stage 2 was trained on with after that."""
+
+ANYWHERE = Content(anywhere=0.5)
+KINDS_LAST: dict[str, dict] = {
+    f"{kind}_{n}": {"subjects": 12, "spec": spec.changed(content=ANYWHERE), "seed": seed + n, "kinds": kind}
+    for kind, spec, seed, count in (
+        ("swi_phase", LR, 600, 10),
+        ("magnitude_phase", LR, 640, 5),
+        ("t2star", T2STAR, 660, 8),
+        ("swi_only", LR, 680, 2),
+    )
+    for n in range(1, count + 1)
+}
 """Those that stage 2 was trained on with last."""
 
 KINDS_CHOICE = {
@@ -127,10 +140,15 @@ KINDS_MAPS = {
     "map_magnitude_phase": {"subjects": 24, "spec": ALONE, "seed": 3905, "kinds": "map_magnitude_phase"},
     "map_t2star": {"subjects": 24, "spec": ALONE, "seed": 3903, "kinds": "map_t2star"},
 }
-"""Microbleeds alone put into maps: what else looks like one is the map's own."""
+KINDS_MAPS |= {
+    f"{kind}_anywhere": {"subjects": 10, "spec": ALONE.changed(content=ANYWHERE), "seed": 3910 + n, "kinds": kind}
+    for n, kind in enumerate(("map_swi_phase", "map_swi_only", "map_magnitude_phase", "map_t2star"))
+}
+"""Microbleeds alone put into maps: what else looks like one is the map's own. Of those of the cohorts "anywhere" half
+need not keep away from veins."""
 
 COHORTS = ["training", "points_hr", "points_lr", "dense_hr", "dense_lr", "test_hr", "test_lr"]
-COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_further", "kinds_more"]
+COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_further", "kinds_more", "kinds_last"]
 COHORTS += ["kinds_choice", "kinds_test", "kinds_unseen", "kinds_maps"]
 
 
@@ -167,6 +185,8 @@ def make(folder: str, *names: str, maps: str | None = None, processes: int | Non
         make_kinds(folder / "kinds_further", KINDS_FURTHER, maps, processes)
     if "kinds_more" in wanted:
         make_kinds(folder / "kinds_more", KINDS_MORE, maps, processes)
+    if "kinds_last" in wanted:
+        make_kinds(folder / "kinds_last", KINDS_LAST, maps, processes)
     if "kinds_choice" in wanted:
         make_kinds(folder / "kinds_choice", KINDS_CHOICE, maps, processes)
     if "kinds_test" in wanted:

@@ -63,7 +63,7 @@ class FollowUp:
         second_look_mm: float = 3.0,
         second_look_probability: float = 0.01,
         dark_share: float = 0.5,
-        certain_threshold: float = 0.34,
+        certain_threshold: float = 0.36,
         joint_weight: float = 0.65,
         picture: bool = True,
     ) -> None:
