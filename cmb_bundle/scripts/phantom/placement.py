@@ -146,7 +146,7 @@ def place_microbleeds(
         content: profiles and sizes, and how many have a calcified twin, which follows its microbleed in the list.
     """
     content = content or Content()
-    pairs, rng, sheltered = 0, placer.rng, placer
+    pairs, rng = 0, placer.rng
     anywhere = placer.anywhere() if content.anywhere else None
     present = {r: (placer.tissue() & (placer.region == r)).mean() > 0.004 for r in REGION_SHARE}
     names = [r for r in REGION_SHARE if present[r]]
@@ -157,27 +157,27 @@ def place_microbleeds(
             break
         region = names[rng.choice(len(names), p=share / share.sum())]
         diameter, chi = float(np.clip(draw_diameter(rng), *content.diameter_range_mm)), draw_susceptibility(rng)
-        placer = anywhere if anywhere is not None and rng.random() < content.anywhere else sheltered
-        weights, vein_gap = placer.tissue() * (placer.region == region) * 1.0, 1.0
+        chooser = anywhere if anywhere is not None and rng.random() < content.anywhere else placer
+        weights, vein_gap = chooser.tissue() * (chooser.region == region) * 1.0, 1.0
         if region == "lobar":
-            weights *= 0.35 + 4 * placer.white * (1 - placer.white)
-        if placer is anywhere:
+            weights *= 0.35 + 4 * chooser.white * (1 - chooser.white)
+        if chooser is anywhere:
             # The vein may run along the microbleed's edge, or just into it.
             vein_gap = -0.15 * diameter
-            weights *= 1 + PREFERENCE * (placer.vein_distance < diameter / 2 + AGAINST_VEIN_MM)
-        index = placer.place(weights, diameter / 2, vein_gap)
+            weights *= 1 + PREFERENCE * (chooser.vein_distance < diameter / 2 + AGAINST_VEIN_MM)
+        index = chooser.place(weights, diameter / 2, vein_gap)
         if index is None:
             continue
         radius = apparent_to_true_radius(diameter, chi, field_tesla, te_ms)
-        lesion = Lesion("microbleed", placer.points[index], radius, diameter, chi, region)
+        lesion = Lesion("microbleed", chooser.points[index], radius, diameter, chi, region)
         if content.profiles:
             lesion = with_profile(lesion, str(rng.choice(content.profiles)), content.decay, field_tesla, te_ms, rng)
-        other = placer.place(weights, diameter / 2, vein_gap) if pairs < content.pairs else None
+        other = chooser.place(weights, diameter / 2, vein_gap) if pairs < content.pairs else None
         if other is None:
             lesions.append(lesion)
             continue
         pairs += 1
-        lesions += [replace(lesion, pair=pairs), twin(lesion, placer.points[other], pairs)]
+        lesions += [replace(lesion, pair=pairs), twin(lesion, chooser.points[other], pairs)]
     return lesions
 
 
