@@ -139,13 +139,13 @@ KINDS_MAPS = {
     "map_swi_only": {"subjects": 24, "spec": ALONE, "seed": 3904, "kinds": "map_swi_only"},
     "map_magnitude_phase": {"subjects": 24, "spec": ALONE, "seed": 3905, "kinds": "map_magnitude_phase"},
     "map_t2star": {"subjects": 24, "spec": ALONE, "seed": 3903, "kinds": "map_t2star"},
+    **{
+        f"{kind}_anywhere": {"subjects": 10, "spec": ALONE.changed(content=ANYWHERE), "seed": 3910 + n, "kinds": kind}
+        for n, kind in enumerate(("map_swi_phase", "map_swi_only", "map_magnitude_phase", "map_t2star"))
+    },
 }
-KINDS_MAPS |= {
-    f"{kind}_anywhere": {"subjects": 10, "spec": ALONE.changed(content=ANYWHERE), "seed": 3910 + n, "kinds": kind}
-    for n, kind in enumerate(("map_swi_phase", "map_swi_only", "map_magnitude_phase", "map_t2star"))
-}
-"""Microbleeds alone put into maps: what else looks like one is the map's own. Of those of the cohorts "anywhere" half
-need not keep away from veins."""
+"""Microbleeds alone put into maps: what else looks like one is the map's own. In the cohorts "anywhere" half of the
+microbleeds need not keep away from veins."""
 
 COHORTS = ["training", "points_hr", "points_lr", "dense_hr", "dense_lr", "test_hr", "test_lr"]
 COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_further", "kinds_more", "kinds_last"]

@@ -96,7 +96,7 @@ class Placer:
         self.taken: list[tuple[np.ndarray, float]] = []
 
     def anywhere(self) -> Placer:
-        """One that chooses places anywhere in the tissue, free of what this one placed and places."""
+        """One that chooses places anywhere in the tissue; what either of them takes is taken for both."""
         other = Placer(*self.made_of, where=ANYWHERE)
         other.taken = self.taken
         return other

@@ -35,8 +35,9 @@ class Content:
             places, and of the opposite susceptibility. Twins go to the first microbleeds.
         pairs_alike: whether a twin's SWI is made as if it were paramagnetic, so that the phase alone tells it from a
             microbleed; else the phase mask tells them apart too, by its ring about the twin.
-        anywhere: share of microbleeds that lie anywhere in the tissue: most of all against a vein, where there is room
-            too at the surface, at the midline, above air and in nuclei. The others keep away from all of these.
+        anywhere: share of microbleeds that may lie anywhere in the tissue: most often against a vein, but also at the
+            surface, at the midline, above air and in nuclei other than the pallidum. The others keep away from all of
+            these.
         mineral_clusters: probability, for each side, of mineralised pallidum and of mineralised choroid plexus.
         end_on_veins: mean number of cortical veins that run along the slice normal in sulci.
         flow_voids: mean number of flow voids in fluid beyond the common ones.
