@@ -3,10 +3,11 @@
 ``python benchmarks/accuracy.py DIR`` scores the cohorts made by ``cohorts.py DIR``, as far as they are there, with
 reports in DIR/results: those of ``kinds_test``, ``kinds_unseen`` and ``kinds_maps``, a table by kind of scan, with the
 mean sensitivity over 1/8 to 4 false positives per scan by the detector's score alone, the classifier alone, and both,
-that of both at 0.3 and at 1, and the sensitivity for microbleeds of 2 mm and more at 1, also for heads with common
-mimics and for those with many; the same for those of ``second_simulator.py DIR/second``; test and unseen, HR and LR,
+that of both at 0.1, 0.3 and 1, and the sensitivity for microbleeds of 2 mm and more at 1, also for heads with common
+mimics and for those with many, with the three curves of each kind in DIR/results/froc_by_kind.png; the same table for
+those of ``second_simulator.py DIR/second``; test and unseen, HR and LR,
 and the classical baseline on the same cohorts; then a table over protocols. Findings at a focus of a susceptibility map
-are left out of the columns by rank and of those at 0.3 and 1, and are false positives in all others.
+are left out of the columns by rank and of those at 0.1, 0.3 and 1, and are false positives in all others.
 ``--checkpoint FILE`` scores other weights; further ``--key value`` pairs override the bundle's configs.
 """
 
@@ -17,6 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fire
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from cohorts import CHANGES, KINDS_MAPS, KINDS_TEST, KINDS_UNSEEN, folder_of
@@ -35,7 +40,24 @@ ROBUSTNESS = [(change, folder_of(change), {}) for change in CHANGES] + [
 
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4)
-AIMS = (0.3, 1.0)
+AIMS = (0.1, 0.3, 1.0)
+TITLES = {
+    "kinds_test/swi_phase": "SWI and phase, other vendors",
+    "kinds_test/swi_only": "SWI alone, other vendors",
+    "kinds_test/magnitude_phase": "magnitude and phase",
+    "kinds_test/t2star": "T2*-weighted magnitude",
+    "kinds_unseen/t2star": "T2*-weighted, other heads",
+    "kinds_unseen/t2star_many": "T2*-weighted, 120 further heads",
+    "kinds_test/map_swi_phase": "maps, SWI and phase",
+    "kinds_unseen/map_swi_phase": "maps, other microbleeds",
+    "kinds_test/map_t2star": "maps, T2*-weighted",
+    "kinds_maps/map_plain": "maps, plain, 0.8 mm",
+    "kinds_maps/map_plain_hr": "maps, plain, 0.5 mm",
+    "kinds_maps/map_plain_t2star": "maps, plain T2*-weighted",
+    "kinds_test/plain_lr": "plain, 0.8 mm",
+    "kinds_test/plain_hr": "plain, 0.5 mm",
+}
+"""What the panels of the figure are called."""
 
 
 def evaluate(cohort: Path, results: Path, **overrides: object) -> dict:
@@ -113,9 +135,38 @@ def at_one(records: list) -> float | None:
     return None if found is None else float(found[0])
 
 
-def by_kind(folder: Path, results: Path, smallest_mm: float = 0.0, **overrides: object) -> dict[str, dict]:
-    """The table by kind of scan; lesions smaller than ``smallest_mm`` count neither way in the columns by rank."""
-    table = {}
+def draw(curves: dict[str, dict[str, Froc]], path: Path) -> None:
+    """Draw the free-response curves of each kind of scan, ranked by each score."""
+    names = [name for name in TITLES if name in curves]
+    rows = -(-len(names) // 4)
+    figure, panels = plt.subplots(rows, 4, figsize=(12, 2.9 * rows), sharex=True, sharey=True, squeeze=False)
+    for panel, name in zip(panels.flat, names, strict=False):
+        for label, colour in (("detector", "tab:blue"), ("classifier", "tab:orange"), ("both", "black")):
+            curve = curves[name][label]
+            rates = np.append(1e-3, curve.false_positives_per_subject)
+            panel.step(rates, np.append(0.0, curve.sensitivity), where="post", color=colour, label=label)
+        panel.set(title=TITLES[name], xscale="log", xlim=(1 / 16, 16), ylim=(0, 1.02), xticks=[0.125, 0.5, 2, 8])
+        panel.set_xticklabels(["1/8", "1/2", "2", "8"])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    for panel in panels.flat[len(names) :]:
+        panel.axis("off")
+    panels[0, 0].legend(loc="lower right")
+    figure.supxlabel("false positives per scan")
+    figure.supylabel("sensitivity")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def by_kind(
+    folder: Path, results: Path, smallest_mm: float = 0.0, **overrides: object
+) -> tuple[dict[str, dict], dict[str, dict[str, Froc]]]:
+    """The table by kind of scan, and the curves by folder and kind.
+
+    Lesions smaller than ``smallest_mm`` count neither way in the columns by rank.
+    """
+    table, drawn = {}, {}
     for name in KINDS_TEST | KINDS_UNSEEN | KINDS_MAPS:
         if not (folder / name).is_dir():
             continue
@@ -125,6 +176,7 @@ def by_kind(folder: Path, results: Path, smallest_mm: float = 0.0, **overrides: 
         records = own(list(load_records(results / name / "records.json")))
         scores = {"detector": "detector_score", "classifier": "classifier_probability", "both": "probability"}
         curves = {label: curve_of(records, score, smallest_mm) for label, score in scores.items()}
+        drawn[f"{folder.name}/{name}"] = curves
         table[name] = row(metrics) | {
             f"ranked by {label}": mean_sensitivity(curve, RATES) for label, curve in curves.items()
         }
@@ -139,18 +191,20 @@ def by_kind(folder: Path, results: Path, smallest_mm: float = 0.0, **overrides: 
         }
         table[name] |= {f"2 mm and more, at 1 FPavg{group}": at_one(some) for group, some in groups.items()}
         table[name]["scans with many"] = sum(many)
-    return table
+    return table, drawn
 
 
 def main(folder: str, **overrides: object) -> None:
     """Print all tables."""
     folder = Path(folder)
     results = folder / "results"
-    kinds = by_kind(folder / "kinds_test", results / "kinds", **overrides)
-    others = by_kind(folder / "kinds_unseen", results / "kinds_unseen", **overrides)
+    kinds, curves = by_kind(folder / "kinds_test", results / "kinds", **overrides)
+    others, further = by_kind(folder / "kinds_unseen", results / "kinds_unseen", **overrides)
     # in three scans the noise around the head is as bright as the head, which is refused elsewhere
-    alone = by_kind(folder / "kinds_maps", results / "kinds_maps", **{"accept_any": True, **overrides})
-    second = by_kind(folder / "second", results / "second", **overrides)
+    maps, of_maps = by_kind(folder / "kinds_maps", results / "kinds_maps", **{"accept_any": True, **overrides})
+    second, _ = by_kind(folder / "second", results / "second", **overrides)
+    if kinds or others or maps:
+        draw(curves | further | of_maps, results / "froc_by_kind.png")
     rows = {}
     for name in ("test_hr", "test_lr", "unseen_hr", "unseen_lr"):
         if not (folder / name).is_dir():
@@ -164,7 +218,7 @@ def main(folder: str, **overrides: object) -> None:
         if (folder / "robustness" / cohort).is_dir():
             values = {"compare_with_baseline": False, "bootstrap": 0, **values, **overrides}
             protocols[change] = row(evaluate(folder / "robustness" / cohort, where, **values))
-    for table in filter(None, (kinds, others, alone, second, rows, protocols)):
+    for table in filter(None, (kinds, others, maps, second, rows, protocols)):
         print(pd.DataFrame(table).T.astype(float).round(3).to_string(), end="\n\n")
 
 

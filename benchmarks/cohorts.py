@@ -134,7 +134,10 @@ KINDS_UNSEEN["t2star_many"] = {"subjects": 120, "spec": T2STAR, "seed": 271, "ki
 thresholds were, which they had no part in."""
 
 ALONE = LR.changed(mimics=False)
-KINDS_MAPS = {
+KINDS_MAPS: dict[str, dict] = {
+    "map_plain": {"subjects": 24, "spec": LR.changed(positive_share=5 / 6), "seed": 8101},
+    "map_plain_hr": {"subjects": 24, "spec": HR.changed(positive_share=5 / 6), "seed": 8102},
+    "map_plain_t2star": {"subjects": 24, "spec": T2STAR.changed(positive_share=5 / 6), "seed": 8103},
     "map_swi_phase": {"subjects": 24, "spec": ALONE, "seed": 3902, "kinds": "map_swi_phase"},
     "map_swi_only": {"subjects": 24, "spec": ALONE, "seed": 3904, "kinds": "map_swi_only"},
     "map_magnitude_phase": {"subjects": 24, "spec": ALONE, "seed": 3905, "kinds": "map_magnitude_phase"},
@@ -144,8 +147,8 @@ KINDS_MAPS = {
         for n, kind in enumerate(("map_swi_phase", "map_swi_only", "map_magnitude_phase", "map_t2star"))
     },
 }
-"""Microbleeds alone put into maps: what else looks like one is the map's own. In the cohorts "anywhere" half of the
-microbleeds need not keep away from veins."""
+"""Scans of maps by three plain protocols, with common mimics. Then all kinds with microbleeds alone put in: what else
+looks like one is the map's own; in the cohorts "anywhere" half of them need not keep away from veins."""
 
 COHORTS = ["training", "points_hr", "points_lr", "dense_hr", "dense_lr", "test_hr", "test_lr"]
 COHORTS += ["unseen_hr", "unseen_lr", "robustness", "kinds_training", "kinds_further", "kinds_more", "kinds_last"]
@@ -160,7 +163,7 @@ def folder_of(change: str) -> str:
 def make_kinds(folder: Path, cohorts: Mapping[str, Mapping], maps: str | None, processes: int | None) -> None:
     """Make cohorts of kinds of scan; without maps, those that need some are left out."""
     for name, how in cohorts.items():
-        needs_maps = str(how.get("kinds", "")).startswith("map_")
+        needs_maps = name.startswith("map_")
         if needs_maps and maps is None:
             print(f"{name} is left out: it needs susceptibility maps, --maps FOLDER")
             continue

@@ -1,5 +1,6 @@
 """Scans from a susceptibility map: a synthetic one with known content, and real ones where they are at hand."""
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from cmb_bundle.scripts.phantom import PhantomSpec, Processing, draw_kind, make_cohort, simulate
+from cmb_bundle.scripts.phantom.draws import subject_spec
 from cmb_bundle.scripts.phantom.maps import MapPose, foci, load_map, map_veins
 from cmb_bundle.scripts.phantom.placement import region_of
 
@@ -162,6 +164,33 @@ def test_what_is_no_map_is_refused(tmp_path, content, message):
 def test_maps_that_do_not_exist_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         make_cohort(tmp_path / "cohort", 1, kinds="map_t2star", maps=tmp_path / "nowhere")
+
+
+def test_plain_scans_take_the_maps_in_turn_and_end_within_the_brain(tmp_path, chi_file):
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for name in ("first", "second"):
+        (maps / f"{name}.nii.gz").write_bytes(Path(chi_file).read_bytes())
+    preset = PhantomSpec(name="plain", spacing=(2.0, 2.0, 5.0), shape=(40, 40, 90), centre_mm=(3.0, 0.0, 9.0))
+    cohort = Path(make_cohort(tmp_path / "cohort", 3, preset, maps=maps, processes=1, progress=False))
+    truths = [json.loads(f.read_text()) for f in sorted((cohort / "Truth").glob("*.json"))]
+    assert [truth["spec"]["chi_map"] for truth in truths] == ["first.nii.gz", "second.nii.gz", "first.nii.gz"]
+    image = nib.load(cohort / "Data" / "SWI" / "phantom-001.nii.gz")
+    across, along, height = load_map(chi_file).extent_mm
+    # A voxel of the map is 2.5 mm high, a slice 5 mm.
+    assert image.header.get_zooms() == (2.0, 2.0, 5.0)
+    assert np.array(image.shape) * (2, 2, 5) == pytest.approx((across + 40, along + 40, height - 4), abs=2.5)
+    assert set(json.loads((cohort / "cohort.json").read_text())["maps"]) == {"first.nii.gz", "second.nii.gz"}
+
+
+def test_a_lower_scan_of_a_map_keeps_its_height(chi_file):
+    spec = subject_spec(PhantomSpec(spacing=(1.0, 1.0, 2.0), shape=(40, 40, 10)), 0, 1, vary=True, chi_map=chi_file)
+    assert (spec.shape[2], spec.centre_mm, spec.chi_map) == (10, (0.0, 0.0, 0.0), chi_file)
+
+
+def test_scans_of_maps_have_no_sessions(tmp_path, chi_file):
+    with pytest.raises(ValueError, match="leave maps out"):
+        make_cohort(tmp_path / "cohort", 1, maps=chi_file, sessions=2)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"needs real susceptibility maps, which {REAL} does not hold")

@@ -134,7 +134,7 @@ def _make_subject(
         on_map = maps[index // len(kinds) % len(maps)] if kind.startswith("map_") else ""
         subject = draw_kind(kind, index=index, seed=seed, base=spec, chi_map=on_map)
     else:
-        subject = subject_spec(spec, index, seed, **how)
+        subject = subject_spec(spec, index, seed, chi_map=maps[index % len(maps)] if maps else "", **how)
     if over_time:
         write_patient(simulate_sessions(draw_sessions(subject, **over_time)), folder, f"sub-{index + 1:0{digits}d}")
     else:
@@ -202,7 +202,8 @@ def make_cohort(
         progress: whether a progress bar is shown.
         kinds: kinds of scan that the subjects take in turn, see KINDS in kinds.py: names, or "all"; the preset then
             gives the extent. None makes plain scans of the preset.
-        maps: susceptibility map (NIfTI, ppm), or a folder of them, for the kinds that start with "map_".
+        maps: susceptibility map (NIfTI, ppm), or a folder of them: for the kinds that start with "map_", or, without
+            kinds, for plain scans of each map in turn.
         sessions: scans of each subject. With more than one the cohort is a BIDS data set with sessions; a head lies
             anew in each, and some microbleeds are new, see sessions.py.
         other_protocol: share of later scans that are made by another protocol, 0 to 1.
@@ -234,15 +235,17 @@ def make_cohort(
     wanted["spec"] = spec.as_dict()
     files = map_files(maps)
     names = chosen(kinds, bool(files))
+    on_maps = bool(files) if not names else any(name.startswith("map_") for name in names)
     if names:
-        digest = {Path(f).name: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files}
-        wanted |= {"kinds": names, "maps": digest}
+        wanted["kinds"] = names
+    if names or files:
+        wanted["maps"] = {Path(f).name: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files}
     over_time = {}
     if sessions > 1:
         over_time = {"sessions": sessions, "other_protocol": other_protocol, "new": new_microbleeds}
         wanted["over_time"] = over_time
-        if any(name.startswith("map_") for name in names):
-            raise ValueError("sessions is more than 1, which kinds of susceptibility maps have not; name other kinds")
+        if on_maps:
+            raise ValueError("sessions is more than 1, which scans of susceptibility maps have not; leave maps out")
     if _is_whole(folder, wanted):
         return str(folder)
     with _alone(folder) as alone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .maps import extent_about
 from .spec import PHASE_SCALES, PhantomSpec
 
 
@@ -25,7 +26,9 @@ def _geometry(rng: np.random.Generator) -> dict:
     }
 
 
-def subject_spec(spec: PhantomSpec, index: int, seed: int, vary: bool, vary_geometry: bool = False) -> PhantomSpec:
+def subject_spec(
+    spec: PhantomSpec, index: int, seed: int, vary: bool, vary_geometry: bool = False, chi_map: str = ""
+) -> PhantomSpec:
     """The spec of one subject of a cohort.
 
     The default keeps the protocol and varies the noise a little and, in one subject of ten, the motion. With `vary`
@@ -38,6 +41,8 @@ def subject_spec(spec: PhantomSpec, index: int, seed: int, vary: bool, vary_geom
         seed: seed of the cohort.
         vary: whether the protocol varies.
         vary_geometry: whether the grid and the head vary.
+        chi_map: path of a susceptibility map that takes the place of the simulated anatomy; the grid then covers its
+            brain, along k at most as much as it did. "" is none.
     """
     rng = np.random.default_rng([seed, index, 20])
     changes = {"seed": int(rng.integers(2**31)), "snr": float(round(spec.snr * np.exp(rng.normal(0, 0.15)), 2))}
@@ -61,4 +66,10 @@ def subject_spec(spec: PhantomSpec, index: int, seed: int, vary: bool, vary_geom
         }
     if vary_geometry:
         changes |= _geometry(np.random.default_rng([seed, index, 21]))
-    return spec.changed(**changes)
+    spec = spec.changed(**changes)
+    if not chi_map:
+        return spec
+    step = spec.spacing
+    across, along, height = extent_about(chi_map, spec.shape[2] * step[2])
+    shape = (2 * round(across / step[0] / 2), 2 * round(along / step[1] / 2), max(3, round(height / step[2])))
+    return spec.changed(chi_map=chi_map, shape=shape, centre_mm=(0.0, 0.0, 0.0))

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from .draws import subject_spec
-from .maps import load_map
+from .maps import extent_about
 from .spec import SMALL, PhantomSpec
 from .variety import PROFILES, Content, Processing
 
@@ -84,10 +84,9 @@ def _geometry(base: PhantomSpec, kind: str, chi_map: str, zoom: int, rng: np.ran
     extent = np.array(base.shape) * np.array(base.spacing)
     middle, shift = np.array(base.centre_mm), 0.0
     if chi_map:
-        brain = np.array(load_map(chi_map).extent_mm)
-        # Room for the scalp beside the brain; along k the slab ends within it.
-        extent, middle = np.array([*(brain[:2] + 40.0), min(extent[2], brain[2] - 4.0)]), np.zeros(3)
-        shift = rng.uniform(-1, 1) * (brain[2] - 4.0 - extent[2]) / 2
+        whole = extent_about(chi_map, np.inf)
+        extent, middle = np.array(extent_about(chi_map, extent[2])), np.zeros(3)
+        shift = rng.uniform(-1, 1) * (whole[2] - extent[2]) / 2
     slices = max(3, round(extent[2] / pitch))
     if not thick and slices > 60:
         # Thin slices make a slab somewhere in the extent.

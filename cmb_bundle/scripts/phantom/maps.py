@@ -72,6 +72,17 @@ def load_map(path: str | Path) -> SusceptibilityMap:
     return SusceptibilityMap(ppm, brain, grid)
 
 
+def extent_about(path: str | Path, height_mm: float) -> tuple[float, float, float]:
+    """Extent in mm of a scan of a map: 20 mm beside the brain on either side in plane, along k within it.
+
+    Args:
+        path: of the map.
+        height_mm: most of the extent along k.
+    """
+    across, along, height = load_map(path).extent_mm
+    return across + 40.0, along + 40.0, min(height_mm, height - 4.0)
+
+
 class MapPose:
     """Scanner mm to template mm by the boxes about both brains: good enough to tell lobes from deep nuclei."""
 
