@@ -4,10 +4,11 @@
 reports in DIR/results: those of ``kinds_test``, ``kinds_unseen`` and ``kinds_maps``, a table by kind of scan, with the
 mean sensitivity over 1/8 to 4 false positives per scan by the detector's score alone, the classifier alone, and both,
 that of both at 0.1, 0.3 and 1, and the sensitivity for microbleeds of 2 mm and more at 1, also for heads with common
-mimics and for those with many, with the three curves of each kind in DIR/results/froc_by_kind.png; the same table for
-those of ``second_simulator.py DIR/second``; test and unseen, HR and LR,
-and the classical baseline on the same cohorts; then a table over protocols. Findings at a focus of a susceptibility map
-are left out of the columns by rank and of those at 0.1, 0.3 and 1, and are false positives in all others.
+mimics and for those with many, for thin slices and for thick ones; the three curves of each kind are drawn in
+DIR/results/froc_by_kind.png. Then the same table for the scans of ``second_simulator.py DIR/second``; test and unseen,
+HR and LR, and the classical baseline on the same cohorts; and a table over protocols. Findings at a focus of a
+susceptibility map are left out of the columns by rank and of those at 0.1, 0.3 and 1, and are false positives in all
+others.
 ``--checkpoint FILE`` scores other weights; further ``--key value`` pairs override the bundle's configs.
 """
 
@@ -121,9 +122,9 @@ def curve_of(records: list, name: str, smallest_mm: float = 0.0) -> Froc:
     return froc(matchings)
 
 
-def has_many_mimics(truth: Path) -> bool:
+def has_many_mimics(spec: dict) -> bool:
     """Whether a simulated head has grains in pallidum and choroid plexus, or calcifications made as twins."""
-    content = json.loads(truth.read_text())["spec"].get("content")  # a plain scan has none
+    content = spec.get("content")  # a plain scan has none
     return content is not None and (content["pairs"] > 0 or content["mineral_clusters"] > 0.1)
 
 
@@ -183,14 +184,20 @@ def by_kind(
         found = sensitivity_at(curves["both"], AIMS)
         if found is not None:
             table[name] |= {f"at {rate:g} FPavg": value for rate, value in zip(AIMS, found, strict=True)}
-        many = [has_many_mimics(folder / name / "Truth" / f"{record.subject}.json") for record in records]
+        truths = [folder / name / "Truth" / f"{record.subject}.json" for record in records]
+        specs = [json.loads(truth.read_text())["spec"] for truth in truths]
+        # the other simulator's truth has neither
+        thickness = [spec["spacing"][2] - spec.get("gap_mm", 0.0) if "spacing" in spec else None for spec in specs]
         groups = {
-            "": records,
-            ", common mimics": [record for record, so in zip(records, many, strict=True) if not so],
-            ", many": [record for record, so in zip(records, many, strict=True) if so],
+            "": [True] * len(records),
+            ", common mimics": [not has_many_mimics(spec) for spec in specs],
+            ", many": [has_many_mimics(spec) for spec in specs],
+            ", slices of 5 mm and less": [mm is not None and mm <= 5.0 for mm in thickness],
+            ", thicker": [mm is not None and mm > 5.0 for mm in thickness],
         }
-        table[name] |= {f"2 mm and more, at 1 FPavg{group}": at_one(some) for group, some in groups.items()}
-        table[name]["scans with many"] = sum(many)
+        for group, chosen in groups.items():
+            some = [record for record, so in zip(records, chosen, strict=True) if so]
+            table[name] |= {f"2 mm and more, at 1 FPavg{group}": at_one(some), f"scans{group}": len(some)}
     return table, drawn
 
 
