@@ -149,6 +149,7 @@ def draw(curves: dict[str, dict[str, Froc]], path: Path) -> None:
         panel.set(title=TITLES[name], xscale="log", xlim=(1 / 16, 16), ylim=(0, 1.02), xticks=[0.125, 0.5, 2, 8])
         panel.set_xticklabels(["1/8", "1/2", "2", "8"])
         panel.minorticks_off()
+        panel.tick_params(labelbottom=True)
         panel.grid(alpha=0.3)
     for panel in panels.flat[len(names) :]:
         panel.axis("off")
