@@ -12,7 +12,7 @@ from torch import nn
 from cmb_bundle.scripts.networks.classifier import ContextClassifier, PatchClassifier, scale_last
 from cmb_bundle.scripts.networks.decision import JointDecision
 from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
-from cmb_bundle.scripts.training.calibration import STEEPEST, calibrate, fit_scaling
+from cmb_bundle.scripts.training.calibration import FEWEST, STEEPEST, calibrate, fit_scaling
 
 RANDOM = np.random.default_rng(0)
 LOGIT = RANDOM.normal(0, 2, 20_000)
@@ -122,6 +122,32 @@ def test_a_decision_is_fitted_and_the_classifier_left_alone():
         [0.7, 0.4, 1.5], abs=0.08
     )
     assert all(torch.equal(value, before[name]) for name, value in network.classifier.state_dict().items())
+
+
+FITTED = {"detector": 0.5, "classifier": 0.8, "offset": -2.5}
+
+
+@pytest.mark.parametrize("microbleeds", [FEWEST - 1, FEWEST])
+def test_few_microbleeds_leave_a_decision_that_was_fitted(microbleeds, caplog):
+    labels = np.zeros(3000, int)
+    labels[np.argsort(-LOGIT[:3000])[:microbleeds]] = 1
+    network = pair(JointDecision(**FITTED))
+    with caplog.at_level(logging.WARNING):
+        calibrate(network, batches(labels))
+    values = [*network.decision.weights.tolist(), float(network.decision.offset)]
+    if microbleeds < FEWEST:
+        assert values == pytest.approx(list(FITTED.values()))
+        assert f"stays: {microbleeds} of 3000 validation candidates" in caplog.text
+    else:
+        assert abs(values[2] - FITTED["offset"]) > 1
+        assert not caplog.text
+
+
+def test_few_microbleeds_are_enough_for_a_first_decision():
+    labels = (np.arange(200) % 20 == 0).astype(int)
+    network = pair(JointDecision())
+    calibrate(network, batches(labels))
+    assert float(network.decision.offset) < -1
 
 
 def test_what_has_no_detector_score_does_not_count_in_the_decision():

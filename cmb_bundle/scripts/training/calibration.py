@@ -12,10 +12,13 @@ from scipy.special import expit
 from torch import nn
 
 from ..errors import KerasError
+from ..networks.decision import JointDecision
 
 logger = logging.getLogger(__name__)
 
 STEEPEST = 10.0
+FEWEST = 100
+"""Microbleeds among the validation candidates below which a decision that was fitted before is not fitted again."""
 
 
 def fit_scaling(difference: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -47,11 +50,18 @@ def fit_scaling(difference: np.ndarray, labels: np.ndarray) -> tuple[float, floa
 
 
 @torch.no_grad()
-def calibrate(network: nn.Module, data_loader: Iterable[Mapping], device: torch.device | str = "cpu") -> None:
+def calibrate(
+    network: nn.Module, data_loader: Iterable[Mapping], device: torch.device | str = "cpu", fewest: int = FEWEST
+) -> None:
     """Calibrate the probability on patches that the network was not trained on.
 
     A network with a ``decision`` has it fitted, see :meth:`~..networks.decision.JointDecision.fit`. Otherwise the
     classifier's logit is scaled (:func:`fit_scaling`), by its weights, so that no other code depends on it.
+
+    A decision that comes with the initial weights was fitted to more scans than most users have. With few microbleeds a
+    new one is worse: fitted to 10 of 915 in 120 simulated T2*-weighted scans, and scored on the other scans at the same
+    threshold, it gave 3.0 false positives per scan (standard deviation 1.6 over draws of the 10) where the former one
+    gave 1.4; to 25, 2.0 (1.0); from 100 on, 1.8 (0.3), and ranked as well as the former one.
 
     Args:
         network: both stages; its ``classifier`` maps patches to two logits, the last for a microbleed, and scales them
@@ -59,6 +69,7 @@ def calibrate(network: nn.Module, data_loader: Iterable[Mapping], device: torch.
         data_loader: batches of "image", "label", "source" and "detector_score"; only candidates of stage 1 count. If
             these are not of both labels, the network is left unchanged.
         device: device of the network.
+        fewest: microbleeds among the candidates below which a decision that was fitted before stays as it is.
     """
     classifier, decision = network.classifier.eval(), getattr(network, "decision", None)
     difference, labels, scores = [], [], []
@@ -74,6 +85,12 @@ def calibrate(network: nn.Module, data_loader: Iterable[Mapping], device: torch.
         logger.warning(f"Not calibrated: {int(labels.sum())} of {len(labels)} validation candidates are microbleeds.")
         return
     if decision is not None:
+        if labels.sum() < fewest and _was_fitted(decision):
+            logger.warning(
+                f"The decision of the initial weights stays: {int(labels.sum())} of {len(labels)} validation "
+                f"candidates are microbleeds; a new one is fitted from {fewest} on."
+            )
+            return
         decision.fit(torch.cat(scores).double().numpy(), difference, labels)
         detector, of_classifier = decision.weights.tolist()
         logger.info(
@@ -88,3 +105,9 @@ def calibrate(network: nn.Module, data_loader: Iterable[Mapping], device: torch.
         logger.warning(f"Not calibrated: {error}")
         return
     logger.info(f"Calibrated on {len(labels)} validation candidates: logit times {slope:.3f}, plus {offset:.3f}")
+
+
+def _was_fitted(decision: JointDecision) -> bool:
+    default = JointDecision()
+    former = (decision.weights.cpu(), default.weights), (decision.offset.cpu(), default.offset)
+    return not all(torch.equal(now, then) for now, then in former)
