@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cmb_bundle.scripts.errors import CheckpointError, OptionError
+from cmb_bundle.scripts.networks.classifier import ContextClassifier
 from cmb_bundle.scripts.networks.two_stage import TwoStageNetwork
 from cmb_bundle.scripts.networks.weights import initialize, load_weights
 from cmb_bundle.scripts.networks.yolov2 import YOLOv2Network
@@ -125,6 +126,15 @@ def test_checkpoints_as_others_write_them(kind, tmp_path):
     torch.save(wrapped(filled(7.0).detector.state_dict(), kind), tmp_path / "stage.pt")
     network = load_weights(filled(1.0), tmp_path / "stage.pt", stages={"detector": True, "classifier": False})
     assert (values(network.detector), values(network.classifier)) == ({7.0}, {1.0})
+
+
+def test_sparse_weights_are_read_as_dense_ones(tmp_path):
+    network = ContextClassifier(channels=(4, 4, 8), surroundings_size=(36, 36, 10))
+    torch.save({name: tensor.to_sparse() for name, tensor in network.state_dict().items()}, tmp_path / "sparse.pt")
+    other = ContextClassifier(channels=(4, 4, 8), surroundings_size=(36, 36, 10))
+    load_weights(other, tmp_path / "sparse.pt")
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], tensor, rtol=0, atol=0)
 
 
 def test_a_prefix_is_removed_only_if_every_name_has_it(tmp_path):

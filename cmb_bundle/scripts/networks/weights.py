@@ -177,7 +177,7 @@ def plain_weights(state: Mapping, path: str | Path = "The file") -> dict[str, to
         path: its file, for the error.
 
     Returns:
-        the tensors by their names in the network.
+        the tensors by their names in the network; sparse ones as dense ones.
 
     Raises:
         CheckpointError: there are no weights in it, or they may be under several keys.
@@ -200,7 +200,7 @@ def plain_weights(state: Mapping, path: str | Path = "The file") -> dict[str, to
     state = dict(state)
     while prefix := next((p for p in PREFIXES if state and all(str(key).startswith(p) for key in state)), ""):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+    return {key: value.to_dense() if torch.is_tensor(value) else value for key, value in state.items()}
 
 
 def _has_tensors(part: object) -> bool:
