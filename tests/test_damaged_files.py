@@ -214,13 +214,9 @@ def test_what_interpolation_leaves_around_the_head_is_no_damage():
         check_extremes("sub-1: the SWI a.nii", torch.tensor(values))
 
 
-def test_weights_of_another_form_or_with_a_negative_variance_are_refused(tmp_path):
+def test_weights_with_a_negative_variance_are_refused(tmp_path):
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
     state = network.state_dict()
-    for changed, said in (
-        ({"0.weight": state["0.weight"].to_sparse()}, r"0\.weight is torch\.sparse_coo; expected dense tensors"),
-        ({"1.running_var": -state["1.running_var"]}, r"1\.running_var is a variance, and negative"),
-    ):
-        torch.save({**state, **changed}, tmp_path / "damaged.pt")
-        with pytest.raises(CheckpointError, match=said):
-            load_weights(network, tmp_path / "damaged.pt")
+    torch.save({**state, "1.running_var": -state["1.running_var"]}, tmp_path / "damaged.pt")
+    with pytest.raises(CheckpointError, match=r"1\.running_var is a variance, and negative"):
+        load_weights(network, tmp_path / "damaged.pt")

@@ -264,13 +264,9 @@ def check_finite_weights(state: Mapping[str, torch.Tensor], path: str | Path) ->
     Refuse weights that are not numbers: a network with them finds nothing, and says nothing.
 
     Raises:
-        CheckpointError: a tensor has a value that is NaN or infinite, a variance is negative, or one is sparse.
+        CheckpointError: a tensor has a value that is NaN or infinite, or a variance is negative.
     """
     for name, tensor in state.items():
-        if torch.is_tensor(tensor) and tensor.layout != torch.strided:
-            raise CheckpointError(
-                f"{path}: {name} is {tensor.layout}; expected dense tensors. Save them with to_dense()."
-            )
         if name.endswith("running_var") and bool((tensor < 0).any()):
             raise CheckpointError(f"{path} is damaged: {name} is a variance, and negative. Copy the file again.")
         if torch.is_tensor(tensor) and not bool(torch.isfinite(tensor).all()):
