@@ -166,6 +166,12 @@ def test_maps_that_do_not_exist_are_named(tmp_path):
         make_cohort(tmp_path / "cohort", 1, kinds="map_t2star", maps=tmp_path / "nowhere")
 
 
+def test_maps_that_no_kind_takes_are_refused(tmp_path, chi_file):
+    with pytest.raises(ValueError, match="t2star, swi_only, none of which takes susceptibility maps; leave maps out"):
+        make_cohort(tmp_path / "cohort", 2, kinds="t2star,swi_only", maps=chi_file)
+    assert not (tmp_path / "cohort").exists()
+
+
 def test_plain_scans_take_the_maps_in_turn_and_end_within_the_brain(tmp_path, chi_file):
     maps = tmp_path / "maps"
     maps.mkdir()

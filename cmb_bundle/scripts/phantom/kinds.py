@@ -54,7 +54,7 @@ def chosen(kinds: str | Sequence[str], with_maps: bool) -> list[str]:
         with_maps: whether there are maps to make the kinds of "map_" from.
 
     Raises:
-        ValueError: an unknown kind, or one of a map without maps.
+        ValueError: an unknown kind, one of a map without maps, or maps that none of the kinds takes.
     """
     names = kinds.replace(" ", "").split(",") if isinstance(kinds, str) else list(kinds or ())
     if names == ["all"]:
@@ -65,6 +65,11 @@ def chosen(kinds: str | Sequence[str], with_maps: bool) -> list[str]:
             raise ValueError(f"kinds names {name!r}; expected some of {', '.join(KINDS)}, or all")
         if name.startswith("map_") and not with_maps:
             raise ValueError(f"kinds names {name!r}, which takes a susceptibility map; name a folder of them with maps")
+    if names and with_maps and not any(name.startswith("map_") for name in names):
+        raise ValueError(
+            f"kinds is {', '.join(names)}, none of which takes susceptibility maps; leave maps out, or name "
+            f"some of {', '.join(k for k in KINDS if k.startswith('map_'))}"
+        )
     return names
 
 
@@ -179,8 +184,6 @@ def draw_kind(
         ValueError: an unknown kind, or a map that is missing or not wanted.
     """
     plain = chosen([kind], bool(chi_map))[0].removeprefix("map_")
-    if chi_map and not kind.startswith("map_"):
-        raise ValueError(f"kind {kind!r} takes no susceptibility map; expected map_{kind}")
     rng = np.random.default_rng([seed, index, 22])
     zoom = 2 if rng.random() < 0.4 else 1
     geometry = _geometry(base, plain, str(chi_map or ""), zoom, rng)

@@ -87,7 +87,7 @@ def calibrate(
     if decision is not None:
         if labels.sum() < fewest and _was_fitted(decision):
             logger.warning(
-                f"The decision of the initial weights stays: {int(labels.sum())} of {len(labels)} validation "
+                f"The calibration of the initial weights stays: {int(labels.sum())} of {len(labels)} validation "
                 f"candidates are microbleeds; a new one is fitted from {fewest} on."
             )
             return
