@@ -90,7 +90,7 @@ def steps(folder: Path, repeats: int) -> pd.DataFrame:
         clock.of(name, one) for name, one in zip(names, transforms, strict=True)
     ]
     inferer = parser.get_parsed_content("inferer")
-    inferer.find_candidates = clock.of("stage 1", inferer.find_candidates)
+    inferer.ranked_candidates = clock.of("stage 1", inferer.ranked_candidates)
     inferer.logits = clock.of("stage 2", inferer.logits)
     evaluator = parser.get_parsed_content("evaluator")
     quietly(evaluator.run)

@@ -218,21 +218,34 @@ def test_merge_mm_is_in_millimetres(merge_mm, number):
 
 
 def test_best_candidates_are_kept_and_only_they_are_classified():
-    image = volume((5, 5, 3, 0.2, 0.5), (30, 5, 8, 0.9, 0.5), (20, 20, 5, 0.6, 0.5))
-    both = network()
+    image = volume((5, 5, 3, 0.2, 0.4), (30, 5, 8, 0.9, 0.4), (20, 20, 5, 0.6, 0.4))
+    both = network(channel=1)
     table = TwoStageInferer(SPACING, average=1, max_candidates=2)(image[None], both)
     np.testing.assert_allclose(table[0, :, 4], [0.9, 0.6])
     assert sum(len(batch) for batch in both.classifier.batches) == 2
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "looked_at"),
+    [((0.9, 0.8, 0.9, 0.3, 0.9), 4), ((0.9, 0.4, 0.9, 0.9, 0.9), 2), ((0.9, 0.8, 0.6, 0.7, 0.9), 5)],
+)
+def test_the_budget_goes_on_while_more_than_half_of_it_are_likely_microbleeds(probabilities, looked_at):
+    spots = [(4 + 7 * n, 30 - 6 * n, 1 + 2 * n, 0.9 - 0.1 * n, p) for n, p in enumerate(probabilities)]
+    both = network(channel=1)
+    table = TwoStageInferer(SPACING, average=1, max_candidates=2)(volume(*spots)[None], both)
+    np.testing.assert_allclose(table[0, :, 4], [0.9, 0.8, 0.7, 0.6, 0.5][:looked_at], rtol=1e-5)
+    np.testing.assert_allclose(table[0, :, 6], probabilities[:looked_at], rtol=1e-5)
+    assert sum(len(batch) for batch in both.classifier.batches) == looked_at
+
+
 def test_best_candidates_are_those_by_the_score_over_slices_and_not_by_the_best_box():
     # the brightest spot is on one slice alone, so that over two slices the other is better
-    alone = (30, 5, 8, 0.9, 0.5)
-    on_two = [(10, 12, 3, 0.7, 0.5), (10, 12, 4, 0.7, 0.5)]
+    alone = (30, 5, 8, 0.9, 0.4)
+    on_two = [(10, 12, 3, 0.7, 0.4), (10, 12, 4, 0.7, 0.4)]
     options = {"average": 1, "max_candidates": 1}
-    table = TwoStageInferer(SPACING, **options)(volume(alone, *on_two)[None], network())
+    table = TwoStageInferer(SPACING, **options)(volume(alone, *on_two)[None], network(channel=1))
     np.testing.assert_allclose(table[0, :, [0, 4]], [[30, 0.9]], rtol=1e-5)
-    table = TwoStageInferer(SPACING, **options, score_slices=2)(volume(alone, *on_two)[None], network())
+    table = TwoStageInferer(SPACING, **options, score_slices=2)(volume(alone, *on_two)[None], network(channel=1))
     np.testing.assert_allclose(table[0, :, [0, 4]], [[10, 0.7]], rtol=1e-5)
 
 

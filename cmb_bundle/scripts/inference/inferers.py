@@ -67,7 +67,8 @@ class TwoStageInferer(Inferer):
         merge_mm: in-plane distance in mm within which boxes of neighbouring slices are one candidate.
         patch_size: voxels along the axes of the classifier's patches; one number makes a cube.
         max_candidates: candidates kept, the best by detector score: a budget that does not depend on how sure the
-            detector is on scans of this kind.
+            detector is on scans of this kind. Where more than half of them are likelier microbleeds than not, as many
+            again are looked at, and so on: a brain with hundreds is not cut off at the budget.
         classify: False stops after the first stage; the probability is then NaN.
         score_slices: slices that a candidate's score is taken over, see :func:`~.merge_slices`. For more than one, the
             detector must have a ``score_thresh``; a slice without a box counts as half of it.
@@ -150,14 +151,19 @@ class TwoStageInferer(Inferer):
         return padded
 
     def _subject(self, volume: torch.Tensor, network: torch.nn.Module) -> list[Candidate]:
-        candidates = self.find_candidates(volume, getattr(network, "detector", network))
-        if not (self.classify and candidates):
-            return candidates
-        alone, joint = self._probabilities(volume, candidates, network)
-        return [
-            replace(candidate, classifier_probability=by_classifier, probability=probability)
-            for candidate, by_classifier, probability in zip(candidates, alone.tolist(), joint.tolist(), strict=True)
-        ]
+        ranked = self.ranked_candidates(volume, getattr(network, "detector", network))
+        if not self.classify:
+            return ranked[: self.max_candidates]
+        judged: list[Candidate] = []
+        while further := ranked[len(judged) : len(judged) + self.max_candidates]:
+            alone, joint = self._probabilities(volume, further, network)
+            judged += [
+                replace(candidate, classifier_probability=by_classifier, probability=probability)
+                for candidate, by_classifier, probability in zip(further, alone.tolist(), joint.tolist(), strict=True)
+            ]
+            if 2 * int((joint >= 0.5).sum()) <= self.max_candidates:
+                break
+        return judged
 
     def _probabilities(
         self, volume: torch.Tensor, candidates: Sequence[Candidate], network: torch.nn.Module
@@ -181,9 +187,13 @@ class TwoStageInferer(Inferer):
         _check_finite(joint, "the decision")
         return logits.sigmoid(), joint
 
+    def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module | None = None) -> list[Candidate]:
+        """Stage 1: the ``max_candidates`` best candidates of a volume (2, i, j, k), best score first."""
+        return self.ranked_candidates(volume, detector)[: self.max_candidates]
+
     @torch.no_grad()
-    def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module) -> list[Candidate]:
-        """Stage 1: the candidates of a volume (2, i, j, k), best score first."""
+    def ranked_candidates(self, volume: torch.Tensor, detector: torch.nn.Module) -> list[Candidate]:
+        """Stage 1: all candidates of a volume (2, i, j, k), best score first."""
         options = {"merge_mm": self.merge_mm, "score_slices": self.score_slices, "swi": volume[0]}
         if self.score_slices > 1:
             options["missing_slice_score"] = 0.5 * detector.score_thresh
@@ -191,7 +201,7 @@ class TwoStageInferer(Inferer):
         # the order by best box is another than that by score, where a score is over several slices
         candidates.sort(key=attrgetter("detector_score"), reverse=True)
         least = float(np.float32(self.candidate_threshold))  # scores are of single precision
-        return [c for c in candidates if c.detector_score >= least][: self.max_candidates]
+        return [c for c in candidates if c.detector_score >= least]
 
     @torch.no_grad()
     def detect(self, volume: torch.Tensor, detector: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -182,8 +182,8 @@ class RadialSymmetryInferer(TwoStageInferer):
         super().__init__(spacing, candidate_threshold=candidate_threshold, **kwargs)
         self.radii_mm, self.alpha, self.minimum_gradient = tuple(radii_mm), alpha, minimum_gradient
 
-    def find_candidates(self, volume: torch.Tensor, detector: torch.nn.Module | None = None) -> list[Candidate]:
-        """Stage 1: the candidates of a volume (2, i, j, k), best score first.
+    def ranked_candidates(self, volume: torch.Tensor, detector: torch.nn.Module | None = None) -> list[Candidate]:
+        """Stage 1: all candidates of a volume (2, i, j, k), best score first.
 
         Args:
             volume: channel 0 is SWI, 0 outside of the head.
@@ -200,7 +200,7 @@ class RadialSymmetryInferer(TwoStageInferer):
         score = best[tuple(places.T)]
         order = np.argsort(-score, kind="stable")
         kept = suppressed_by(places[order] * self.spacing, self.merge_mm, drop_at_distance=True) < 0
-        order = order[kept][: self.max_candidates]
+        order = order[kept]
         places, score = places[order], score[order]
         found = symmetry[(slice(None), *places.T)]
         enough = found >= 0.4 * found.max(axis=0, initial=0)
