@@ -5,6 +5,8 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 from pydicom import dcmread
 from scipy import ndimage
 
@@ -55,6 +57,9 @@ HEADER = [
     ({"SeriesDescription": "ep2d_diff_3scan"}, "which is diffusion-weighted"),
     ({"SeriesDescription": "ep2d_bold_rest"}, "which is a series over time"),
     ({"SeriesDescription": "QA phantom"}, "which is of a phantom"),
+    ({"SeriesDescription": "mIP_Images(SW)"}, "'mIP_Images(SW)', which is a minimum intensity projection"),
+    ({"SeriesDescription": "SWI minIP8mm"}, "which is a minimum intensity projection"),
+    ({"ImageType": ["DERIVED", "PRIMARY", "MNIP", "SWI", "NORM"]}, "'MNIP', which is a minimum intensity projection"),
     ({"ScanningSequence": "SE"}, "a spin echo"),
     ({"ScanningSequence": ["SE", "IR"]}, "a spin echo"),
     ({"ScanningSequence": "GR_IR"}, "inversion-prepared"),
@@ -81,6 +86,7 @@ def test_a_header_of_another_scan_is_refused(tmp_path, sidecar, reason, key):
         {},
         {"Modality": "MR", "BodyPartExamined": "HEAD", "ScanningSequence": "GR", "EchoTime": 0.02},
         {"BodyPartExamined": "BRAIN", "SeriesDescription": "t2star_fl2d_tra_hemo", "EchoTime": 0.02},
+        {"SeriesDescription": "SWI_Images", "ProtocolName": "swi_with_mip", "ImageType": ["ORIGINAL", "M", "SWI"]},
         {"SeriesDescription": "SWI_t1_space", "EchoTime": 0.005},  # several echoes in one
         {"SeriesDescription": "ep2d_swi", "ScanningSequence": "EP"},
         {"ScanningSequence": 7, "InversionTime": "no", "BodyPartExamined": ["HEAD"], "SeriesDescription": None},
@@ -210,3 +216,21 @@ def test_an_odd_header_tells_nothing():
         "Its header says that it is of the modality 3."
     )
     assert problem_of_header({"ScanningSequence": {"a": 1}}, float("nan")) == ""
+
+
+@pytest.mark.parametrize(
+    ("shape", "edge", "origin", "flat"),
+    [
+        ((196, 244, 24), (1.0, 1.0, 1.0), -90.0, "196 x 244 mm wide and long, but only 24 mm high"),
+        ((392, 488, 24), (0.5, 0.5, 1.0), -90.0, "196 x 244 mm wide and long, but only 24 mm high"),
+        ((196, 244, 24), (1.0, 1.0, 1.1), -90.0, ""),
+        ((196, 244, 60), (1.0, 1.0, 1.0), -90.0, ""),
+        ((90, 244, 24), (1.0, 1.0, 1.0), -90.0, ""),
+        ((196, 244, 24), (1.0, 1.0, 1.0), 0.0, ""),  # which is warned of as it is read
+    ],
+)
+def test_a_head_that_is_flat_since_its_slice_distance_is_lost_is_warned_of(shape, edge, origin, flat):
+    affine = np.diag([*edge, 1.0])
+    affine[:3, 3] = origin
+    warned = CheckRangesd(None)({"image": MetaTensor(torch.ones(1, *shape), affine=affine)})["warnings"]
+    assert (flat in warned and "lost the voxel size" in warned) if flat else warned == ""

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
+from cmb_bundle.scripts.errors import SubjectError
 from cmb_bundle.scripts.phantom import TINY, simulate
 from cmb_bundle.scripts.transforms.head_mask import HeadMaskd
 from cmb_bundle.scripts.transforms.load import LoadSubjectd
@@ -197,3 +198,16 @@ def test_real_scans_are_read_filtered_and_their_sign_is_left_alone(magnitude, ph
     assert maker is None or f"kept, as is usual for {maker}" in d["notices"]
     inside = d["phase"].as_tensor()[d["mask"].as_tensor().bool()]
     assert float(inside.abs().median()) < 0.06
+
+
+@pytest.mark.parametrize("made", [lambda swi: swi, lambda swi: 4095 - swi, lambda swi: (swi / swi.max()) ** 0.5])
+def test_the_image_once_more_is_no_phase(made):
+    image = 400 + 100 * torch.rand(1, 40, 40, 6, generator=torch.Generator().manual_seed(0))
+    image[:, :4] = 0
+    d = {"subject": "s1", "image": MetaTensor(image), "mask": MetaTensor((image > 0).float())}
+    with pytest.raises(
+        SubjectError, match=r"^s1: the phase follows the image \(correlation [+-](1\.00|0\.99) in the head"
+    ):
+        NormalizePhased(scale=1e-3)(d | {"phase": MetaTensor(made(image))})
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(1))
+    assert "phase" in NormalizePhased(scale=1e-3)(d | {"phase": MetaTensor(0.5 * image + 300 * noise)})

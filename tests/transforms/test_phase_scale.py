@@ -72,6 +72,20 @@ def test_one_voxel_far_beyond_the_others_changes_none_of_them(stored, scale, wor
     assert warning == ""
 
 
+@pytest.mark.parametrize("manufacturer", ["", "SIEMENS", "GE MEDICAL SYSTEMS"])
+def test_what_ends_at_1000_pi_on_both_sides_is_in_milliradians_whoever_made_the_scanner(manufacturer):
+    phase, notice, _ = phase_to_radians(torch.round(1000 * NOISE), manufacturer=manufacturer)
+    assert same_angle(phase, NOISE, 1e-3)
+    assert "milliradians" in notice
+
+
+def test_the_background_of_a_mask_is_not_counted_among_what_is_wrapped():
+    stored = torch.round(NOISE / math.pi * 2000 + 3000)  # 1000 to 5000, of no known form
+    stored[7] = 60000
+    masked = torch.cat([stored, torch.zeros(2 * len(stored))])
+    assert " 1 voxels beyond " in phase_to_radians(masked)[1]
+
+
 def test_filtered_milliradians_are_no_half_circle():
     stored = torch.round(spread(1885))
     phase, notice, _ = phase_to_radians(stored)
@@ -111,6 +125,13 @@ def test_radians_that_were_rounded_are_refused():
         phase_to_radians(torch.round(NOISE))
     with pytest.raises(SubjectError, match="2 different values"):
         phase_to_radians(NOISE > 0, units="rad")
+
+
+@pytest.mark.parametrize("manufacturer", ["", "SIEMENS", "GE MEDICAL SYSTEMS"])
+def test_what_ends_at_1000_pi_on_both_sides_is_in_milliradians_whoever_made_the_scanner(manufacturer):
+    phase, notice, _ = phase_to_radians(torch.round(1000 * NOISE), manufacturer=manufacturer)
+    assert same_angle(phase, NOISE, 1e-3)
+    assert "milliradians" in notice
 
 
 def test_the_background_of_a_mask_does_not_count():

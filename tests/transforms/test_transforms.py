@@ -588,8 +588,9 @@ def test_phase_is_filtered_when_raw_or_when_told(setting, offset, filtered):
 
 
 def test_automatic_sign_turns_and_tells():
-    image = 1 + torch.rand((1, 48, 48, 4), generator=torch.Generator().manual_seed(0))
-    phase = 0.2 * (image - 1.5)  # bright is positive: the wrong way round
+    image, noise = torch.rand((2, 1, 48, 48, 4), generator=torch.Generator().manual_seed(0))
+    image = image + 1
+    phase = 0.2 * (image - 1.5) + 0.3 * (noise - 0.5)  # bright is positive: the wrong way round
     d = NormalizePhased(scale=1.0, filter_phase=False)(subject(phase, image))
     torch.testing.assert_close(d["phase"].as_tensor(), -phase)
     assert "Its sign was turned (dark structures correlate at -" in d["notices"]

@@ -33,6 +33,10 @@ OTHER_SEQUENCE = {
 }
 """Words of SeriesDescription and ProtocolName, in lower case with spaces for other signs."""
 
+PROJECTION = re.compile(r"\b(min ?ip|mnip|mip)(s|\d+(mm)?)?\b|\bmin\w* intensity\b")
+"""A minimum intensity projection, by SeriesDescription or a value of ImageType, written like that. A protocol's name is
+that of all its series, the scan itself among them."""
+
 
 def read_declared(image: str | PathLike) -> dict:
     """
@@ -55,8 +59,8 @@ def problem_of_header(declared: Mapping, echo_ms: float | None = None) -> str:
     Say why a header is of no susceptibility-weighted scan of a head, in a sentence; empty where it may be.
 
     Args:
-        declared: ``Modality``, ``BodyPartExamined``, ``ScanningSequence``, ``InversionTime``, ``SeriesDescription``
-            and ``ProtocolName`` as in DICOM, as far as they are known.
+        declared: ``Modality``, ``BodyPartExamined``, ``ImageType``, ``ScanningSequence``, ``InversionTime``,
+            ``SeriesDescription`` and ``ProtocolName`` as in DICOM, as far as they are known.
         echo_ms: echo time, if known.
 
     Example:
@@ -74,7 +78,14 @@ def problem_of_header(declared: Mapping, echo_ms: float | None = None) -> str:
     if body in OTHER_BODY:
         return f"Its header says that it is of the {body}."
     names = [str(declared.get(key) or "") for key in ("SeriesDescription", "ProtocolName")]
-    words = [re.sub(r"[^a-z0-9*]+", " ", name.lower()) for name in names]
+    words = [_words(name) for name in names]
+    kinds = declared.get("ImageType")
+    for name in (names[0], *(kinds if isinstance(kinds, list) else ())):
+        if PROJECTION.search(_words(str(name))):
+            return (
+                f"Its header says {str(name)!r}, which is a minimum intensity projection: each slice shows the "
+                "microbleeds and the veins of several."
+            )
     if any(SUSCEPTIBILITY.search(text) for text in words):
         return ""
     for name, text in zip(names, words, strict=True):
@@ -93,3 +104,8 @@ def problem_of_header(declared: Mapping, echo_ms: float | None = None) -> str:
     if echo_ms is not None and math.isfinite(echo_ms) and echo_ms < SHORTEST_ECHO_MS:
         return f"Its echo time is {echo_ms:g} ms, at which a gradient echo shows no microbleed."
     return ""
+
+
+def _words(text: str) -> str:
+    """In lower case, with a space for each sign that is not a letter, a digit or a star."""
+    return re.sub(r"[^a-z0-9*]+", " ", text.lower())

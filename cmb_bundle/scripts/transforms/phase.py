@@ -14,6 +14,9 @@ from .notices import add_notice, add_warning
 from .phase_scale import phase_to_radians
 from .sign import FAINT, find_sign, sign_of_manufacturer
 
+COPY = 0.7
+"""Correlation of a phase with its image from which it is none: 41 scans of all kinds have 0.30 at most."""
+
 
 class NormalizePhased(MapTransform):
     """
@@ -31,7 +34,7 @@ class NormalizePhased(MapTransform):
 
     Raises:
         ValueError: ``scale``, ``sign`` or ``filter_phase`` is none of the values above.
-        SubjectError: it is no phase, see :func:`~.phase_scale.phase_to_radians`.
+        SubjectError: it is no phase, see :func:`~.phase_scale.phase_to_radians`, or the image once more.
 
     Example:
         >>> stored = MetaTensor(torch.tensor([0.0, 1024.0, 2048.0, 4095.0]).reshape(1, 4, 1, 1))  # 0 to 4095
@@ -64,6 +67,13 @@ class NormalizePhased(MapTransform):
             header_scale = stored.meta.get("radians_per_unit") if self.scale is None else None
             scale = self.scale if header_scale is None else float(header_scale)
             about = {name: stored.meta[name] for name in PHASE_META if stored.meta.get(name) is not None}
+            few = (..., slice(None, None, 4), slice(None, None, 4), slice(None))  # a sixteenth tells as much
+            alike = _correlation(*(volume.as_tensor()[few][mask[few]] for volume in (stored, image)))
+            if abs(alike) >= COPY:
+                raise SubjectError(
+                    f"{d.get('subject', 'subject')}: the phase follows the image (correlation {alike:+.2f} in the "
+                    "head), so that it is the image once more, or made from it. Give the phase of this scan, or none."
+                )
             try:
                 phase, notice, warning = phase_to_radians(stored.as_tensor(), scale, **about)
             except SubjectError as error:
@@ -198,3 +208,9 @@ def susceptibility_weighted(magnitude: torch.Tensor, phase: torch.Tensor, power:
         tensor([100.0000, 100.0000,   6.2500,   0.0000])
     """
     return magnitude * (1 - phase.clamp(min=0) / math.pi).pow(power)
+
+
+def _correlation(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Pearson's, 0 where one of them has a single value."""
+    alike = float(torch.corrcoef(torch.stack([one, other]).double())[0, 1]) if len(one) > 1 else 0.0
+    return alike if math.isfinite(alike) else 0.0

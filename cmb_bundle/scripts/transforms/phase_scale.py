@@ -147,14 +147,15 @@ def field_to_radians(units: str, echo_ms: float | None, field_tesla: float | Non
 def _by_range(phase: torch.Tensor, manufacturer: str) -> tuple[torch.Tensor, str, str]:
     """Read a phase by the range of its values: that of all, or without a few that are far beyond the others."""
     least, most = map(float, phase.aminmax())
-    ordered = _tissue_and_air(phase)
+    ordered, background = _tissue_and_air(phase)
     for share in OUTLIERS:
         cut = math.ceil(share * len(ordered))
         low, high = (float(ordered[cut]), float(ordered[-1 - cut])) if cut else (least, most)
         found = _known(low, high, manufacturer) or _over_the_circle(phase, ordered, low, high)
         if found is not None:
             scale, middle, words = found
-            beyond = int(((phase < low) | (phase > high)).sum()) if cut else 0
+            outside = (phase < low) | (phase > high)
+            beyond = int((outside if background is None else outside & (phase != background)).sum()) if cut else 0
             more = f" {beyond} voxels beyond {low:.4g} to {high:.4g} were wrapped." if beyond else ""
             radians = (phase - middle) * scale
             radians = wrap(radians) if low >= 0 and middle == 0 else _wrap_beyond(radians)
@@ -175,11 +176,11 @@ def _by_range(phase: torch.Tensor, manufacturer: str) -> tuple[torch.Tensor, str
     )
 
 
-def _tissue_and_air(phase: torch.Tensor) -> torch.Tensor:
-    """The values, sorted, without the one value of the background that a mask leaves; a sample of them is enough."""
+def _tissue_and_air(phase: torch.Tensor) -> tuple[torch.Tensor, float | None]:
+    """The values, sorted, without the one value of the background that a mask leaves, and it; a sample is enough."""
     values = sample(phase).sort().values
     background = _background(values)
-    return values if background is None else values[values != background]
+    return values if background is None else values[values != background], background
 
 
 def _background(ordered: torch.Tensor) -> float | None:
@@ -217,6 +218,8 @@ def _known(low: float, high: float, manufacturer: str) -> tuple[float, float, st
             return 1.0, 0.0, "radians"
         if 179 <= extent <= 180.01:
             return math.pi / 180, 0.0, "degrees"
+        if all(3141 <= abs(end) <= 3142 for end in (low, high)):  # of a scanner's integers they would hardly end here
+            return 1e-3, 0.0, "milliradians"
         if 3145 < extent <= 4097 or 2040 <= extent <= 2048 or (siemens and 1000 < extent <= 4097):
             return math.pi / 4096, 0.0, "+-4096 over the circle"
         if 1000 < extent <= 3145:

@@ -8,6 +8,7 @@ import numpy as np
 from monai.transforms import Transform
 
 from ..errors import OptionError
+from .grid import is_lost
 from .notices import add_warning
 
 QUANTITIES = {
@@ -26,6 +27,9 @@ TURNED = 1.5
 """How many times as thick as the other edges of a voxel the one is along which the slices lie."""
 SMALL_MM = 60.0
 """Longest side of a crop; a head is 100 to 300 mm wide."""
+HEAD_MM, FLAT_MM = 100.0, 60.0
+"""Width of what is no crop, and the height below which slices of 1 mm, what writers put that know no distance, would
+show a slab so thin as hardly anybody scans."""
 
 
 class CheckRangesd(Transform):
@@ -39,7 +43,8 @@ class CheckRangesd(Transform):
 
     Returns:
         the dictionary with ``warnings``, a sentence for each quantity that is known and outside, one if the image is
-        far smaller than a head, one if its slices are not axial, and the same in ``notices``. The image, in RAS order,
+        far smaller than a head, or flat since its header gives a distance of 1 mm, one if its slices are not axial, and
+        the same in ``notices``. The image, in RAS order,
         tells the voxel size; its meta data ``echo_ms`` and ``field_tesla``.
 
     Raises:
@@ -82,6 +87,14 @@ class CheckRangesd(Transform):
                 d, f"The image is only {size} mm large. If it is no crop, the voxel size in its header is wrong."
             )
         right, anterior, superior = (float(s) for s in image.pixdim)
+        lost = superior == 1 and not is_lost(np.asarray(image.affine))
+        if lost and min(sides[:2]) >= HEAD_MM and sides[2] < FLAT_MM:
+            add_warning(
+                d,
+                f"The image is {sides[0]:.0f} x {sides[1]:.0f} mm wide and long, but only {sides[2]:.0f} mm high, at a "
+                "slice distance of exactly 1 mm, as programs write that have lost the voxel size. If its slices are "
+                "not 1 mm apart, correct its header: sizes are wrong, and most microbleeds are missed.",
+            )
         edges = {"sagittal": right, "coronal": anterior, "axial": superior}
         *others, thick = sorted(edges, key=edges.get)
         if thick != "axial" and edges[thick] >= TURNED * max(edges[name] for name in others):
