@@ -202,6 +202,11 @@ def test_a_magnitude_with_faint_veins_tells_the_sign_by_susceptibility_or_not_at
         ((0, 0.11), (-1, -0.1, -0.2), -1),
         ((0, -0.11), (0, 0.01, -0.2), 0),
         ((0, 0.02), (1, 0.1, 0.2), 1),
+        ((0, -0.08), (0, -0.06, 0.01), -1),  # healthy tissue: veins say the same twice, and no iron
+        ((0, 0.05), (0, 0.05, -0.3), 1),
+        ((0, -0.08), (0, 0.06, -0.01), 0),
+        ((0, 0.11), (0, 0.03, 0.07), 0),
+        ((0, 0.03), (0, 0.11, 0.07), 0),
     ],
 )
 def test_susceptibility_decides_where_veins_are_faint(monkeypatch, veins, source, expected):

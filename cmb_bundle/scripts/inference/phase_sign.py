@@ -75,9 +75,10 @@ class ChooseSignd(Transform):
         if high - low < MARGIN or high < RATIO * low:
             add_warning(d, f"{unknown}, and trying both decides nothing; it was {guess}. {ADVICE}")
             return d
+        kept = guess.startswith("kept")
         if other > as_guessed:
-            d["phase"] = turned["phase"]
-        chosen = "turned over again" if other > as_guessed else guess
+            d["phase"], kept = turned["phase"], not kept
+        chosen = "kept" if kept else "turned"
         add_warning(d, f"{unknown}; it was {chosen}, since the candidates then look more like microbleeds. {ADVICE}")
         return d
 

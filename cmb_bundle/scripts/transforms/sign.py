@@ -28,6 +28,10 @@ FAINT = 0.03
 SOURCE_MARGIN, SKEW_MARGIN = 0.02, 0.08
 """Correlation of darkness and susceptibility, and skewness of the susceptibility, from which both together decide."""
 
+BOTH_MARGIN = 0.04
+"""Correlation of darkness both with the phase and with the susceptibility, of one sign, from which they decide where
+the susceptibility is not skewed: a magnitude of healthy tissue has faint veins and no iron to speak of."""
+
 TAIL = 0.005
 """Share of the voxels in each tail of the susceptibility that its skewness looks at."""
 
@@ -48,7 +52,8 @@ def find_sign(
     phase: torch.Tensor, image: torch.Tensor, mask: torch.Tensor, spacing: Sequence[float]
 ) -> tuple[int, float, str]:
     """
-    The sign by :func:`paramagnetic_sign`, and where the veins are faint by :func:`susceptibility_sign`.
+    The sign by :func:`paramagnetic_sign`, where the veins are faint by :func:`susceptibility_sign`, and where that is
+    not skewed by the correlations of both, if they agree.
 
     Args:
         phase: as both take it, as are ``image``, ``mask`` and ``spacing``.
@@ -63,6 +68,8 @@ def find_sign(
         return sign, correlation, evidence
     sign, with_source, skewness = susceptibility_sign(phase, image, mask, spacing)
     evidence += f", with susceptibility at {with_source:+.2f}, which is skewed by {skewness:+.2f}"
+    if sign == 0 and min(correlation * np.sign(with_source), abs(with_source)) >= BOTH_MARGIN:
+        sign = int(np.sign(with_source))
     return sign, correlation, evidence
 
 
