@@ -127,13 +127,6 @@ def test_radians_that_were_rounded_are_refused():
         phase_to_radians(NOISE > 0, units="rad")
 
 
-@pytest.mark.parametrize("manufacturer", ["", "SIEMENS", "GE MEDICAL SYSTEMS"])
-def test_what_ends_at_1000_pi_on_both_sides_is_in_milliradians_whoever_made_the_scanner(manufacturer):
-    phase, notice, _ = phase_to_radians(torch.round(1000 * NOISE), manufacturer=manufacturer)
-    assert same_angle(phase, NOISE, 1e-3)
-    assert "milliradians" in notice
-
-
 def test_the_background_of_a_mask_does_not_count():
     masked = torch.cat([NOISE * 0.00367 / math.pi, torch.zeros(10_000_00)])
     phase, notice, _ = phase_to_radians(masked)
