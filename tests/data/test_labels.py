@@ -585,7 +585,7 @@ def test_a_row_that_is_called_no_microbleed_in_any_column_is_refused(tmp_path, c
         ("mimic", "no"),
         ("symptomatic", "no"),
         ("accepted", ""),
-        ("initials", "FP"),
+        ("symbol", "FP"),
     ],
 )
 def test_a_remark_on_a_microbleed_is_no_denial(tmp_path, column, cell):

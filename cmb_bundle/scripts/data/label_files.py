@@ -15,7 +15,15 @@ from skimage.measure import label as label_components
 from ..errors import LabelError
 from ..files import NIBABEL_SUFFIXES, TABLE_SUFFIXES
 from ..whole import check_whole
-from .bids import SUBJECT
+from .label_columns import (
+    cell_text,
+    check_denials,
+    contradictions,
+    named_subjects,
+    rows_of_one_reading,
+    rows_of_subject,
+    unread_columns,
+)
 from .sheets import cell_number, hidden_cells, label_suffix, read_cells, unread_sheets
 
 EXPECTED = (
@@ -32,48 +40,6 @@ CLASS_NAMES = dict.fromkeys(("cmb", "cmbs", "microbleed", "microbleeds", "mb", "
     ("mimic", "mimics", "no", "none", "non-cmb", "no cmb", "no microbleed", "not a microbleed"), 0.0
 )
 """Names of the classes, in lower case; 0 is what is not a microbleed."""
-NO_MICROBLEED = re.compile(
-    r"((most )?(likely|probably|probable|definitely|definite|clearly) )?(an? )?("
-    r"mimics?|false ?pos(itives?)?|(no|not|non|kein|keine)( an?)?( true| real)? ?"
-    r"(cmbs?|mbs?|microbleeds?|microbleeding|microha?emorrhages?|mikroblutung(en)?)|"
-    r"reject(ed)?|excluded?|discard(ed)?|deleted?|abgelehnt|ausgeschlossen|"
-    r"calcifications?|calcified|calcium|verkalkung(en)?|verkalkt|((small|blood) )?vessels?|gefäße?|veins?|venen?|"
-    r"arter(y|ies)|arterien?|(vascular )?flow ?voids?|artefacts?|artifacts?|artefakte?|cavernomas?|kavernome?)"
-)
-"""A whole cell that says in any column that a row is not a microbleed: "no calcification" and "near a vein" do not."""
-OF_ITS_PLACE = re.compile(
-    r"\b(locations?|regions?|sites?|lobes?|areas?|structures?|anatom\w*|territor\w*|near\w*|adjacent|next|neighbou?r\w*|"
-    r"differential|ddx?|lokalisation|ort)\b"
-)
-"""In the header of a column in which a vein is what lies beside a microbleed, or was thought of."""
-ASKING = re.compile(
-    r"(is ?)?(an? )?(true )?(cmbs?|mbs?|microbleeds?|mikroblutung(en)?|confirmed|definite|true|positive|real|valid|"
-    r"accept(ed)?|keep|kept|included?|approved|verdict|label)( (status|present|yes ?/? ?no|y ?/? ?n))?"
-)
-DENIED = ("no", "n", "false", "0", "0.0", "nein", "non", "fp", "negative", "absent")
-"""Headers of a column that asks whether a row is a microbleed, as ``_plain`` has them, and the cells that say no."""
-ASKING_OTHERWISE = re.compile(
-    r"(is ?)?(an? )?(mimics?|false ?positives?|fp|reject(ed)?|excluded?|discard(ed)?|deleted?|artefacts?|artifacts?|"
-    r"vessels?|veins?|flow ?voids?|calcifications?|calcified|ausgeschlossen)"
-)
-AFFIRMED = ("yes", "y", "true", "1", "1.0", "x", "ja", "j", "oui")
-"""The same of a column that asks whether a row is none, and the cells that say yes."""
-JUDGING = re.compile(
-    r"((final|consensus) )?(status|decision|rating|result|outcome|judge?ment|assessment|adjudication|diagnosis|finding|"
-    r"type|kind|category|bewertung|urteil|befund|diagnose|typ)|consensus"
-)
-DISMISSED = ("no", "false", "fp", "negative", "nein", "invalid")
-"""The same of a column that says what a row is, whose numbers may be those of a scale."""
-READER = re.compile(
-    r"(rater|reader|observer|annotator|reviewer|radiologist|(rated|read|marked|annotated) by|befunder|leser)"
-    r"( ?(id|name|initials))?"
-)
-VISIT = re.compile(
-    r"(visit|session|ses|scan|time ?point|wave|exam(ination)?|study|termin|zeitpunkt|untersuchung)"
-    r"( ?(id|name|no|nr|number|label))?|((visit|session|scan|exam(ination)?|study|acquisition|mri?) ?)?(date|datum)"
-)
-"""Headers of a column that says who marked a row, or on which scan of a subject."""
-TIME_OF_DAY = re.compile(r"[ t]\d{1,2}:\d\d.*$", re.IGNORECASE)
 IN_OTHER_UNITS = re.compile(r"voxel[ _]?[ijk]|([a-z].*[ _([])?mm[)\]]?")
 """Headers of places that are not slice, x and y as an annotator counts them."""
 HEADERS = {
@@ -122,8 +88,8 @@ def read_table(path: Path, subject: str | None = None) -> Table:
         its rows; no rows for an empty sheet.
 
     Raises:
-        LabelError: if it is not a table of these kinds, has unexpected columns or cells, or names several subjects and
-            not this one.
+        LabelError: if it is not a table of these kinds, has unexpected columns or cells, names other subjects and not
+            this one, or several readers or visits, or calls a row none in a column that is not read.
     """
     cells = read_cells(path, _column_name)
     notices = hidden_cells(path, cells)
@@ -131,16 +97,19 @@ def read_table(path: Path, subject: str | None = None) -> Table:
     if others:
         named = _quoted(others)
         notices += (f"{path.name}: only the first sheet was read, not {named}, which may hold points, too.",)
-    columns, by_position = {"slice": 0, "x": 1, "y": 2}, False
+    columns, by_position, used, first = {"slice": 0, "x": 1, "y": 2}, False, set(), []
     if cells:
         number, first = cells[0]
         if any(_column_name(cell) in columns for cell in first):
             columns = _columns_by_name(path, number, first)
-            cells = _rows_of(path, subject, cells[1:], columns.pop("subject", None))
-            cells, of_session = _of_one_reading(path, subject, first, cells, columns)
-            _check_no_mimic(path, first, cells, columns)
+            cells, of_subject, used = rows_of_subject(path, subject, first, cells[1:], columns)
+            columns.pop("subject", None)
+            cells, of_session, used = rows_of_one_reading(path, subject, first, cells, used)
+            if "class" not in columns:
+                check_denials(path, first, cells, used)
+                notices += unread_columns(path, subject, first, cells, used)
             cells, unsure = _decided(path, cells, columns)
-            notices += of_session + unsure
+            notices += of_subject + of_session + unsure
         else:
             columns, by_position = _columns_by_position(path, cells), True
     if len(cells) > MAX_ROWS:
@@ -171,6 +140,9 @@ def read_table(path: Path, subject: str | None = None) -> Table:
     if by_position and "class" in columns:
         _check_class_by_position(path, cells, values)
     keep = values["class"] != 0 if "class" in columns else np.ones(len(cells), dtype=bool)
+    if used and "class" in columns:
+        counted = [numbered for numbered, kept in zip(cells, keep, strict=True) if kept]
+        notices += contradictions(path, first, counted, used)
     return Table(
         rows=np.stack([values["slice"], values["x"], values["y"]], axis=1)[keep],
         diameter_mm=values.get("diameter_mm", np.full(len(cells), np.nan))[keep],
@@ -199,7 +171,7 @@ def subjects_of_table(path: str | Path) -> list[str]:
             f"{path}: has no column subject, which says whose row each is. Expected a header row with subject, slice, "
             "x, y and class, as the page for review writes it."
         )
-    return _named_subjects(path, cells[1:], columns["subject"])
+    return named_subjects(path, cells[1:], columns["subject"])
 
 
 def read_decisions(path: str | Path) -> dict[tuple[str, str], bool]:
@@ -219,89 +191,10 @@ def read_decisions(path: str | Path) -> dict[tuple[str, str], bool]:
         return {}
     found = {}
     for _, row in cells[1:]:
-        decision, number = CLASS_NAMES.get(_cell(row, columns["class"]).lower()), _cell(row, columns["lesion"])
-        if decision is not None and _cell(row, columns["slice"]):
-            found[_cell(row, columns["subject"]), number] = decision > 0
+        decision, number = CLASS_NAMES.get(cell_text(row, columns["class"]).lower()), cell_text(row, columns["lesion"])
+        if decision is not None and cell_text(row, columns["slice"]):
+            found[cell_text(row, columns["subject"]), number] = decision > 0
     return found
-
-
-def _cell(row: list[Any], column: int) -> str:
-    return str(row[column]).strip() if column < len(row) else ""
-
-
-def _named_subjects(path: Path, cells: list[tuple[int, list[Any]]], column: int) -> list[str]:
-    """The subjects of a table's rows, once each; where there are several, each row names one."""
-    named = [_cell(row, column) for _, row in cells]
-    found = list(dict.fromkeys(name for name in named if name))
-    if len(found) > 1 and "" in named:
-        number = cells[named.index("")][0]
-        raise LabelError(
-            f"{path}: names {len(found)} subjects, but row {number} has none in the column subject. Write whose it is."
-        )
-    return found
-
-
-def _rows_of(
-    path: Path, subject: str | None, cells: list[tuple[int, list[Any]]], column: int | None
-) -> list[tuple[int, list[Any]]]:
-    """The rows of a subject; all of them where the table names one subject at most, however it writes its id."""
-    if column is None:
-        return cells
-    named = _named_subjects(path, cells, column)
-    if len(named) < 2:
-        return cells
-    if subject not in named:
-        asked = "which of them to read was not said" if subject is None else f"and {subject} is none of them"
-        shown = ", ".join(named[:5]) + (", ..." if len(named) > 5 else "")
-        raise LabelError(
-            f"{path}: has rows of {len(named)} subjects ({shown}), {asked}. Expected the rows of one subject, or the "
-            "subject's id as the data set has it in the column subject."
-        )
-    return [(number, row) for number, row in cells if _cell(row, column) == subject]
-
-
-def _of_one_reading(
-    path: Path, subject: str | None, header: list[Any], cells: list[tuple[int, list[Any]]], columns: dict[str, int]
-) -> tuple[list[tuple[int, list[Any]]], tuple[str, ...]]:
-    """
-    The rows of one reader and one visit: those of several would be added up. Of several sessions, those of the
-    subject's own, with a notice.
-    """
-    notices = ()
-    for column, name in enumerate(header):
-        visit = VISIT.fullmatch(_plain(name))
-        if column in columns.values() or not (visit or READER.fullmatch(_plain(name))):
-            continue
-        named = [_reading(_cell(row, column)) for _, row in cells]
-        found = {value: _cell(row, column) for value, (_, row) in zip(named, cells, strict=True) if value}
-        if len(found) < 2:
-            continue
-        own = [value for value in found if visit and _is_session_of(subject, value)]
-        if len(own) != 1:
-            shown = ", ".join([*found.values()][:5]) + (", ..." if len(found) > 5 else "")
-            what = "visits" if visit else "readers"
-            raise LabelError(
-                f"{path}: the column {name!r} names {len(found)} {what} ({shown}), whose microbleeds would be added "
-                f"up. Expected the rows of one: save a table for each, or keep one of them; if they are no {what}, "
-                "rename the column."
-            )
-        cells = [numbered for numbered, value in zip(cells, named, strict=True) if value == own[0]]
-        notices += (
-            f"{path.name}: only the {len(cells)} row(s) with {found[own[0]]} in the column {name!r} were read.",
-        )
-    return cells, notices
-
-
-def _reading(cell: str) -> str:
-    """How a cell names a reader or a visit: a number in its shortest form, a date without the time of day."""
-    number = cell_number(cell)
-    return TIME_OF_DAY.sub("", cell.lower()) if np.isnan(number) else f"{number:.15g}"
-
-
-def _is_session_of(subject: str | None, value: str) -> bool:
-    match = SUBJECT.match(subject or "")
-    own = (match["session"] or "").removeprefix("ses-").lower() if match else ""
-    return bool(own) and _reading(value.removeprefix("ses-")) == _reading(own)
 
 
 def _decided(
@@ -313,7 +206,7 @@ def _decided(
     """
     if "class" not in columns:
         return cells, ()
-    classes = [_cell(row, columns["class"]).lower() for _, row in cells]
+    classes = [cell_text(row, columns["class"]).lower() for _, row in cells]
     waiting = [number for (number, _), name in zip(cells, classes, strict=True) if name == UNDECIDED]
     if waiting:
         raise LabelError(
@@ -322,7 +215,7 @@ def _decided(
         )
     kept = []
     for (number, row), name in zip(cells, classes, strict=True):
-        without_place = not any(_cell(row, columns[key]) for key in ("slice", "x", "y"))
+        without_place = not any(cell_text(row, columns[key]) for key in ("slice", "x", "y"))
         if name != UNSURE and not (without_place and CLASS_NAMES.get(name) == 0):
             kept.append((number, row))
     unsure = classes.count(UNSURE)
@@ -356,35 +249,6 @@ def _columns_by_name(path: Path, number: int, header: list[Any]) -> dict[str, in
     if missing:
         raise LabelError(f"{path}: the header row {number} has {', '.join(exact)} but not {missing}; {EXPECTED}.")
     return columns
-
-
-def _check_no_mimic(path: Path, header: list[Any], cells: list[tuple[int, list[Any]]], columns: dict) -> None:
-    """Refuse a table without a class that calls a row a mimic in a column that is not read."""
-    if "class" in columns:
-        return
-    names = [_plain(name) for name in header]
-    denying = {
-        column: answers
-        for column, name in enumerate(names)
-        for question, answers in ((ASKING, DENIED), (ASKING_OTHERWISE, AFFIRMED), (JUDGING, DISMISSED))
-        if question.fullmatch(name)
-    }
-    passed = {*columns.values(), *(column for column, name in enumerate(names) if OF_ITS_PLACE.search(name))}
-    for number, row in cells:
-        for column, cell in enumerate(row):
-            said = _plain(cell)
-            if column not in passed and (NO_MICROBLEED.fullmatch(said) or said in denying.get(column, ())):
-                name = header[column] if column < len(header) else ""
-                raise LabelError(
-                    f"{path}: row {number}, column {column + 1} ({name}) holds {cell!r}, but there is no column class, "
-                    "so that the row would count as a microbleed. Name the column class, with cmb and mimic in it, or "
-                    "remove the row."
-                )
-
-
-def _plain(cell: Any) -> str:
-    """A text in lower case and without marks, with a space between its words."""
-    return " ".join(re.sub(r"[_\-()\[\]]", " ", str(cell).lower()).split()).rstrip("?!. ")
 
 
 def _perhaps_elsewhere(path: Path) -> str:

@@ -126,14 +126,16 @@ def read_points(
     """Read the microbleeds of one subject from a table of points or from a label map.
 
     In a table without a header row the columns are slice, x, y and optionally class; rows of class 0 are left
-    out. A header row may name slice, x, y, class, diameter_mm and lesion in any order; other columns are
-    ignored. An empty sheet means a subject without microbleeds. A lesion that is listed on several slices
-    becomes one point, at the mean of its rows and with the largest of their diameters: points on consecutive
-    slices (along the third array axis) are joined, nearest first, each with at most one point on the slice
-    above and one on the slice below. With a column lesion, only rows with the same lesion number are joined.
+    out. A header row may name slice, x, y, class, diameter_mm and lesion in any order; other columns are not
+    read, which a notice says of those that may judge a row. An empty sheet means a subject without
+    microbleeds. A lesion that is listed on several slices becomes one point, at the mean of its rows and with
+    the largest of their diameters: points on consecutive slices (along the third array axis) are joined,
+    nearest first, each with at most one point on the slice above and one on the slice below. With a column
+    lesion, only rows with the same lesion number are joined.
 
     A class is a number or a name (cmb, mimic); decimal commas are read. Rows of the class unsure are left out, with a
-    notice; those that are undecided are no label. A column subject that names several says whose row each is.
+    notice; those that are undecided are no label. Without a class, a row that another column calls none is an error.
+    A column subject, patient or the like says whose row each is.
 
     In a label map each connected component (26 neighbours, separately for each value) is a lesion at its
     centroid, with the diameter of a sphere of the same volume. Its axes may be turned over or permuted against those
@@ -152,8 +154,8 @@ def read_points(
         the points on the image's own grid.
 
     Raises:
-        LabelError: if the file cannot be read, has other columns, has a point outside the image, or is a
-            label map on another grid.
+        LabelError: if the file cannot be read, has other columns, has a point outside the image, is of another
+            subject, of several readers or visits, or is a label map on another grid.
     """
     path = Path(path)
     convention = convention or LabelConvention()
