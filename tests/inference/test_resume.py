@@ -107,6 +107,20 @@ def test_a_scan_that_is_there_twice_is_warned_of_in_both_runs(done, capsys):
         assert [name for name, text in warnings.items() if "same values" in text] == [ALL[0], "twin"]
 
 
+def test_an_image_made_from_a_scan_is_warned_of_as_no_other_person(done, capsys):
+    scans, output, first = done
+    assert "by their names" not in first
+    for path in sorted(scans.glob(f"{ALL[1]}_*")):
+        shutil.copy(path, scans / path.name.replace(ALL[1], f"{ALL[1]}_n4"))
+    _, error = run(INFERENCE, scans, output)
+    assert error is None
+    said = [line for line in capsys.readouterr().out.splitlines() if "by their names" in line]
+    assert [line.partition(" are counted")[0] for line in said] == [f"Warning: {ALL[1]} and {ALL[1]}_n4"]
+    warnings = pd.read_csv(output / "subjects.csv", keep_default_na=False).set_index("subject")["warnings"]
+    assert warnings[f"{ALL[1]}_n4"].endswith(f"By its name it may be an image made from the scan of {ALL[1]}.")
+    assert "By its name" not in warnings[ALL[1]]
+
+
 def test_what_has_changed_is_done_again(done):
     scans, output, _ = done
     path = scans / "phantom-002_phase.nii.gz"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 
 LONGEST_ID = 240
 """In bytes. File systems allow 255 for a name, and results add up to 15, such as _cmb_swi.nii.gz."""
@@ -14,6 +15,35 @@ OF_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names of devices, which Windows lets nobody have for a folder, with any ending."""
 
 NOT_FOR_WINDOWS = "Windows can have no folder named {}: before copying its results there, give it another id."
+
+ADDED = re.compile(r"[ _.\-](?!\d+$|ses-)|\(")
+"""Where what was added to another id begins, as in P1_n4 and "P1 - Copy". A number may be another person's, and
+sessions are known."""
+
+BEFORE = re.compile(r"(r|w|s|m|u|wr|wm|sw|swr|mw|smw|bc)(?=[A-Z0-9]|sub-)")
+"""What SPM puts before the names of images that it makes from others."""
+
+
+def namesakes(subjects: Iterable[str]) -> dict[str, str]:
+    """
+    Find ids that are another's with something added, as files are called that were made from a scan.
+
+    Returns:
+        the other id of each, the shortest if there are several.
+
+    Example:
+        >>> namesakes(["P1", "P1_n4", "P1-2", "P10", "rP1", "sub-01", "sub-01_rec-norm", "sub-01_ses-2"])
+        {'P1_n4': 'P1', 'rP1': 'P1', 'sub-01_rec-norm': 'sub-01'}
+    """
+    known = set(subjects)
+    found = {}
+    for subject in sorted(known):
+        begins = [subject[: added.start()].rstrip(" _.-") for added in ADDED.finditer(subject)]
+        before = BEFORE.match(subject)
+        of = next((one for one in [*begins, *([subject[before.end() :]] if before else [])] if one in known), None)
+        if of is not None and of != subject:
+            found[subject] = of
+    return found
 
 
 def problem_of_id(subject: str) -> str:

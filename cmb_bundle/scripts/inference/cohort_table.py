@@ -9,6 +9,7 @@ import pandas as pd
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 
+from ..data.ids import namesakes
 from ..files import write_csv
 from .quality import copies
 
@@ -70,12 +71,14 @@ def subjects_table(output_dir: str | Path, done: list[str], failed: dict[str, st
         for subject in group:
             others = ", ".join(name for name in group if name != subject)
             same[subject] = f"The scan holds the same values as that of {others}; it may be a copy."
+    alike = namesakes({*done, *failed})
     for subject in sorted({*done, *failed}):
         path = Path(output_dir) / subject / f"{subject}_cmb.json"
         there = subject in done and path.is_file()
         content = json.loads(path.read_text(encoding="utf-8")) if there else {}
         number = len(content["microbleeds"]) if there else None
-        warnings = " ".join(filter(None, (content.get("warnings"), same.get(subject))))
+        made = f"By its name it may be an image made from the scan of {alike[subject]}." if subject in alike else ""
+        warnings = " ".join(filter(None, (content.get("warnings"), same.get(subject), made)))
         read = content.get("contrast") or "", warnings, content.get("notices") or ""
         rows.append([subject, number, *read, failed.get(subject, "")])
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)

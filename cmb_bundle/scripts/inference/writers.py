@@ -20,7 +20,7 @@ import pandas as pd
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 
-from ..data.ids import problem_of_id
+from ..data.ids import namesakes, problem_of_id
 from ..data.labels import LabelConvention
 from ..data.results import results_of
 from ..dicom.writers import write_dicom
@@ -356,6 +356,11 @@ class SubjectWriter:
         said += [
             f"Warning: {', '.join(group)}: these scans hold the same values; they may be copies of one."
             for group in copies(self.output_dir, self.found, self.layout)
+        ]
+        said += [
+            f"Warning: {other} and {subject} are counted as two subjects; by their names they may be one person's scan "
+            "and an image made from it."
+            for subject, other in namesakes(self.found).items()
         ]
         print("".join(f"{line}\n" for line in said[:MOST_SAID]) + _more(len(said)), end="")
         if getattr(engine, "skipped", ()):
