@@ -40,6 +40,8 @@ def test_the_table_of_sessions_tells_their_order(tmp_path):
     assert order(entries) == {"sub-01": ["ses-b", "ses-a"]}
     table.write_text("session_id\tacq_time\nses-a\t2024-05-01T00:00:00\nses-b\tn/a\n")
     assert order(entries) == {"sub-01": ["ses-a", "ses-b"]}  # by name, as not all have a time
+    table.write_text("session_id\tacq_time\nses-a\t03.11.2019\nses-b\t21.02.2018\n", encoding="utf-8-sig")
+    assert order(entries) == {"sub-01": ["ses-b", "ses-a"]}
 
 
 def test_a_datalist_names_patient_session_and_date(tmp_path):
@@ -64,7 +66,7 @@ def test_dicom_headers_tell_patient_and_date(tmp_path):
             data = dcmread(path)
             data.PatientSex, data.PatientBirthDate = "F", "19500101"
             data.save_as(path)
-    sessions = patients_of(find_subjects(tmp_path))["ID 7"]
+    sessions = list(patients_of(find_subjects(tmp_path))["ID 7"])
     assert [one.date[:8] for one in sessions] == ["20220101", "20240301"]
     assert (sessions[0].sex, sessions[0].born) == ("F", "19500101")
 

@@ -4,7 +4,7 @@ from .comparison import Comparison
 from .joint import joint_probability
 from .lesions import Lesion, band, counts, judge
 from .matching import Sighting, Track, pair, track
-from .patients import Session, patients_of, session_of
+from .patients import Session, Visits, patients_of, session_of
 from .protocol import Coverage, Protocol, less_sensitive, would_show
 from .registration import HeadScan, Registration, register_rigidly
 from .results import lesions_table
@@ -22,6 +22,7 @@ __all__ = [
     "Session",
     "Sighting",
     "Track",
+    "Visits",
     "band",
     "counts",
     "draw_timeline",

@@ -25,6 +25,7 @@ class Comparison:
         registrations: of each scan to the first.
         lesions: over all scans.
         notices: sentences on what was left out or is not known.
+        order: by what the scans were put in the order of time.
     """
 
     patient: str
@@ -32,6 +33,7 @@ class Comparison:
     registrations: tuple[Registration, ...]
     lesions: tuple[Lesion, ...]
     notices: tuple[str, ...] = ()
+    order: str = ""
 
     @property
     def folder_name(self) -> str:

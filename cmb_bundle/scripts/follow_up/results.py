@@ -123,6 +123,7 @@ def content(done: Comparison) -> dict:
         "statement": STATEMENT,
         "statuses": list(STATUSES),
         "notices": list(done.notices),
+        "order": done.order,
         "scans": scans,
         "lesions": lesions,
     }
@@ -168,9 +169,10 @@ def write_table(output_dir: str | Path, done: Sequence[dict]) -> Path:
 
 
 def said(done: Comparison) -> str:
-    """A patient's line on the screen, and one for each warning."""
+    """A patient's line on the screen, one for each warning, and one on an order that is not that of dates."""
     row = summary_row(done)
-    warnings = "".join(f"\n  {notice}" for notice in done.notices if notice.startswith("Warning"))
+    shown = ("Warning", "Order of the scans")
+    warnings = "".join(f"\n  {notice}" for notice in done.notices if notice.startswith(shown))
     return (
         f"{done.patient}: {row['scans']} scans, since {row['first']} {row['new']} new ({row['new_certain']} certain, "
         f"{row['new_possible']} possible; {NEW} ones of 0, 1-4, 5-9, 10 and more: {row['new_band']}), "

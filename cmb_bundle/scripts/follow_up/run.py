@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..regions.volumes import load_elastix
 from .comparison import Comparison
 from .lesions import View, judge
 from .matching import track
-from .patients import Session, patients_of
+from .patients import Session, Visits, patients_of
 from .protocol import not_known
 from .registration import Registration, register_rigidly
 from .reports import write_reports
@@ -106,9 +106,9 @@ class FollowUp:
         data = self.evaluator.data_loader.dataset.data
         patients, rows, unreported = patients_of(data), [], 0
         self.failures = []
-        for patient, sessions in patients.items():
+        for patient, visits in patients.items():
             try:
-                done = self.compare(patient, sessions)
+                done = self.compare(patient, visits)
                 folder = write_comparison(done, self.output_dir, self.picture)
             except FollowUpError as error:
                 clear(self.output_dir, patient)
@@ -129,17 +129,18 @@ class FollowUp:
         ]
         self._end(scans_failed, counted)
 
-    def compare(self, patient: str, sessions: Sequence[Session]) -> Comparison:
+    def compare(self, patient: str, visits: Visits) -> Comparison:
         """
         Compare the scans of a patient.
 
         Raises:
-            FollowUpError: fewer than two can be compared, or they look like those of two people.
+            FollowUpError: their order is not known, fewer than two can be compared, or they look like those of two
+                people.
         """
         notices: list[str] = []
-        scans = self._read(sessions, notices)
+        scans = self._read(visits, notices)
         if len(scans) < 2:
-            raise FollowUpError(_too_few(sessions, notices))
+            raise FollowUpError(_too_few(visits, notices))
         first = scans[0]
         kept = [(first, Registration(np.eye(4), 2.0, 1.0, 0.0))]
         left_out: list[tuple[str, str]] = []
@@ -164,8 +165,9 @@ class FollowUp:
                                         f"{advice}"))  # fmt: skip
             notices.append(f"{name} was left out, as {why}.")
         notices += _about_protocols([scan for scan, _ in kept])
-        notices = [*_about_copies([scan for scan, _ in kept]), *notices]
-        return self._compared(patient, kept, notices)
+        notices = [*_about_copies([scan for scan, _ in kept]), *notices, *visits.notices]
+        notices.sort(key=lambda notice: not notice.startswith("Warning"))
+        return self._compared(patient, kept, notices, visits.order)
 
     def _report(self, done: Comparison, folder: Path) -> bool:
         """Write the DICOM reports; where that cannot be done, the other results are kept and a line says so: False."""
@@ -181,18 +183,20 @@ class FollowUp:
             logger.error(f"{done.patient}: {reason}")
             return False
 
-    def _compared(self, patient: str, kept: Sequence[tuple[FoundScan, Registration]], notices: list[str]) -> Comparison:
+    def _compared(
+        self, patient: str, kept: Sequence[tuple[FoundScan, Registration]], notices: list[str], order: str
+    ) -> Comparison:
         scans, registrations = zip(*kept, strict=True)
         tracks = track([scan.sightings(done.to_first, self.least) for scan, done in kept], **self.distances)
         views = [View(s.protocol, s.coverage, s.image, np.linalg.inv(done.to_first)) for s, done in kept]
         threshold = max(scan.threshold for scan in scans)
         lesions = judge(tracks, views, threshold, self.certain, self.dark_share, self.joint_weight)
-        return Comparison(patient, scans, registrations, tuple(lesions), tuple(notices))
+        return Comparison(patient, scans, registrations, tuple(lesions), tuple(notices), order)
 
-    def _read(self, sessions: Sequence[Session], notices: list[str]) -> list[FoundScan]:
+    def _read(self, visits: Iterable[Session], notices: list[str]) -> list[FoundScan]:
         """The scans that can be read, without several of one session."""
         scans, labels = [], set()
-        for one in sessions:
+        for one in visits:
             if one.subject in self.evaluator.failures or "error" in one.entry:
                 notices.append(f"{one.subject} was left out, as it failed.")
             elif one.label in labels:
@@ -223,13 +227,13 @@ class FollowUp:
         raise CohortError(f"{summary}; the others are done.\n{reasons}")
 
 
-def _too_few(sessions: Sequence[Session], notices: Sequence[str]) -> str:
-    if len(sessions) == 1 and not notices:
+def _too_few(visits: Visits, notices: Sequence[str]) -> str:
+    if len(visits) == 1 and not notices:
         return (
             "There is one scan only; a follow-up needs two or more. Sessions are told by BIDS names "
             '(sub-01_ses-2), the PatientID of DICOM, or "patient" in a datalist.'
         )
-    return f"Fewer than two of {len(sessions)} scans can be compared. {' '.join(notices)}"
+    return f"Fewer than two of {len(visits)} scans can be compared. {' '.join(notices)}"
 
 
 def _two_people(first: Session, later: Session) -> str:

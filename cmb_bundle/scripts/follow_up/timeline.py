@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from textwrap import wrap
 
@@ -68,7 +69,7 @@ def draw_timeline(path: str | Path, done: Comparison, statement: str) -> None:
     for n, scan in enumerate(done.scans):
         protocol = scan.protocol
         known = "" if protocol.weighting is None else f"\n{protocol.field_tesla:g} T, {protocol.echo_ms:g} ms"
-        text = f"{_short(scan.session.subject)}\n{scan.session.date[:8]} {protocol.contrast}{known}"
+        text = f"{_short(scan.session.subject)}\n{_day(scan.session.date)} {protocol.contrast}{known}"
         place = left + (n + 0.5) * cell[0], top + 0.08 / height
         figure.text(*place, text, color="white", fontsize=7, ha="center", va="bottom")
     for row, lesion in enumerate(lesions):
@@ -107,6 +108,11 @@ def draw_timeline(path: str | Path, done: Comparison, statement: str) -> None:
     warnings = "\n".join(wrap(" ".join(done.notices), int(letters * 1.2))[:3])
     figure.text(0.5, 0.38 / height, warnings, color="#ff6060", fontsize=6.5, ha="center")
     figure.savefig(path, dpi=110, facecolor="black")
+
+
+def _day(date: str) -> str:
+    """A date without the time of day."""
+    return date[:8] if date[:8].isdigit() else re.split(r"T|\s+(?=\d+:)", date)[0][:16]
 
 
 def _short(text: str, most: int = 22) -> str:
