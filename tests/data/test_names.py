@@ -62,6 +62,14 @@ def test_each_form_of_a_name(tmp_path, name, subject, key):
     assert found(touch(tmp_path, name)) == {subject: {key: name}}
 
 
+def test_the_filtered_phase_of_ge_is_of_the_image_that_its_name_ends_with(tmp_path):
+    names = ("P1_SWAN.nii.gz", "P1_FILT_PHA_SWAN.nii.gz", "P2_swan.nii.gz", "P2_filt_phase.nii.gz")
+    assert found(touch(tmp_path, *names)) == {
+        "P1": {"image": names[0], "phase": names[1]},
+        "P2": {"image": names[2], "phase": names[3]},
+    }
+
+
 @pytest.mark.parametrize("folder", ["", "sub-101/", "Data/", "Data/sub-101/"])
 @pytest.mark.parametrize("label", ["sub-101_space-T2S_CMB", "sub-101_space-T2S_desc-masked_CMB"])
 def test_valdo_gives_the_t2star_and_its_label_map(tmp_path, folder, label):

@@ -61,6 +61,8 @@ INITIALS = re.compile(r"(phase|pha|ph|magnitude|mag)(?=[-_. ])", re.IGNORECASE)
 """Words of a kind that may be a site's name or a person's initials where they begin a name."""
 OF_THE_IMAGE = re.compile(r"_(space|desc|part)-[^\W_]+", re.IGNORECASE)
 """Entities of a BIDS name that tell images of one scan apart."""
+GE_PHASE = re.compile(r"[-_. ]filt[-_. ]pha(se)?([-_. ]e?swan2?)?$", re.IGNORECASE)
+"""The end of the name of GE's filtered phase, whose last word is that of the image: P1_FILT_PHA_SWAN."""
 CHALLENGE_LABEL = re.compile(r"_space-[^\W_]+(_desc-[^\W_]+)?_CMB$")
 """
 The end of a label map's name in the data of the VALDO challenge: sub-101_space-T2S_CMB. Results of this bundle are
@@ -104,7 +106,10 @@ def parse_name(stem: str) -> ParsedName:
         True
         >>> parse_name("sub-101_space-T2S_CMB")
         ParsedName(subject='sub-101', role='label', word='cmb')
+        >>> parse_name("P1_FILT_PHA_SWAN")
+        ParsedName(subject='P1', role='phase', word='pha')
     """
+    stem = GE_PHASE.sub("_pha", stem)
     label = CHALLENGE_LABEL.search(stem)
     if label:
         return ParsedName(stem[: label.start()], "label", "cmb")
