@@ -236,7 +236,7 @@ def test_a_magnitude_alone_is_read_as_t2star_weighted(scans):
     result = detect(magnitude=scans["computed"]["magnitude"])
     assert result.contrast == "t2star"
     assert result.notices.startswith("A T2*-weighted magnitude without phase was read")
-    assert "voxel size in plane is 1.2 mm; T2*-weighted magnitude was tested with 0.7 to 1.1 mm" in result.warnings
+    assert "voxel size in plane is 1.2 mm; T2*-weighted magnitude was tested with 0.4 to 1.1 mm" in result.warnings
     assert detect(**scans["both"]).contrast == "swi + phase"
 
 

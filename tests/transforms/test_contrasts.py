@@ -186,7 +186,7 @@ def warned(**about):
         {"spacing": (1.0, 0.4, 5.0), "echo_ms": 45.0, "field_tesla": 7.0},
         {"spacing": (0.398, 0.398, 5.01), "field_tesla": 2.89},
         {"contrast": "magnitude + phase", "key": "magnitude"},
-        {"contrast": "t2star", "spacing": (0.7, 1.1, 3.0), "echo_ms": 15.0, "field_tesla": 1.5},
+        {"contrast": "t2star", "spacing": (0.4, 1.1, 3.0), "echo_ms": 15.0, "field_tesla": 1.5},
         {"contrast": "t2star", "spacing": (0.9, 0.9, 6.0), "echo_ms": 40.0, "field_tesla": 3.0},
         {"contrast": "t2star", "spacing": (0.9, 0.9, 5.0)},
     ],
@@ -215,7 +215,7 @@ SENTENCES = {
         ({"echo_ms": 9.0}, "echo", "9"),
         ({"echo_ms": 60.0}, "echo", "60"),
         ({"echo_ms": 60.0, "contrast": "magnitude + phase", "key": "magnitude"}, "echo", "60"),
-        ({"contrast": "t2star", "spacing": (0.5, 0.5, 5.0)}, "plane", "0.5"),
+        ({"contrast": "t2star", "spacing": (0.3, 0.5, 5.0)}, "plane", "0.3"),
         ({"contrast": "t2star", "spacing": (0.9, 1.3, 5.0)}, "plane", "1.3"),
         ({"contrast": "t2star", "spacing": (0.9, 0.9, 2.0)}, "slice", "2"),
         ({"contrast": "t2star", "spacing": (0.9, 0.9, 7.0)}, "slice", "7"),
@@ -227,7 +227,7 @@ SENTENCES = {
 def test_a_scan_outside_is_warned_of_with_quantity_value_and_range(about, quantity, value):
     t2star = about.get("contrast") == "t2star"
     tested = {
-        "plane": "0.7 to 1.1" if t2star else "0.4 to 1",
+        "plane": "0.4 to 1.1" if t2star else "0.4 to 1",
         "slice": "3 to 6" if t2star else "1 to 5",
         "field": "1.5 to 3" if t2star else "1.5 to 7",
         "echo": "15 to 40" if t2star else "15 to 45",
