@@ -58,6 +58,14 @@ def test_the_traceback_goes_to_the_log(tmp_path, capsys):
     assert not log.exists(), "of the former run"
 
 
+def test_a_cohort_of_which_some_failed_was_not_stopped(tmp_path, capsys):
+    show_cause_last(tmp_path)
+    assert printed(errors.CohortError("1 of 5 failed; the others are done."), capsys) == (
+        "\n1 of 5 failed; the others are done.\n"
+    )
+    assert (tmp_path / "error.log").exists()
+
+
 def test_no_folder_is_made_for_the_log_and_none_need_be_writable(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     (tmp_path / "blocked" / "error.log").mkdir(parents=True)
