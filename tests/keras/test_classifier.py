@@ -512,8 +512,11 @@ def test_commands_of_the_page(files, tiny_cohort):
         result = json.loads(next((files / output).glob("*/*_cmb.json")).read_text())
         found[output] = {(*c["voxel"], c["detector_score"]): c["probability"] for c in result["candidates"]}
     assert found["results"]
-    assert found["results"].keys() == found["results_trained"].keys(), "the detector is the same"
-    assert found["results"] != found["results_trained"]
+    # the detector is the same; of how many candidates stage 2 looks at is its own affair
+    fewer, more = sorted(found.values(), key=len)
+    both = [key for key in fewer if key in more]
+    assert len(both) == len(fewer) >= 60
+    assert [fewer[key] for key in both] != [more[key] for key in both]
 
 
 def test_no_checkpoint_is_needed_where_stage_1_is_imported_too(files):
