@@ -61,7 +61,7 @@ def test_the_traceback_goes_to_the_log(tmp_path, capsys):
 def test_a_cohort_of_which_some_failed_was_not_stopped(tmp_path, capsys):
     show_cause_last(tmp_path)
     assert printed(errors.CohortError("1 of 5 failed; the others are done."), capsys) == (
-        "\n1 of 5 failed; the others are done.\n"
+        "\n\n1 of 5 failed; the others are done.\n"
     )
     assert (tmp_path / "error.log").exists()
 

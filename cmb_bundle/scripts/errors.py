@@ -135,8 +135,10 @@ def show_cause_last(output_dir: str | os.PathLike | None = None, debug: bool = F
             sys.__excepthook__(kind, error, trace)
         if isinstance(cause, InputError):
             where = None if debug is True else _write_log(log, kind, error, trace)
-            pointed = debug is not True and not isinstance(cause, CohortError)  # which did not stop the others
-            print(f"\n{_pointer(where)}{cause}" if pointed else f"\n{cause}", file=sys.stderr)
+            if isinstance(cause, CohortError):  # which did not stop the others; a bar may stand before it
+                print(f"\n\n{cause}", file=sys.stderr)
+            else:
+                print(f"\n{_pointer(where)}{cause}" if debug is not True else f"\n{cause}", file=sys.stderr)
 
     hook.of_workflow = True
     sys.excepthook = hook
