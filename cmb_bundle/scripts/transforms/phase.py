@@ -12,7 +12,7 @@ from monai.transforms import MapTransform, Transform
 from ..errors import SubjectError
 from .notices import add_notice, add_warning
 from .phase_scale import phase_to_radians
-from .sign import FAINT, find_sign, sign_of_manufacturer
+from .sign import FAINT, correlation_of, find_sign, sign_of_manufacturer
 
 COPY = 0.7
 """Correlation of a phase with its image from which it is none: 41 scans of all kinds have 0.30 at most."""
@@ -68,7 +68,7 @@ class NormalizePhased(MapTransform):
             scale = self.scale if header_scale is None else float(header_scale)
             about = {name: stored.meta[name] for name in PHASE_META if stored.meta.get(name) is not None}
             few = (..., slice(None, None, 4), slice(None, None, 4), slice(None))  # a sixteenth tells as much
-            alike = _correlation(*(volume.as_tensor()[few][mask[few]] for volume in (stored, image)))
+            alike = correlation_of(*(volume.as_tensor()[few][mask[few]].numpy() for volume in (stored, image)))
             if abs(alike) >= COPY:
                 raise SubjectError(
                     f"{d.get('subject', 'subject')}: the phase follows the image (correlation {alike:+.2f} in the "
@@ -208,9 +208,3 @@ def susceptibility_weighted(magnitude: torch.Tensor, phase: torch.Tensor, power:
         tensor([100.0000, 100.0000,   6.2500,   0.0000])
     """
     return magnitude * (1 - phase.clamp(min=0) / math.pi).pow(power)
-
-
-def _correlation(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Pearson's, 0 where one of them has a single value."""
-    alike = float(torch.corrcoef(torch.stack([one, other]).double())[0, 1]) if len(one) > 1 else 0.0
-    return alike if math.isfinite(alike) else 0.0

@@ -96,7 +96,7 @@ def paramagnetic_sign(
     if _too_wide(spacing):
         return 0, 0.0
     darkness, places = _thin_and_dark(phase, image, mask, spacing)
-    correlation = _correlation(darkness, _at(phase[0].numpy(), places).clip(-1, 1))
+    correlation = correlation_of(darkness, _at(phase[0].numpy(), places).clip(-1, 1))
     if abs(correlation) < SIGN_MARGIN:
         return 0, correlation
     return (1 if correlation > 0 else -1), correlation
@@ -132,7 +132,7 @@ def susceptibility_sign(
         return 0, 0.0, 0.0
     low, middle, high = np.quantile(source, (TAIL, 0.5, 1 - TAIL))
     skewness = float((high + low - 2 * middle) / max(high - low, 1e-12))
-    correlation = _correlation(darkness, source.clip(low, high))
+    correlation = correlation_of(darkness, source.clip(low, high))
     agree = correlation * skewness > 0 and abs(correlation) >= SOURCE_MARGIN and abs(skewness) >= SKEW_MARGIN
     return int(np.sign(skewness)) if agree else 0, correlation, skewness
 
@@ -178,7 +178,8 @@ def _at(volume: np.ndarray, places: tuple) -> np.ndarray:
     return np.moveaxis(volume[..., chosen], -1, 0)[box][inside]
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+def correlation_of(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's correlation, 0 where one of them has a single value."""
     if one.size < 2:
         return 0.0
     with np.errstate(invalid="ignore"):

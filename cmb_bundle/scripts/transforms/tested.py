@@ -28,8 +28,8 @@ TURNED = 1.5
 SMALL_MM = 60.0
 """Longest side of a crop; a head is 100 to 300 mm wide."""
 HEAD_MM, FLAT_MM = 100.0, 60.0
-"""Width of what is no crop, and the height below which slices of 1 mm, what writers put that know no distance, would
-show a slab so thin as hardly anybody scans."""
+"""Width of what is no crop, and the height below which hardly anybody scans with slices of 1 mm, which is also what
+writers put that do not know the distance."""
 
 
 class CheckRangesd(Transform):
